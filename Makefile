@@ -1,0 +1,48 @@
+# Two commands do everything on a machine with Python 3.11+, make and pip:
+#   make demo   index the bundled gallery, search it with Chinese words, draw a contact sheet
+#   make test   the default tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   := .demo
+
+.PHONY: help demo serve test test-slow lint types check format clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## Index the bundled gallery and search it
+	$(BIN)/clip-text demo --out $(DEMO)
+
+serve: $(READY) ## Open the search page on the demo's index
+	test -d $(DEMO)/index || $(BIN)/clip-text demo --out $(DEMO)
+	$(BIN)/clip-text serve --index $(DEMO)/index
+
+test: $(READY) ## The default tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test ## Lint, types and tests: what CI runs
+
+format: $(READY) ## Rewrite the files the way lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove everything the commands above made
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

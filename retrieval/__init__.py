@@ -1,0 +1,1 @@
+"""Features in, hits out: catalogue, ingest, index, searcher, service."""

@@ -1,0 +1,51 @@
+"""What retrieval asks of an encoder, and nothing more.
+
+``retrieval`` never imports ``clip_text``: anything with these members can fill an index.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Features = NDArray[np.float32]
+"""Unit rows of the shared space, float32 [n, embed_dim]."""
+
+Pixels = NDArray[np.uint8]
+"""One decoded picture at the model's input size, uint8 [height, width, 3], RGB."""
+
+
+class Encoder(Protocol):
+    """Turns text and pictures into rows of one space."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the shared space."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights, preprocessing and tokeniser contract together.
+
+        Two encoders with equal fingerprints give comparable rows.
+        """
+        ...
+
+    def load_pixels(self, source: Path) -> Pixels:
+        """Decode and resize one picture. Safe to call from many threads at once.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If its content is not a picture this encoder can use.
+        """
+        ...
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
+        """Encode what :meth:`load_pixels` returned; [n, embed_dim], unit rows."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Features:
+        """Encode texts; [n, embed_dim], unit rows."""
+        ...

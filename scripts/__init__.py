@@ -1,0 +1,1 @@
+"""The command line and the training scripts: parse, wire, call one function."""
