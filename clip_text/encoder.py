@@ -1,0 +1,193 @@
+"""The Encoder: texts and pictures in, unit rows of one space out."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
+from clip_text.images import load_image, squash
+from clip_text.tokenizer import CONTRACT, check_texts
+
+Features = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+ImageSource = str | PathLike[str] | Image.Image | NDArray[np.generic] | bytes
+
+
+class Encoder:
+    """A pair of towers with their tokenizer and preprocessing.
+
+    Args:
+        checkpoint: The parts, as :func:`clip_text.checkpoints.load_checkpoint` gives them.
+        device: Where to compute; the GPU if there is one, else the CPU.
+
+    Example:
+        >>> encoder = Encoder.from_pretrained("starter")
+        >>> encoder.encode_text(["红色的心", "一只狗"]).shape
+        (2, 256)
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.checkpoint = checkpoint
+        self.tokenizer = checkpoint.tokenizer
+        self.model = checkpoint.model.eval().to(self.device)
+        preprocessing = checkpoint.preprocessing
+        self._mean = torch.tensor(preprocessing.mean, device=self.device) * 255
+        self._std = torch.tensor(preprocessing.std, device=self.device) * 255
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = STARTER, device: str | torch.device | None = None
+    ) -> "Encoder":
+        """Load a model.
+
+        Args:
+            name: ``"starter"`` (bundled), a local folder, or a Hugging Face hub name.
+            device: As for the class.
+
+        Raises:
+            CheckpointError: If there is none, or it is damaged.
+        """
+        return cls(load_checkpoint(name), device)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the model as a folder that :meth:`from_pretrained` reads."""
+        save_checkpoint(self.checkpoint, Path(folder), dtype=dtype)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the shared space."""
+        return self.checkpoint.config.embed_dim
+
+    @property
+    def context_length(self) -> int:
+        """Longest text in tokens, [CLS] and [SEP] included; the rest is dropped."""
+        return self.tokenizer.context_length
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor that turned cosines into logits in training (the exp, not the log)."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of weights, preprocessing and tokeniser contract: 32 hexadecimal digits.
+
+        Encoders with equal fingerprints give comparable rows; an index keeps it and refuses
+        queries from another model.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        checkpoint = self.checkpoint
+        config = checkpoint.config
+        shape = (config.pooler, config.projection, config.context_length, config.quick_gelu)
+        vocabulary = sorted(self.tokenizer.backend.get_vocab().items())
+        digest.update(repr((CONTRACT, shape, checkpoint.preprocessing, vocabulary)).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Features:
+        """Encode texts into unit rows.
+
+        An empty text is a text of no words: it has a row like any other. A text longer than
+        ``context_length`` tokens is cut there.
+
+        Args:
+            texts: Any number of texts, in any language the vocabulary knows.
+            batch_size: Texts per forward pass; the rows don't depend on it.
+
+        Returns:
+            Unit rows, float32 [n, embed_dim], in the order of ``texts``.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If ``batch_size`` is below 1.
+        """
+        _check_batch_size(batch_size)
+        token_ids = self.tokenizer.token_ids(check_texts(texts))
+        # Texts of like length share a batch, so little padding is computed.
+        order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
+        out = np.empty((len(token_ids), self.embed_dim), np.float32)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            tokens = self.tokenizer.pad([token_ids[at] for at in batch]).to(self.device)
+            out[batch] = _unit_rows(self.model.encode_text(tokens))
+        return out
+
+    def encode_image(self, images: Sequence[ImageSource], batch_size: int = 64) -> Features:
+        """Encode pictures into unit rows.
+
+        Args:
+            images: Paths, PIL images, arrays (uint8 or float in [0, 1]; [H, W], [H, W, 3] or
+                [H, W, 4]) or encoded bytes, mixed at will.
+            batch_size: Pictures per forward pass; the rows don't depend on it.
+
+        Returns:
+            Unit rows, float32 [n, embed_dim], in the order of ``images``.
+
+        Raises:
+            TypeError: If ``images`` is one picture instead of several.
+            OSError: If a file cannot be read.
+            ImageError: If something is no picture (a ValueError).
+            ValueError: If ``batch_size`` is below 1.
+        """
+        _check_batch_size(batch_size)
+        one = isinstance(images, str | bytes | PathLike | Image.Image)
+        if one or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise TypeError(
+                f"expected a list of images, got one {type(images).__name__}. "
+                "Wrap it in a list: encode_image([image])."
+            )
+        chunks = [
+            self.encode_pixels([self.load_pixels(image) for image in images[at : at + batch_size]])
+            for at in range(0, len(images), batch_size)
+        ]
+        return np.concatenate(chunks) if chunks else np.empty((0, self.embed_dim), np.float32)
+
+    def load_pixels(self, source: ImageSource) -> Pixels:
+        """Decode one picture and squash it to the model's input size; safe in many threads.
+
+        Returns:
+            uint8 [size, size, 3], RGB.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ImageError: If it is no picture.
+        """
+        size = self.checkpoint.preprocessing.size
+        return squash(load_image(source, min_size=size), size)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
+        """Encode what :meth:`load_pixels` gave, in one batch; unit rows [n, embed_dim]."""
+        if not pixels:
+            return np.empty((0, self.embed_dim), np.float32)
+        return _unit_rows(self.model.encode_image(self.to_input(np.stack(pixels))))
+
+    def to_input(self, pixels: Pixels) -> Tensor:
+        """Normalise uint8 [n, size, size, 3] into the image tower's input [n, 3, size, size]."""
+        batch = torch.from_numpy(pixels).to(self.device, torch.float32)
+        # [n, H, W, C] seen as [n, C, H, W] already is the channels_last layout, on which a CPU's
+        # convolutions are about twice as fast
+        return ((batch - self._mean) / self._std).permute(0, 3, 1, 2)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Leave it out.")
+
+
+def _unit_rows(features: Tensor) -> Features:
+    rows: Features = normalize(features.float(), dim=-1).cpu().numpy()
+    return rows

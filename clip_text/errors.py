@@ -1,0 +1,18 @@
+"""What this package raises beside TypeError and ValueError.
+
+ClipTextError
+├── CheckpointError   a checkpoint cannot be found, read, or does not fit
+└── DataError         a data file does not hold what it should (also a ValueError)
+"""
+
+
+class ClipTextError(Exception):
+    """Root of this package's own errors."""
+
+
+class CheckpointError(ClipTextError):
+    """A checkpoint cannot be found or read, or its parts do not fit each other."""
+
+
+class DataError(ClipTextError, ValueError):
+    """A data set does not hold what it should; the message names the file and line."""

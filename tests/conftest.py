@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test downloads
+
+import pytest
+from hypothesis import settings
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("clip-text", deadline=None)
+settings.load_profile("clip-text")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved checkpoint of a tiny random model, in the ordinary format; do not write to it."""
+    from models import shared_checkpoint
+
+    from clip_text.checkpoints import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    save_checkpoint(shared_checkpoint(), folder)
+    return folder
