@@ -1,0 +1,481 @@
+"""Training tiny towers on cached image inputs, for real."""
+
+import json
+import math
+from threading import current_thread
+
+import numpy as np
+import pytest
+import torch
+from models import IMAGE_SIZE, VISION, tiny_checkpoint, tower_config
+from torch import nn
+from transformers import TrainerCallback
+
+from clip_text.data import MixtureBatchSampler, Source
+from clip_text.evaluation import retrieval
+from clip_text.features import ahead, cached_features, module_digest
+from clip_text.losses import multi_positive_contrastive
+from clip_text.towers import MAX_LOGIT_SCALE, build_model
+from clip_text.training import (
+    ContrastiveModel,
+    ContrastiveTrainer,
+    NonFiniteLossError,
+    Recipe,
+    SplitImageTower,
+)
+
+CAPTIONS = ["红色的心", "一只狗", "two cats", "大树", "黄 花", "鸟在天上飞", "a red dog", "水"]
+BLOCKS = 5  # of timm's test_efficientnet
+
+
+def images(number=8):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(number, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+
+
+class Run:
+    """Eight pictures with a caption each, a fresh tiny model, and a Trainer over both."""
+
+    def __init__(self, folder, tail_blocks=0, recipe=None, per_batch=8, teacher=None, poison=None):
+        recipe = recipe or self.recipe()
+        self.checkpoint = tiny_checkpoint(vision="timm")
+        self.pair = self.checkpoint.model
+        split = SplitImageTower(self.pair.visual, tail_blocks)
+        with torch.no_grad():
+            stems = split.stem(images())
+        # random weights make near-equal features of any picture; spread them
+        self.stems = ((stems - stems.mean(0)) / stems.std(0).clamp(min=1e-3)).numpy()
+        if poison is not None:
+            self.stems[poison].flat[-1] = np.nan  # the first number alone marks a missing view
+        captions = [{"zh": [text]} for text in CAPTIONS]
+        self.sources = [Source(captions, [self.stems], {"zh": 1}, per_batch, 1)]
+        dim = len(next(iter(teacher.values()))) if teacher else 0
+        self.model = ContrastiveModel(self.pair, tail_blocks=tail_blocks, teacher_dim=dim)
+        self.measured = []
+        self.trainer = ContrastiveTrainer(
+            self.model,
+            self.sources,
+            self.checkpoint.tokenizer,
+            recipe,
+            folder,
+            self.validate,
+            teacher,
+        )
+
+    @staticmethod
+    def recipe(**changes):
+        numbers = {"epochs": 1, "warmup_steps": 0, "bf16": False, "evaluations": 1}
+        return Recipe(**numbers | {"learning_rate": 3e-3, "tail_learning_rate": 1e-3} | changes)
+
+    def validate(self):
+        """Later is better, so that the last state is the one kept."""
+        assert not self.model.training
+        self.measured.append(self.trainer.state.global_step)
+        return {"recall@10": float(self.trainer.state.global_step)}
+
+    def state(self):
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    @torch.no_grad()
+    def loss_and_recall(self):
+        self.model.eval()
+        texts = self.pair.text(self.checkpoint.tokenizer(CAPTIONS))
+        pictures = self.model.images(torch.from_numpy(self.stems))
+        scale = self.pair.logit_scale.exp()
+        loss = multi_positive_contrastive(texts, pictures, torch.eye(8).bool(), scale)
+        answers = [[at] for at in range(8)]
+        unit = [nn.functional.normalize(rows, dim=-1).numpy() for rows in (texts, pictures)]
+        both = (retrieval(*unit, answers), retrieval(*unit[::-1], answers))
+        return float(loss), [measured.recall[1] for measured in both]
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+class Probe(TrainerCallback):
+    """Looks at the model after every step."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.look(state)
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 2])
+def test_overfits_eight_pairs(tail_blocks, tmp_path):
+    run = Run(tmp_path, tail_blocks, Run.recipe(epochs=30))
+    before, _ = run.loss_and_recall()
+    frozen = run.state()
+    run.trainer.fit()
+    after, recall = run.loss_and_recall()
+    assert before > 1.5  # ln 8 = 2.08 for a model that knows nothing
+    assert after < 0.05
+    assert recall == [1.0, 1.0]
+    # what learned, and what did not, bit for bit; batch-norm statistics learn nowhere
+    tail = tuple(
+        f"pair.visual.trunk.{part}."
+        for part in (*(f"blocks.{BLOCKS - 1 - at}" for at in range(2)), "conv_head", "bn2")
+    )
+    for name, tensor in run.model.state_dict().items():
+        statistics = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        in_tail = tail_blocks and name.startswith(tail)
+        learns = not statistics and (in_tail or not name.startswith("pair.visual.trunk."))
+        if name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding noise
+            continue
+        if "position" in name or "token_type" in name or "word_embeddings" in name:
+            assert not torch.equal(tensor, frozen[name])
+            continue
+        assert torch.equal(tensor, frozen[name]) != learns, name
+
+
+@pytest.mark.parametrize("start", [MAX_LOGIT_SCALE - 1e-4, 7.0, -3.0])
+def test_logit_scale_stays_within_clips_bounds(start, tmp_path):
+    run = Run(tmp_path, recipe=Run.recipe(epochs=4, learning_rate=0.5))
+    run.pair.logit_scale.data.fill_(start)
+    seen = []
+    run.trainer.add_callback(Probe(lambda state: seen.append(float(run.pair.logit_scale.detach()))))
+    run.trainer.fit()
+    assert len(seen) == 4
+    assert all(0 <= value <= math.log(100) + 1e-6 for value in seen), seen
+
+
+def test_parameter_groups(tmp_path):
+    run = Run(tmp_path, 2, Run.recipe(learning_rate=1e-3, tail_learning_rate=2e-4))
+    optimizer = run.trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    found = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert id(parameter) not in found
+            found[id(parameter)] = (group["lr"], group["weight_decay"])
+    groups = {names[key]: numbers for key, numbers in found.items()}
+    assert set(groups) == {n for n, p in run.model.named_parameters() if p.requires_grad}
+    decayed = {name for name, (_, decay) in groups.items() if decay}
+    assert decayed
+    assert not [n for n in decayed if n.endswith(".bias") or "LayerNorm" in n or "logit" in n]
+    assert not [n for n in decayed if "trunk" in n]
+    for name, (rate, decay) in groups.items():
+        assert rate == (2e-4 if "trunk" in name else 1e-3), name
+        weights = name.endswith(".weight") and "LayerNorm" not in name and "trunk" not in name
+        assert decay == (0.05 if weights else 0.0), name
+    assert groups["pair.logit_scale"] == (1e-3, 0.0)
+    assert run.trainer.create_optimizer() is optimizer
+
+
+def test_trunk_stays_in_evaluation_mode(tmp_path):
+    run = Run(tmp_path, 2)
+    run.model.train()
+    assert run.model.training
+    assert run.pair.text.training
+    assert not any(module.training for module in run.pair.visual.trunk.modules())
+    run.model.eval()
+    assert not run.pair.text.training
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 2])
+def test_a_nan_feature_stops_the_run_and_names_the_step(tail_blocks, tmp_path):
+    sampler = MixtureBatchSampler(Run(tmp_path / "a", per_batch=2).sources)
+    drawn = [draw.picture for batch in sampler for draw in batch]
+    for step in (1, 3):
+        run = Run(tmp_path / f"{step}", tail_blocks, per_batch=2, poison=drawn[2 * step - 1])
+        with pytest.raises(NonFiniteLossError, match=rf"got nan at step {step}\. Lower"):
+            run.trainer.fit()
+        assert run.trainer.state.global_step == step - 1
+        weights = [tensor for tensor in run.model.state_dict().values() if tensor.is_floating_point()]
+        assert all(tensor.isfinite().all() for tensor in weights)
+
+
+class InterruptedError(Exception):  # noqa: A001
+    """Stands for a power cut."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """What whole runs measured, and their last state, by number of evaluations."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "stop", "resumed_from"),
+    [
+        pytest.param(4, 5, 3, id="within the first epoch"),
+        pytest.param(4, 11, 9, id="within a later epoch"),
+        pytest.param(3, 5, 4, id="at the end of an epoch"),
+        pytest.param(4, 2, 0, id="before the first checkpoint"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    evaluations, stop, resumed_from, tmp_path, uninterrupted
+):
+    """Four steps an epoch, three epochs, dropout on; equal bit for bit."""
+    recipe = Run.recipe(epochs=3, evaluations=evaluations, seed=5, warmup_steps=2)
+    generator = np.random.default_rng(0)
+    teacher = {text: generator.standard_normal(6).astype(np.float32) for text in CAPTIONS[:6]}
+
+    def make(folder):
+        torch.manual_seed(5)
+        return Run(tmp_path / folder, 1, recipe, per_batch=2, teacher=teacher)
+
+    if evaluations not in uninterrupted:
+        whole = make("whole")
+        whole.trainer.fit()
+        assert whole.measured[-1] == whole.trainer.state.global_step == 12
+        uninterrupted[evaluations] = whole.measured, whole.state()
+    measured, expected = uninterrupted[evaluations]
+
+    def cut(state):
+        if state.global_step == stop:
+            raise InterruptedError
+
+    broken = make("broken")
+    broken.trainer.add_callback(Probe(cut))
+    with pytest.raises(InterruptedError):
+        broken.trainer.fit()
+
+    steps = []
+    again = make("broken")
+    again.trainer.add_callback(Probe(lambda state: steps.append(state.global_step)))
+    again.trainer.fit()
+    assert steps == list(range(resumed_from + 1, 13))
+    assert equal(again.state(), expected)
+    assert again.measured == [step for step in measured if step > resumed_from]
+    if stop == 11:  # the same command once more trains nothing and ends up the same
+        finished = make("broken")
+        finished.trainer.fit()
+        assert finished.measured == []
+        assert equal(finished.state(), expected)
+
+
+def test_the_best_state_is_kept_not_the_last(tmp_path):
+    run = Run(tmp_path, recipe=Run.recipe(epochs=4, evaluations=4))
+    states = []
+
+    def worse_and_worse():
+        states.append(run.state())
+        return {"recall@10": 1.0 / len(states)}
+
+    run.trainer.validate = worse_and_worse
+    run.trainer.fit()
+    assert len(states) == 4
+    assert equal(run.state(), states[0])
+    assert not equal(run.state(), states[-1])
+
+
+def test_bf16_learns_and_leaves_no_trace_in_the_modules(tmp_path):
+    run = Run(tmp_path, 2, Run.recipe(epochs=8, bf16=True))
+    before, _ = run.loss_and_recall()
+    run.trainer.fit()
+    after, _ = run.loss_and_recall()
+    assert after < before / 2
+    assert {tensor.dtype for tensor in run.model.parameters()} == {torch.float32}
+    assert not [module for module in run.pair.modules() if "forward" in vars(module)]
+
+
+def test_a_frozen_trunk_without_blocks_can_be_trained(tmp_path):
+    """tail_blocks=0 promises any timm tower, also one that does not come apart."""
+    vision = {**VISION["timm"], "timm_model_name": "test_resnet"}
+    split = SplitImageTower(build_model_of(vision).visual)
+    with split.depthwise_in_fp32():
+        assert split(split.stem(images(2))).shape == (2, 24)
+    assert split.tail_parameters() == []
+
+
+def build_model_of(vision):
+    config = tower_config()
+    return build_model(type(config)(24, vision, config.backbone)).eval()
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "tf_efficientnet_lite0"])
+@torch.inference_mode()
+def test_stem_and_tail_are_the_whole_trunk(name):
+    torch.manual_seed(0)
+    visual = build_model_of({**VISION["timm"], "timm_model_name": name}).visual
+    for module in visual.modules():  # at their initial values, mistakes in batch norms go unseen
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    pictures = images(2)
+    pooled, projected = visual.trunk(pictures), visual(pictures)
+    assert pooled.std() > 0
+    blocks = len(visual.trunk.blocks)
+    for tail_blocks in range(blocks + 1) if name == "test_efficientnet" else (0, 2, blocks):
+        split = SplitImageTower(visual, tail_blocks)
+        stems = split.stem(pictures)
+        assert (stems.ndim == 4) == bool(tail_blocks)
+        torch.testing.assert_close(split.tail(stems), pooled, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(split(stems), projected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vision", "tail_blocks", "message"),
+    [
+        (VISION["vit"], 0, "expected a timm trunk .*, got VisionTransformer"),
+        (VISION["resnet"], 1, "expected a timm trunk .*, got ModifiedResNet"),
+        ({**VISION["timm"], "timm_model_name": "test_resnet"}, 1, "got ResNet"),
+        (VISION["timm"], 6, r"expected tail_blocks in 0\.\.5 .*, got 6"),
+        (VISION["timm"], -1, r"expected tail_blocks in 0\.\.5 .*, got -1"),
+    ],
+)
+def test_an_impossible_cut_is_refused(vision, tail_blocks, message):
+    with pytest.raises(ValueError, match=message):
+        SplitImageTower(build_model_of(vision).visual, tail_blocks)
+
+
+def depthwise(module):
+    return [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+
+
+def test_depthwise_in_fp32_covers_the_tail_while_it_lasts():
+    visual = build_model_of(VISION["timm"]).visual
+    split = SplitImageTower(visual, 2)
+    tail = depthwise(visual.trunk.blocks[-2:])
+    assert tail
+    hidden = torch.randn(1, tail[0].in_channels, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        assert tail[0](hidden).dtype == torch.bfloat16
+        with split.depthwise_in_fp32():
+            inside = tail[0](hidden.bfloat16())
+            assert inside.dtype == torch.float32
+            covered = [m for m in visual.modules() if "forward" in vars(m)]
+            assert covered == tail
+        assert tail[0](hidden).dtype == torch.bfloat16
+    assert not [m for m in visual.modules() if "forward" in vars(m)]
+    with pytest.raises(KeyError), split.depthwise_in_fp32():
+        raise KeyError
+    assert not [m for m in visual.modules() if "forward" in vars(m)]
+
+
+def test_the_teachers_loss_is_added():
+    checkpoint = tiny_checkpoint(vision="timm")
+    model = ContrastiveModel(checkpoint.model, teacher_dim=6, distillation=0.5).eval()
+    split = SplitImageTower(checkpoint.model.visual)
+    tokens, cached = checkpoint.tokenizer(["狗", "dog"]), split.stem(images(2))
+    positives = torch.eye(2).bool()
+    alone = model(tokens, cached, positives)
+    assert alone.keys() == {"loss", "contrastive"}
+    assert float(alone["loss"].detach()) == float(alone["contrastive"])
+    taught = model(tokens, cached, positives, torch.randn(2, 6))
+    assert not taught["distillation"].requires_grad
+    expected = float(taught["contrastive"]) + 0.5 * float(taught["distillation"])
+    assert float(taught["loss"].detach()) == pytest.approx(expected, rel=1e-6)
+    assert 0 < float(taught["distillation"]) < 2
+
+
+# Cached features
+
+
+def pixels(at):
+    return np.full((2, 2, 3), at, np.uint8)
+
+
+def mean_of(stack):
+    assert isinstance(stack, np.ndarray)
+    rows = torch.from_numpy(stack).float().mean((1, 2))
+    return rows * torch.tensor([1.0, 2.0, 0.5])
+
+
+EXPECTED = np.array([[at, 2 * at, at / 2] for at in range(7)], np.float16)
+
+
+class Loader:
+    """Gives picture ``at``; counts; fails at one; lacks one."""
+
+    def __init__(self, fail_at=None, lacks=None):
+        self.fail_at, self.lacks, self.asked = fail_at, lacks, []
+
+    def __call__(self, at):
+        self.asked.append(at)
+        if at == self.fail_at:
+            raise OSError("disk gone")
+        return None if at == self.lacks else pixels(at)
+
+
+def cache(folder, key, load, done=None):
+    progress = None if done is None else done.append
+    file = folder / "features" / "photos.0.npy"
+    return cached_features(
+        file, key, range(7), load, mean_of, batch_size=3, on_progress=progress
+    )
+
+
+def test_features_are_computed_once(tmp_path):
+    first, second, done = Loader(), Loader(), []
+    rows = cache(tmp_path, {"b": 1, "a": 2}, first, done)
+    assert rows.dtype == np.float16
+    np.testing.assert_array_equal(rows, EXPECTED)
+    assert sorted(first.asked) == list(range(7))
+    assert done == [3, 3, 1]
+    again = cache(tmp_path, {"a": 2, "b": 1}, second, done)  # the same key in another order
+    np.testing.assert_array_equal(again, EXPECTED)
+    assert second.asked == []
+    assert done == [3, 3, 1, 7]
+    assert isinstance(again, np.memmap)
+
+
+def test_another_key_computes_anew(tmp_path):
+    cache(tmp_path, "one", Loader(lacks=1))
+    loader = Loader()
+    np.testing.assert_array_equal(cache(tmp_path, "two", loader), EXPECTED)
+    assert len(loader.asked) == 7
+
+
+@pytest.mark.parametrize("lacks", [0, 1, 6])
+def test_a_missing_picture_is_a_nan_row(lacks, tmp_path):
+    rows = cache(tmp_path, "key", Loader(lacks=lacks))
+    assert np.isnan(rows[lacks]).all()
+    others = [at for at in range(7) if at != lacks]
+    np.testing.assert_array_equal(rows[others], EXPECTED[others])
+
+
+@pytest.mark.parametrize("older", [None, "key", "other"])
+@pytest.mark.parametrize("fail_at", [0, 5])
+def test_an_interrupted_computation_leaves_nothing_that_looks_complete(older, fail_at, tmp_path):
+    if older:
+        cache(tmp_path, older, Loader(lacks=2))
+    if older != "key":
+        with pytest.raises(OSError, match="disk gone"):
+            cache(tmp_path, "key", Loader(fail_at=fail_at))
+        loader = Loader()
+        np.testing.assert_array_equal(cache(tmp_path, "key", loader), EXPECTED)
+        assert len(loader.asked) == 7
+    else:  # complete already: nothing is loaded, so nothing fails
+        assert np.isnan(cache(tmp_path, "key", Loader(fail_at=fail_at))[2]).all()
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["photos.0.json", "photos.0.npy"]
+    assert json.loads((folder / "photos.0.json").read_text(encoding="utf-8")) == "key"
+
+
+def test_no_picture_at_all_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected at least one picture for photos\.0\.npy"):
+        cached_features(tmp_path / "photos.0.npy", "key", [1, 2], lambda at: None, mean_of)
+
+
+def test_ahead_keeps_order_and_its_distance():
+    started, taken = [], []
+
+    def work(at):
+        assert current_thread().name != "MainThread"
+        started.append(at)
+        return at * at
+
+    for result in ahead(work, range(20), workers=2, depth=4):
+        assert len(started) <= len(taken) + 5
+        taken.append(result)
+    assert taken == [at * at for at in range(20)]
+    assert list(ahead(work, [], workers=2, depth=4)) == []
+
+
+def test_module_digest_sees_every_weight():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    digest = module_digest(module)
+    assert len(digest) == 32
+    assert module_digest(module) == digest
+    for tensor in module.state_dict().values():
+        before = tensor.clone()
+        tensor.add_(1)
+        assert module_digest(module) != digest
+        tensor.copy_(before)
+    assert module_digest(module) == digest
