@@ -1,0 +1,344 @@
+"""What is indexed: one SQLite file that is the source of truth for an index folder.
+
+A picture's row and its features are written in one transaction, so a process killed at
+any moment loses at most the batch it was writing. Everything else in the folder, the
+FAISS file included, is derived from here.
+"""
+
+import contextlib
+import datetime
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import EncoderError, IndexMismatchError, IndexNotFoundError
+from retrieval.protocols import Features
+from retrieval.records import Failure, Picture, Record, bounds_under
+from retrieval.schema import CATALOGUE_NAME, connect_reader, connect_writer, raise_if_damaged
+
+__all__ = ["CATALOGUE_NAME", "Catalogue"]
+
+_COLUMNS = ", ".join(Picture._fields)
+_FEATURE = np.dtype("<f4")
+_PAGE = 1024  # rows of text
+_FEATURE_PAGE = 32768  # rows of features, 64 MiB at width 512
+
+_SELECT = f"SELECT row, {_COLUMNS} FROM images"  # noqa: S608  (field names, no input)
+_INSERT = (
+    f"INSERT INTO images ({_COLUMNS}, feature, generation) "  # noqa: S608
+    f"VALUES ({', '.join('?' * (len(Picture._fields) + 2))})"
+)
+_ASSIGN = ", ".join(f"{name} = ?" for name in Picture._fields)
+
+
+class Catalogue:
+    """The pictures of one index folder, their features, and the files that failed.
+
+    Safe to use from several threads: one connection behind one lock. Other processes
+    may read while one writes (SQLite's write-ahead log).
+
+    Attributes:
+        uid: Drawn at random when the catalogue is created; ties derived files to it.
+        fingerprint: Of the model the features came from.
+        embed_dim: Width of the features.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self._lock = threading.RLock()
+        self._path = path
+        self._identity = _identity(path)
+        self._next_generation = 0
+        self._features_changed = False
+        self.uid = self._meta("uid")
+        self.fingerprint = self._meta("fingerprint")
+        self.embed_dim = int(self._meta("embed_dim"))
+
+    @classmethod
+    def create_or_open(cls, index_dir: Path, *, fingerprint: str, embed_dim: int) -> Self:
+        """Open the catalogue for writing, creating it and its folder where absent.
+
+        Raises:
+            IndexMismatchError: If it belongs to another model; nothing is changed.
+            CorruptIndexError: If the file is damaged or of another schema version.
+        """
+        index_dir.mkdir(parents=True, exist_ok=True)
+        path = index_dir / CATALOGUE_NAME
+        catalogue = cls(connect_writer(path, fingerprint=fingerprint, embed_dim=embed_dim), path)
+        try:
+            catalogue.check_model(fingerprint=fingerprint, embed_dim=embed_dim)
+        except IndexMismatchError:
+            catalogue.close()
+            raise
+        return catalogue
+
+    @classmethod
+    def open(cls, index_dir: Path) -> Self:
+        """Open the catalogue for reading; works while another process writes.
+
+        Raises:
+            IndexNotFoundError: If there is none.
+            CorruptIndexError: If the file is damaged or of another schema version.
+        """
+        path = index_dir / CATALOGUE_NAME
+        connection = connect_reader(path)
+        if connection is None:
+            msg = (
+                f"expected an index in {index_dir}, got none. Build one with: "
+                "clip-text index FOLDER"
+            )
+            raise IndexNotFoundError(msg)
+        return cls(connection, path)
+
+    def check_model(self, *, fingerprint: str, embed_dim: int) -> None:
+        """Refuse a model other than the one the features came from.
+
+        Raises:
+            IndexMismatchError: If the fingerprint or the embed_dim differs.
+        """
+        remedy = "Use the model that built the index, or index into another index folder."
+        if embed_dim != self.embed_dim:
+            msg = (
+                f"expected a model of width {self.embed_dim} (the index's embed_dim), "
+                f"got {embed_dim}. {remedy}"
+            )
+            raise IndexMismatchError(msg)
+        if fingerprint != self.fingerprint:
+            msg = (
+                f"expected the model with fingerprint {self.fingerprint}, which built the "
+                f"index, got {fingerprint}. {remedy}"
+            )
+            raise IndexMismatchError(msg)
+
+    # Reading
+
+    def __len__(self) -> int:
+        return int(self._all("SELECT count(*) FROM images")[0][0])
+
+    def __iter__(self) -> Iterator[Record]:
+        """All pictures in the order of their rows."""
+        last = 0
+        while page := self._all(f"{_SELECT} WHERE row > ? ORDER BY row LIMIT {_PAGE}", (last,)):
+            yield from map(_record, page)
+            last = page[-1][0]
+
+    @property
+    def generation(self) -> int:
+        """Grows by one with every transaction that changes features."""
+        return int(self._meta("generation"))
+
+    @property
+    def is_replaced(self) -> bool:
+        """True if the file is gone, or another one has taken its place."""
+        return _identity(self._path) != self._identity
+
+    def find(self, path: bytes) -> Record | None:
+        """The picture at a path, as the file system spells it."""
+        found = self._all(f"{_SELECT} WHERE path = ?", (path,))
+        return _record(found[0]) if found else None
+
+    def find_content(self, content_hash: bytes) -> tuple[Record, Features] | None:
+        """Some picture with this content, and its features [embed_dim]."""
+        found = self._all(
+            f"SELECT row, {_COLUMNS}, feature FROM images WHERE content_hash = ? "  # noqa: S608
+            "ORDER BY row LIMIT 1",
+            (content_hash,),
+        )
+        return (_record(found[0][:-1]), _decode([found[0][-1]])[0]) if found else None
+
+    def records(self, rows: Iterable[int]) -> dict[int, Record]:
+        """The pictures of these rows; rows that are gone are absent from the answer."""
+        found: dict[int, Record] = {}
+        wanted = [int(row) for row in rows]
+        for start in range(0, len(wanted), _PAGE):
+            part = wanted[start : start + _PAGE]
+            sql = f"{_SELECT} WHERE row IN ({', '.join('?' * len(part))})"
+            found |= {values[0]: _record(values) for values in self._all(sql, part)}
+        return found
+
+    def rows(self, since: int = 0) -> NDArray[np.int64]:
+        """Rows whose features were written after a generation, ascending, int64 [n]."""
+        found = self._all("SELECT row FROM images WHERE generation > ? ORDER BY row", (since,))
+        return np.fromiter((row for (row,) in found), np.int64, len(found))
+
+    def features(self, since: int = 0) -> Iterator[tuple[NDArray[np.int64], Features]]:
+        """Features written after a generation, in the order of their rows, page by page.
+
+        Args:
+            since: A generation; 0 gives all features.
+
+        Yields:
+            Rows, int64 [n], and their features, [n, embed_dim].
+        """
+        last = 0
+        sql = (
+            "SELECT row, feature FROM images WHERE generation > ? AND row > ? ORDER BY row LIMIT ?"
+        )
+        while page := self._all(sql, (since, last, _FEATURE_PAGE)):
+            last = page[-1][0]
+            yield np.array([row for row, _ in page], np.int64), _decode([blob for _, blob in page])
+
+    def count_under(self, folder: bytes) -> int:
+        """How many pictures lie below a folder."""
+        sql = "SELECT count(*) FROM images WHERE path >= ? AND path < ?"
+        return int(self._all(sql, bounds_under(folder))[0][0])
+
+    def failure(self, path: bytes) -> Failure | None:
+        """Why this file was set aside, if it was."""
+        found = self._all("SELECT * FROM failures WHERE path = ?", (path,))
+        return Failure(*found[0]) if found else None
+
+    def failures(self) -> list[Failure]:
+        """All files set aside, in byte order of their paths."""
+        return [Failure(*values) for values in self._all("SELECT * FROM failures ORDER BY path")]
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside belongs to one moment, whoever writes meanwhile."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    # Writing, always inside a transaction
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside happen, or none; bumps the generation if features changed."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._next_generation = self.generation + 1
+                self._features_changed = False
+                yield
+                if self._features_changed:
+                    sql = "UPDATE meta SET value = ? WHERE key = 'generation'"
+                    self._write(sql, (str(self._next_generation),))
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def add(self, picture: Picture, feature: Features) -> int:
+        """Add a picture with its features, [embed_dim]; gives its row."""
+        blob = self._encode(feature)
+        done = self._write(_INSERT, (*picture, blob, self._next_generation))
+        self._features_changed = True
+        assert done.lastrowid is not None
+        return done.lastrowid
+
+    def replace(self, row: int, picture: Picture, feature: Features) -> None:
+        """Put new content in a row: the file changed."""
+        blob = self._encode(feature)
+        self._write(
+            f"UPDATE images SET {_ASSIGN}, feature = ?, generation = ? WHERE row = ?",  # noqa: S608
+            (*picture, blob, self._next_generation, row),
+        )
+        self._features_changed = True
+
+    def describe(self, row: int, picture: Picture) -> None:
+        """Change what is known about a picture whose content is the same."""
+        self._write(f"UPDATE images SET {_ASSIGN} WHERE row = ?", (*picture, row))  # noqa: S608
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Forget pictures."""
+        for row in rows:
+            self._write("DELETE FROM images WHERE row = ?", (row,))
+            self._features_changed = True
+
+    def fail(self, path: bytes, size: int | None, mtime_ns: int | None, reason: str) -> None:
+        """Set a file aside; see :class:`~retrieval.records.Failure`."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        sql = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)"
+        self._write(sql, Failure(path, size, mtime_ns, reason, now))
+
+    def forgive(self, path: bytes) -> None:
+        """Forget a failure."""
+        self._write("DELETE FROM failures WHERE path = ?", (path,))
+
+    def mark_seen(self, paths: Iterable[bytes]) -> None:
+        """Note files as still there, for :meth:`unseen_under`; forgotten on closing."""
+        for path in paths:
+            self._write("INSERT OR IGNORE INTO temp.seen VALUES (?)", (path,))
+
+    def unseen_under(self, folder: bytes, table: str = "images") -> list[bytes]:
+        """Paths below a folder that no :meth:`mark_seen` named, in byte order.
+
+        Args:
+            folder: As the file system spells it.
+            table: ``images`` or ``failures``.
+        """
+        assert table in {"images", "failures"}
+        sql = (
+            f"SELECT path FROM {table} WHERE path >= ? AND path < ? "  # noqa: S608
+            "AND path NOT IN (SELECT path FROM temp.seen) ORDER BY path"
+        )
+        return [path for (path,) in self._all(sql, bounds_under(folder))]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _meta(self, key: str) -> str:
+        return str(self._all("SELECT value FROM meta WHERE key = ?", (key,))[0][0])
+
+    def _all(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, tuple(values)).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise_if_damaged(self._path, error)
+                raise
+
+    def _write(self, sql: str, values: Iterable[Any]) -> sqlite3.Cursor:
+        if not self._db.in_transaction:
+            msg = "expected a write inside Catalogue.transaction(), got one outside."
+            raise RuntimeError(msg)
+        return self._db.execute(sql, tuple(values))
+
+    def _encode(self, feature: Features) -> bytes:
+        if feature.shape != (self.embed_dim,):
+            msg = (
+                f"expected features of shape [{self.embed_dim}] (the index's embed_dim), "
+                f"got {list(feature.shape)}. Use the model that built the index."
+            )
+            raise EncoderError(msg)
+        return feature.astype(_FEATURE).tobytes()
+
+
+def _record(values: tuple[Any, ...]) -> Record:
+    return Record(values[0], Picture(*values[1:]))
+
+
+def _decode(blobs: list[bytes]) -> Features:
+    joined = np.frombuffer(b"".join(blobs), _FEATURE)
+    return joined.reshape(len(blobs), -1).astype(np.float32)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,157 @@
+"""What has become of one file since the catalogue last saw it."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from pathlib import Path
+
+from retrieval.catalogue import Catalogue
+from retrieval.pictures import shown_size
+from retrieval.protocols import Pixels
+from retrieval.records import Record
+
+__all__ = ["Examined", "Examiner", "Verdict"]
+
+_BLOCK = 1 << 20  # bytes
+_HASH_BYTES = 20
+_MOST_REASON = 300  # characters
+
+# The machine's trouble, not the file's: the run must stop, and nothing be set aside.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+
+# There is nothing behind the name any more, as with a link to a deleted file.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class Verdict(Enum):
+    """What is to be done about a file."""
+
+    UNREAD = auto()
+    """New, or its size or time differ: it has to be read."""
+    SAME = auto()
+    """The catalogue has this content for this file."""
+    KNOWN = auto()
+    """The catalogue has this content for another file."""
+    DECODED = auto()
+    """The content is new."""
+    BROKEN = auto()
+    """There is no picture. Read again when the file changes."""
+    UNREADABLE = auto()
+    """There may be a picture out of reach. Tried again in every run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One file and what was found out about it.
+
+    Attributes:
+        path: As the file system spells it.
+        verdict: What is to be done.
+        record: What the catalogue holds for this path.
+        size: Bytes, taken before the content was read, like ``mtime_ns``: a file that
+            changes meanwhile then counts as changed in the next run. None if unknown.
+        mtime_ns: Modification time in nanoseconds; None if unknown.
+        content_hash: BLAKE2b of the content, if it was read.
+        pixels: If decoded.
+        shown_size: Width and height after EXIF rotation, if decoded and known.
+        reason: Why it failed, on one line.
+    """
+
+    path: bytes
+    verdict: Verdict
+    record: Record | None
+    size: int | None = None
+    mtime_ns: int | None = None
+    content_hash: bytes = b""
+    pixels: Pixels | None = None
+    shown_size: tuple[int, int] | None = None
+    reason: str = ""
+
+
+class Examiner:
+    """Looks at files on behalf of one run.
+
+    Args:
+        catalogue: What is known.
+        load_pixels: The encoder's decoder, safe with threads.
+        retry_failed: Read files again that failed and have not changed.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, load_pixels: Callable[[Path], Pixels], *, retry_failed: bool
+    ) -> None:
+        self._catalogue = catalogue
+        self._load_pixels = load_pixels
+        self._retry_failed = retry_failed
+
+    def glance(self, path: bytes) -> Examined:
+        """Judge a file without opening it, as far as that goes."""
+        record = self._catalogue.find(path)
+        try:
+            found = os.stat(path)  # noqa: PTH116  (bytes)
+        except OSError as error:
+            gone = error.errno in _GONE
+            verdict = Verdict.BROKEN if gone else Verdict.UNREADABLE
+            return Examined(path, verdict, record, reason=_reason(error))
+        seen = Examined(path, Verdict.UNREAD, record, found.st_size, found.st_mtime_ns)
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "another")
+            return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
+        state = (found.st_size, found.st_mtime_ns)
+        if record and (record.picture.size, record.picture.mtime_ns) == state:
+            return replace(seen, verdict=Verdict.SAME, content_hash=record.picture.content_hash)
+        failure = None if self._retry_failed else self._catalogue.failure(path)
+        if failure and (failure.size, failure.mtime_ns) == state:
+            return replace(seen, verdict=Verdict.BROKEN, reason=failure.reason)
+        return seen
+
+    def read(self, seen: Examined) -> Examined:
+        """Hash the content and, if it is new, decode it. Safe with threads.
+
+        Raises:
+            MemoryError: And other signs that the machine, not the file, is in trouble.
+        """
+        path = Path(os.fsdecode(seen.path))
+        try:
+            content_hash = _hash(path)
+            hashed = replace(seen, content_hash=content_hash)
+            if seen.record and seen.record.picture.content_hash == content_hash:
+                return replace(hashed, verdict=Verdict.SAME)
+            if self._catalogue.find_content(content_hash):
+                return replace(hashed, verdict=Verdict.KNOWN)
+            pixels = self._load_pixels(path)
+        except ValueError as error:
+            return replace(seen, verdict=Verdict.BROKEN, reason=_reason(error))
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
+            # Without its size and time, it is tried again: permissions change neither.
+            unknown = replace(seen, size=None, mtime_ns=None)
+            return replace(unknown, verdict=Verdict.UNREADABLE, reason=_reason(error))
+        return replace(hashed, verdict=Verdict.DECODED, pixels=pixels, shown_size=shown_size(path))
+
+
+def _hash(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
+def _reason(error: Exception) -> str:
+    """One line, and without the path, which stands beside it anyway."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:_MOST_REASON] or type(error).__name__

@@ -1,0 +1,349 @@
+"""Vector search behind one Protocol, with FAISS as the engine that needs no server."""
+
+import contextlib
+import json
+import logging
+import os
+import time
+import uuid
+import zlib
+from pathlib import Path
+from typing import IO, Any, Protocol, Self, TypeVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.catalogue import Catalogue
+from retrieval.errors import CorruptIndexError
+from retrieval.protocols import Features
+
+__all__ = ["INDEX_NAME", "FaissIndex", "Rows", "VectorIndex", "open_index", "sync"]
+
+Rows = NDArray[np.int64]
+"""Numbers of pictures, int64; the catalogue's rows."""
+
+INDEX_NAME = "features.faiss"
+_FORMAT = "clip-text-faiss-1"
+_BLOCK = 1 << 20  # bytes
+_RESCORE_BLOCK = 4096  # rows
+_ABANDONED_SECONDS = 3600.0
+_LOG = logging.getLogger(__name__)
+
+# FAISS sums in float32, in an order that depends on the batch and on a row's place, so
+# equal rows may differ in the last bits. Rows closer than this may be out of order.
+_NOISE = 1e-5
+
+
+class VectorIndex(Protocol):
+    """Holds features by row and finds the nearest ones.
+
+    Scores are cosines in [-1, 1] (features are unit rows), best first; equal scores come
+    in the order of their rows.
+    """
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the features."""
+        ...
+
+    @property
+    def rows(self) -> Rows:
+        """The rows held, in any order, int64 [n]."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def add(self, rows: Rows, features: Features) -> None:
+        """Add unit rows [n, embed_dim] under new numbers [n].
+
+        Raises:
+            ValueError: If the shapes do not fit, or a row is held already.
+        """
+        ...
+
+    def remove(self, rows: Rows) -> None:
+        """Remove rows [n]; those not held are ignored."""
+        ...
+
+    def search(self, features: Features, k: int) -> tuple[Features, Rows]:
+        """Find the nearest rows.
+
+        Args:
+            features: Unit rows to search for, [q, embed_dim].
+            k: How many per query; more than the index holds gives all of it.
+
+        Returns:
+            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape.
+
+        Raises:
+            ValueError: If the shape does not fit, or k is below 1.
+        """
+        ...
+
+    def copy(self) -> Self:
+        """An independent index with the same content."""
+        ...
+
+    def save(self, path: Path, stamp: str) -> None:
+        """Write the index to a file in one step, with a stamp saying what it was built from."""
+        ...
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Self, str]:
+        """Read an index and its stamp.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            CorruptIndexError: If the file is damaged or of another format.
+        """
+        ...
+
+
+AnyIndex = TypeVar("AnyIndex", bound=VectorIndex)
+
+
+class FaissIndex:
+    """Exact inner product over all rows: ``IndexIDMap2(IndexFlatIP)``."""
+
+    def __init__(self, embed_dim: int) -> None:
+        self._faiss: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(embed_dim))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the features."""
+        return int(self._faiss.d)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows held, in any order, int64 [n]."""
+        held: Rows = faiss.vector_to_array(self._faiss.id_map)
+        return held
+
+    def __len__(self) -> int:
+        return int(self._faiss.ntotal)
+
+    def add(self, rows: Rows, features: Features) -> None:
+        """Add unit rows [n, embed_dim] under new numbers [n]; see :class:`VectorIndex`."""
+        self._check_width(features)
+        if rows.shape != features.shape[:1]:
+            msg = f"expected {len(features)} rows, one per feature, got shape {list(rows.shape)}."
+            raise ValueError(msg)
+        if len(np.unique(rows)) != len(rows) or np.isin(rows, self.rows).any():
+            msg = "expected rows the index does not hold yet, got some twice. Remove them first."
+            raise ValueError(msg)
+        if len(rows):
+            self._faiss.add_with_ids(
+                np.ascontiguousarray(features, np.float32), np.ascontiguousarray(rows, np.int64)
+            )
+
+    def remove(self, rows: Rows) -> None:
+        """Remove rows [n]; those not held are ignored."""
+        if len(rows) and len(self):
+            self._faiss.remove_ids(np.ascontiguousarray(rows, np.int64))
+
+    def search(self, features: Features, k: int) -> tuple[Features, Rows]:
+        """Find the nearest rows; see :class:`VectorIndex`."""
+        self._check_width(features)
+        if k < 1:
+            msg = f"expected k of at least 1, got {k}."
+            raise ValueError(msg)
+        k = min(k, len(self))
+        scores = np.empty((len(features), k), np.float32)
+        rows = np.empty((len(features), k), np.int64)
+        if k == 0 or len(features) == 0:
+            return scores, rows
+        queries = np.ascontiguousarray(features, np.float32)
+        for i, candidates in enumerate(self._candidates(queries, k)):
+            exact = self._rescore(queries[i], candidates)
+            best = np.lexsort((candidates, -exact))[:k]
+            scores[i], rows[i] = exact[best], candidates[best]
+        return scores, rows
+
+    def copy(self) -> Self:
+        """An independent index with the same content."""
+        twin = type(self)(self.embed_dim)
+        twin._faiss = faiss.clone_index(self._faiss)
+        return twin
+
+    def save(self, path: Path, stamp: str) -> None:
+        """Write the index to a file in one step.
+
+        The file is a line of JSON with the stamp, what FAISS writes, and a CRC-32 of
+        both. It appears under its name only when it is complete and on the disk.
+        """
+        _sweep(path)
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with unfinished.open("xb") as file:
+                checked = _CheckedWriter(file)
+                checked(json.dumps({"format": _FORMAT, "stamp": stamp}).encode() + b"\n")
+                writer = faiss.PyCallbackIOWriter(checked, _BLOCK)  # type: ignore[attr-defined]
+                faiss.write_index(self._faiss, writer)
+                file.write(checked.crc.to_bytes(4, "little"))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Self, str]:
+        """Read an index and its stamp; see :class:`VectorIndex`."""
+        with path.open("rb") as file:
+            # FAISS trusts its input, so nothing reaches it before the checksum is right.
+            start, end, stamp = _verify(file, path)
+            file.seek(start)
+
+            def read(size: int) -> bytes:
+                return file.read(min(size, end - file.tell()))
+
+            reader = faiss.PyCallbackIOReader(read, _BLOCK)  # type: ignore[attr-defined]
+            try:
+                held = faiss.read_index(reader)
+            except RuntimeError as error:
+                raise _corrupt(path, "FAISS cannot read it") from error
+        if not isinstance(held, faiss.IndexIDMap2):
+            raise _corrupt(path, f"it holds a {type(held).__name__}")
+        index = cls(held.d)
+        index._faiss = held
+        return index, stamp
+
+    def _check_width(self, features: Features) -> None:
+        if features.ndim != 2 or features.shape[1] != self.embed_dim:
+            msg = (
+                f"expected vectors of width {self.embed_dim} (the index's embed_dim), got "
+                f"shape {list(features.shape)}. Use the model that built the index."
+            )
+            raise ValueError(msg)
+
+    def _candidates(self, queries: Features, k: int) -> list[Rows]:
+        """Rows of each query that hold its k best, ties and rounding considered."""
+        found: list[Rows] = [np.empty(0, np.int64)] * len(queries)
+        open_queries = np.arange(len(queries))
+        fetch = min(k + 16, len(self))
+        while len(open_queries):
+            scores, rows = self._faiss.search(queries[open_queries], fetch)
+            settled = scores[:, -1] < scores[:, k - 1] - _NOISE
+            if fetch == len(self):
+                settled[:] = True
+            for i in np.flatnonzero(settled):
+                found[open_queries[i]] = rows[i]
+            open_queries = open_queries[~settled]
+            fetch = min(2 * fetch, len(self))
+        return found
+
+    def _rescore(self, query: Features, rows: Rows) -> Features:
+        """Cosines in float64, so that equal rows get equal scores wherever they lie."""
+        scores = np.empty(len(rows), np.float32)
+        wide = query.astype(np.float64)
+        for start in range(0, len(rows), _RESCORE_BLOCK):
+            part = slice(start, start + _RESCORE_BLOCK)
+            held = self._faiss.reconstruct_batch(rows[part])
+            scores[part] = (held * wide).sum(axis=1)
+        return scores.clip(-1.0, 1.0)
+
+
+def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[FaissIndex, int]:
+    """The index of a catalogue, whatever state its file is in.
+
+    A file that is missing, damaged, stale or of another catalogue is brought up to date
+    and written again; where it cannot be written, the next call does the same work.
+
+    Returns:
+        The index, and the generation of the catalogue it holds.
+    """
+    path = index_dir / INDEX_NAME
+    index, held = _load_of(path, catalogue) or (FaissIndex(catalogue.embed_dim), None)
+    index, generation = sync(index, held or 0, catalogue)
+    if generation != held:
+        try:
+            index.save(path, f"{catalogue.uid}:{generation}")
+        except OSError as error:
+            _LOG.warning("cannot keep the vector index in %s: %s", path, error)
+    return index, generation
+
+
+def _load_of(path: Path, catalogue: Catalogue) -> tuple[FaissIndex, int] | None:
+    """The index in a file and its generation, if it is a past state of this catalogue."""
+    try:
+        index, stamp = FaissIndex.load(path)
+    except FileNotFoundError:
+        return None
+    except (CorruptIndexError, OSError) as error:
+        _LOG.warning("rebuilding the vector index from the catalogue: %s", error)
+        return None
+    uid, _, generation = stamp.partition(":")
+    # A later generation means that the catalogue was put back from a copy.
+    if uid != catalogue.uid or int(generation) > catalogue.generation:
+        return None
+    return index, int(generation)
+
+
+def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyIndex, int]:
+    """Bring an index to the catalogue's present state, touching only what changed.
+
+    Args:
+        index: Holds the catalogue's features as of ``generation``; changed in place.
+        generation: 0 for an empty index.
+        catalogue: What to follow.
+
+    Returns:
+        The index and the generation it now holds.
+    """
+    with catalogue.snapshot():
+        present = catalogue.generation
+        if present == generation:
+            return index, generation
+        gone = np.setdiff1d(index.rows, catalogue.rows())
+        index.remove(np.concatenate([gone, catalogue.rows(since=generation)]))
+        for rows, features in catalogue.features(since=generation):
+            index.add(rows, features)
+    return index, present
+
+
+def _sweep(path: Path) -> None:
+    """Delete what processes killed while saving left behind."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        # Younger ones may be at work: a searcher saves without the writer's lock.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
+
+
+class _CheckedWriter:
+    """Passes bytes on to a file and keeps their CRC-32."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.crc = 0
+
+    def __call__(self, data: bytes) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return self._file.write(data)
+
+
+def _verify(file: IO[bytes], path: Path) -> tuple[int, int, str]:
+    """Check header and checksum; gives where FAISS's part starts and ends, and the stamp."""
+    header = file.readline(4096)
+    try:
+        parsed = json.loads(header)
+        known, stamp = parsed["format"] == _FORMAT, str(parsed["stamp"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _corrupt(path, "its first line is no header") from error
+    if not known:
+        raise _corrupt(path, f"its format is {parsed['format']!r}")
+    end = file.seek(0, os.SEEK_END) - 4
+    file.seek(len(header))
+    crc, left = zlib.crc32(header), end - len(header)
+    while left > 0 and (block := file.read(min(_BLOCK, left))):
+        crc, left = zlib.crc32(block, crc), left - len(block)
+    if left != 0 or file.read(4) != crc.to_bytes(4, "little"):
+        raise _corrupt(path, "its checksum does not fit")
+    return len(header), end, stamp
+
+
+def _corrupt(path: Path, what: str) -> CorruptIndexError:
+    msg = f"expected an index of format {_FORMAT} in {path}, got a damaged file ({what})."
+    return CorruptIndexError(f"{msg} Delete it; it is rebuilt from the catalogue.")

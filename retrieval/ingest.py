@@ -1,0 +1,328 @@
+"""A folder of pictures → features → catalogue and index; the same call again resumes.
+
+Files are looked at in one fixed order. Those that need reading are hashed and decoded by
+threads ahead of the encoder, at most a few batches ahead; outcomes are taken in order, so
+rows do not depend on which thread was faster. Each batch becomes one transaction.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retrieval.annotations import NO_ANNOTATION, Annotations, read_annotations
+from retrieval.catalogue import Catalogue
+from retrieval.errors import EncoderError, FolderError
+from retrieval.examine import Examined, Examiner, Verdict
+from retrieval.features import check_unit_rows
+from retrieval.index import open_index
+from retrieval.lock import IndexLock
+from retrieval.protocols import Encoder, Features, Pixels
+from retrieval.records import Picture, bounds_under
+from retrieval.report import IngestReport, OnProgress, Pace, Progress
+from retrieval.walk import Walk, displayed, displayed_id
+
+__all__ = ["IngestReport", "OnProgress", "Progress", "index_folder"]
+
+# A transaction is due after this many files even if the model had nothing to read.
+_MOST_PENDING = 1024
+_MOST_WORKERS = 8
+
+
+def index_folder(
+    folder: Path,
+    index_dir: Path,
+    encoder: Encoder,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+    allow_empty: bool = False,
+    retry_failed: bool = False,
+    follow_directory_links: bool = False,
+) -> IngestReport:
+    """Bring an index to the present state of a folder.
+
+    Only what is new or changed is read; only content never seen before is encoded. An
+    interrupted run is continued by the same call. Several folders may share an index.
+
+    Args:
+        folder: Where the pictures are, in any depth; with ``metadata.jsonl`` for captions.
+        index_dir: Where the index is or shall be; may lie inside the folder.
+        encoder: Turns pictures into features.
+        batch_size: Pictures per call of the encoder and per transaction.
+        workers: Threads that read and decode; by default one per core, at most 8.
+        on_progress: Called after each batch.
+        allow_empty: Accept that a folder which had pictures has none any more.
+        retry_failed: Try again files that failed before and have not changed since.
+        follow_directory_links: Enter links to folders, each folder once.
+
+    Returns:
+        What was done, and which files failed.
+
+    Raises:
+        FolderError: If there is no such folder, it cannot be read, or it had pictures and
+            has none now (not mounted?).
+        IndexLockedError: If another process is indexing into ``index_dir``.
+        IndexMismatchError: If the index was built by another model.
+        EncoderError: If the encoder returns anything but finite unit rows.
+    """
+    if batch_size < 1 or (workers is not None and workers < 1):
+        msg = f"expected batch_size and workers of at least 1, got {batch_size} and {workers}."
+        raise ValueError(msg)
+    root = _root(folder)
+    threads = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+    with (
+        IndexLock(index_dir),
+        Catalogue.create_or_open(
+            index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
+        ) as catalogue,
+    ):
+        walk = Walk(root, excluded=index_dir, follow_directory_links=follow_directory_links)
+        total = sum(1 for _ in walk)
+        _check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
+        pace = Pace(total, on_progress)
+        run = _Run(root, catalogue, encoder, read_annotations(root), pace)
+        pace.tell(run.report)
+        examiner = Examiner(catalogue, encoder.load_pixels, retry_failed=retry_failed)
+        with ThreadPoolExecutor(threads, "clip-text-decode") as pool:
+            try:
+                for examined in _ahead(walk, examiner, pool, batch_size + 2 * threads):
+                    run.take(examined, examiner)
+                    if run.is_due(batch_size):
+                        run.commit()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        run.commit()
+        run.finish(walk)
+        open_index(index_dir, catalogue)
+    return run.report
+
+
+def _root(folder: Path) -> bytes:
+    root = os.path.realpath(folder)
+    if not os.path.isdir(root):  # noqa: PTH112  (keeps names that are no UTF-8)
+        msg = f"expected a folder of pictures, got {folder}. Is it there, is it mounted?"
+        raise FolderError(msg)
+    return os.fsencode(root)
+
+
+def _check_not_lost(
+    root: bytes, walk: Walk, total: int, catalogue: Catalogue, *, allow_empty: bool
+) -> None:
+    for path, reason in walk.unreadable:
+        if path == root:
+            msg = f"expected to read {displayed(root)}, got: {reason}. Check its permissions."
+            raise FolderError(msg)
+    known = catalogue.count_under(root)
+    if total == 0 and known and not allow_empty:
+        msg = (
+            f"expected pictures in {displayed(root)}, where {known} were indexed before, got "
+            "none. Is it mounted? To forget them, index with allow_empty=True."
+        )
+        raise FolderError(msg)
+
+
+def _ahead(
+    walk: Walk, examiner: Examiner, pool: ThreadPoolExecutor, limit: int
+) -> Iterator[Examined]:
+    """Examine files with threads, at most ``limit`` ahead, and yield them in order."""
+    pending: deque[Future[Examined] | Examined] = deque()
+
+    def next_one() -> Examined:
+        first = pending.popleft()
+        return first if isinstance(first, Examined) else first.result()
+
+    for path in walk:
+        examined = examiner.glance(path)
+        needs_reading = examined.verdict is Verdict.UNREAD
+        pending.append(pool.submit(examiner.read, examined) if needs_reading else examined)
+        if len(pending) >= limit:
+            yield next_one()
+    while pending:
+        yield next_one()
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A file whose outcome the next transaction stores.
+
+    Attributes:
+        examined: What was found out about it.
+        feature: [embed_dim], if some picture with this content had one already.
+        is_copy: The content is known from another file, or from one before it in the batch.
+        shown_size: Width and height, where known.
+    """
+
+    examined: Examined
+    feature: Features | None
+    is_copy: bool
+    shown_size: tuple[int | None, int | None]
+
+
+class _Run:
+    """One run over one folder: gathers outcomes, stores them batch by batch, counts."""
+
+    def __init__(
+        self,
+        root: bytes,
+        catalogue: Catalogue,
+        encoder: Encoder,
+        annotations: Annotations,
+        pace: Pace,
+    ) -> None:
+        self._root = root
+        self._catalogue = catalogue
+        self._encoder = encoder
+        self._annotations = annotations
+        self._unused = set(annotations.by_file)
+        self._pace = pace
+        self._due: list[_Due] = []
+        self._to_encode: dict[bytes, Pixels] = {}  # by content hash, in order
+        self.report = IngestReport()
+
+    def is_due(self, batch_size: int) -> bool:
+        """True if it is time to commit."""
+        return len(self._to_encode) >= batch_size or len(self._due) >= _MOST_PENDING
+
+    def take(self, examined: Examined, examiner: Examiner) -> None:
+        """Accept the next file's outcome."""
+        feature, is_copy = None, False
+        shown_size: tuple[int | None, int | None] = examined.shown_size or (None, None)
+        if examined.verdict in {Verdict.KNOWN, Verdict.DECODED}:
+            # Judged anew, now that all files before this one are settled: which thread
+            # read what when must not decide what is stored.
+            known = self._catalogue.find_content(examined.content_hash)
+            in_batch = examined.content_hash in self._to_encode
+            if known:
+                record, feature = known
+                shown_size = (record.picture.width, record.picture.height)
+            elif not in_batch and examined.verdict is Verdict.KNOWN:
+                # The file it was known from has changed since.
+                self.take(examiner.read(examined), examiner)
+                return
+            is_copy = bool(known) or in_batch
+            if not is_copy:
+                assert examined.pixels is not None
+                self._to_encode[examined.content_hash] = examined.pixels
+            examined = replace(examined, pixels=None)
+        self._due.append(_Due(examined, feature, is_copy, shown_size))
+
+    def commit(self) -> None:
+        """Encode what is new, and store the batch in one transaction."""
+        features = self._encode()
+        with self._catalogue.transaction():
+            for due in self._due:
+                if due.examined.verdict in {Verdict.BROKEN, Verdict.UNREADABLE}:
+                    self._set_aside(due.examined)
+                else:
+                    self._store(due, features)
+            self._catalogue.mark_seen(due.examined.path for due in self._due)
+        self._due.clear()
+        self._to_encode.clear()
+        self._pace.tell(self.report)
+
+    def finish(self, walk: Walk) -> None:
+        """Forget what is gone, and complete the report."""
+        kept = [bounds_under(path) for path, _ in walk.unreadable]
+
+        def is_gone(path: bytes) -> bool:
+            return not any(low <= path < high for low, high in kept)
+
+        with self._catalogue.transaction():
+            for path in filter(is_gone, self._catalogue.unseen_under(self._root)):
+                record = self._catalogue.find(path)
+                assert record is not None
+                self._catalogue.remove([record.row])
+                self.report.removed += 1
+            for path in filter(is_gone, self._catalogue.unseen_under(self._root, "failures")):
+                self._catalogue.forgive(path)
+        for path, reason in walk.unreadable:
+            note = f"cannot read folder {displayed(path)}: {reason}. What is indexed below stays."
+            self.report.notes.append(note)
+        self.report.notes += self._annotations.notes
+        if self._unused:
+            first = displayed(min(self._unused))
+            note = f"metadata.jsonl: {len(self._unused)} lines name no picture here, as {first}."
+            self.report.notes.append(note)
+        self.report.ignored = walk.ignored
+        self.report.total = len(self._catalogue)
+        self.report.seconds = self._pace.seconds
+
+    def _encode(self) -> dict[bytes, Features]:
+        if not self._to_encode:
+            return {}
+        rows = self._encoder.encode_pixels(list(self._to_encode.values()))
+        remedy = "The encoder is at fault; nothing of this batch was stored."
+        check_unit_rows(rows, self._catalogue.embed_dim, EncoderError, remedy)
+        if len(rows) != len(self._to_encode):
+            msg = f"expected {len(self._to_encode)} features, got {len(rows)}. {remedy}"
+            raise EncoderError(msg)
+        self.report.encoded += len(rows)
+        return dict(zip(self._to_encode, rows, strict=True))
+
+    def _set_aside(self, examined: Examined) -> None:
+        state = (examined.size, examined.mtime_ns, examined.reason)
+        before = self._catalogue.failure(examined.path)
+        if before is None or before[1:4] != state:
+            self._catalogue.fail(examined.path, *state)
+        # What cannot be read may still be the picture that was indexed.
+        if examined.record and examined.verdict is Verdict.BROKEN:
+            self._catalogue.remove([examined.record.row])
+        self.report.failed += 1
+        self.report.failures.append((Path(os.fsdecode(examined.path)), examined.reason))
+
+    def _store(self, due: _Due, features: dict[bytes, Features]) -> None:
+        examined, report = due.examined, self.report
+        self._catalogue.forgive(examined.path)
+        picture = self._picture(due)
+        if examined.verdict is Verdict.SAME:
+            self._describe(examined, picture)
+            return
+        feature = due.feature
+        if feature is None:
+            feature = features[examined.content_hash]
+        if examined.record:
+            self._catalogue.replace(examined.record.row, picture, feature)
+        else:
+            self._catalogue.add(picture, feature)
+        report.duplicates += due.is_copy
+        report.updated += examined.record is not None and not due.is_copy
+        report.added += examined.record is None and not due.is_copy
+
+    def _describe(self, examined: Examined, picture: Picture) -> None:
+        assert examined.record is not None
+        before = examined.record.picture
+        if picture != before:
+            self._catalogue.describe(examined.record.row, picture)
+        # A new time alone is bookkeeping, no change of the picture.
+        touched = before._replace(size=picture.size, mtime_ns=picture.mtime_ns)
+        self.report.updated += picture != touched
+        self.report.unchanged += picture == touched
+
+    def _picture(self, due: _Due) -> Picture:
+        examined = due.examined
+        image_id = displayed_id(self._root, examined.path)
+        below = examined.path[len(bounds_under(self._root)[0]) :]
+        annotation = self._annotations.by_file.get(below, NO_ANNOTATION)
+        self._unused.discard(below)
+        assert examined.size is not None
+        assert examined.mtime_ns is not None
+        width, height = due.shown_size
+        if examined.verdict is Verdict.SAME:
+            assert examined.record is not None
+            width, height = examined.record.picture.width, examined.record.picture.height
+        return Picture(
+            root=self._root,
+            path=examined.path,
+            image_id=image_id,
+            size=examined.size,
+            mtime_ns=examined.mtime_ns,
+            content_hash=examined.content_hash,
+            width=width,
+            height=height,
+            caption=annotation.caption,
+            metadata=annotation.metadata,
+        )

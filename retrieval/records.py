@@ -1,0 +1,82 @@
+"""What one line of the catalogue holds."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Failure", "Picture", "Record", "bounds_under"]
+
+
+class Picture(NamedTuple):
+    """One picture without its features; the fields are the catalogue's columns.
+
+    Attributes:
+        root: The indexed folder, as the file system spells it (``os.fsencode``).
+        path: The file, absolute, as the file system spells it; any bytes but NUL.
+        image_id: Path below the root, with ``/``, safe to print.
+        size: Bytes.
+        mtime_ns: Modification time in nanoseconds.
+        content_hash: BLAKE2b of the file's bytes.
+        width: Pixels as shown, after EXIF rotation; None where unknown.
+        height: Pixels as shown, after EXIF rotation; None where unknown.
+        caption: From ``metadata.jsonl``, if any.
+        metadata: The other keys of that line, as JSON text of one object.
+    """
+
+    root: bytes
+    path: bytes
+    image_id: str
+    size: int
+    mtime_ns: int
+    content_hash: bytes
+    width: int | None
+    height: int | None
+    caption: str | None
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A picture and the row it has in the index."""
+
+    row: int
+    picture: Picture
+
+    @property
+    def path(self) -> Path:
+        """The file as a path; surrogates stand for bytes that are no UTF-8."""
+        return Path(os.fsdecode(self.picture.path))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata, parsed."""
+        parsed: dict[str, Any] = json.loads(self.picture.metadata)
+        return parsed
+
+
+class Failure(NamedTuple):
+    """A file that was set aside.
+
+    Attributes:
+        path: The file, as the file system spells it.
+        size: Bytes when it failed; None where it could not be read at all, which may
+            heal without a change of the file, so it is tried again on every run.
+        mtime_ns: Modification time when it failed; None as for the size.
+        reason: Why, on one line.
+        failed_at: UTC, ISO 8601.
+    """
+
+    path: bytes
+    size: int | None
+    mtime_ns: int | None
+    reason: str
+    failed_at: str
+
+
+def bounds_under(folder: bytes) -> tuple[bytes, bytes]:
+    """Bounds of all paths below a folder: ``low <= path < high`` in byte order."""
+    separator = os.fsencode(os.sep)
+    low = folder if folder.endswith(separator) else folder + separator
+    return low, low[:-1] + bytes([low[-1] + 1])

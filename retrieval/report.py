@@ -1,0 +1,142 @@
+"""What a run of indexing says: while it goes on, and at its end."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retrieval.walk import displayed
+
+__all__ = ["IngestReport", "OnProgress", "Pace", "Progress"]
+
+_WINDOW_SECONDS = 20.0
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        done: Files dealt with and stored, failures included.
+        total: Files to deal with.
+        encoded: Pictures the model has read so far.
+        failed: Files set aside so far.
+        seconds: Since the run began.
+        images_per_second: Files stored per second, over the last 20 seconds.
+        seconds_left: At that rate; None as long as it is unknown.
+    """
+
+    done: int
+    total: int
+    encoded: int
+    failed: int
+    seconds: float
+    images_per_second: float
+    seconds_left: float | None
+
+
+OnProgress = Callable[[Progress], None]
+"""Called on the thread that indexes, after each batch; what it raises ends the run."""
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What a run did; added + updated + unchanged + duplicates + failed is all files.
+
+    Attributes:
+        added: New pictures the model has read.
+        updated: Known pictures with new content, caption, metadata or place.
+        unchanged: Known pictures left as they were.
+        duplicates: Files whose content was known from elsewhere (copied or moved), so that
+            the model did not have to read them.
+        removed: Pictures forgotten because their files are gone.
+        failed: Files set aside.
+        ignored: Files that are no pictures by extension, and links to folders.
+        encoded: Pictures the model has read.
+        total: Pictures in the index now, those of other folders included.
+        seconds: The run took.
+        failures: Files set aside, each with its reason on one line.
+        notes: Other things worth knowing: bad lines of ``metadata.jsonl``, folders that
+            could not be read.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    removed: int = 0
+    failed: int = 0
+    ignored: int = 0
+    encoded: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Files dealt with."""
+        return self.added + self.updated + self.unchanged + self.duplicates + self.failed
+
+    @property
+    def images_per_second(self) -> float:
+        """Files dealt with per second of the whole run."""
+        return self.done / self.seconds if self.seconds > 0.0 else 0.0
+
+    def lines(self) -> list[str]:
+        """The report for people, line by line."""
+        counts = [
+            (self.added, "added"),
+            (self.updated, "updated"),
+            (self.duplicates, "known from elsewhere"),
+            (self.unchanged, "unchanged"),
+            (self.removed, "removed"),
+            (self.failed, "failed"),
+            (self.ignored, "ignored"),
+        ]
+        told = [f"{count} {name}" for count, name in counts if count] or ["nothing to do"]
+        rate = f"{self.seconds:.1f} s, {self.images_per_second:.1f} images/s"
+        lines = [f"{self.total} pictures in the index: {', '.join(told)} ({rate})"]
+        for path, reason in self.failures[:_MOST_LISTED]:
+            lines.append(f"  failed: {displayed(os.fsencode(path))}: {reason}")
+        if len(self.failures) > _MOST_LISTED:
+            lines.append(f"  and {len(self.failures) - _MOST_LISTED} more failed")
+        return lines + [f"  note: {note}" for note in self.notes]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+class Pace:
+    """Turns a run's counts into progress with a rate and the time left."""
+
+    def __init__(self, total: int, on_progress: OnProgress | None) -> None:
+        self._total = total
+        self._tell = on_progress
+        self._started = time.monotonic()
+        self._marks = deque([(self._started, 0)])
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._started
+
+    def tell(self, report: IngestReport) -> None:
+        """Pass on where the run stands."""
+        if self._tell is None:
+            return
+        now, done = time.monotonic(), report.done
+        while len(self._marks) > 1 and now - self._marks[0][0] > _WINDOW_SECONDS:
+            self._marks.popleft()
+        since, before = self._marks[0]
+        rate = (done - before) / max(now - since, 1e-9)
+        self._marks.append((now, done))
+        # A file may come or go between the count and the walk.
+        total = max(self._total, done)
+        left = (total - done) / rate if rate > 0.0 else None
+        self._tell(
+            Progress(done, total, report.encoded, report.failed, now - self._started, rate, left)
+        )

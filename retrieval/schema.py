@@ -1,0 +1,165 @@
+"""The catalogue's tables, and how its file is opened for writing and for reading."""
+
+import sqlite3
+import uuid
+from pathlib import Path
+
+from retrieval.errors import CorruptIndexError
+
+__all__ = ["CATALOGUE_NAME", "connect_reader", "connect_writer", "raise_if_damaged"]
+
+CATALOGUE_NAME = "catalogue.sqlite"
+SCHEMA_VERSION = "1"
+_BUSY_SECONDS = 30.0
+
+_TABLES = (
+    # row is never used again (AUTOINCREMENT): it is the picture's id in the vector index.
+    # feature is float32, little-endian, [embed_dim]; generation is that of the
+    # transaction which wrote the feature.
+    """CREATE TABLE images (
+        row INTEGER PRIMARY KEY AUTOINCREMENT,
+        root BLOB NOT NULL,
+        path BLOB NOT NULL UNIQUE,
+        image_id TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        content_hash BLOB NOT NULL,
+        width INTEGER,
+        height INTEGER,
+        caption TEXT,
+        metadata TEXT NOT NULL,
+        feature BLOB NOT NULL,
+        generation INTEGER NOT NULL
+    )""",
+    "CREATE INDEX images_by_hash ON images (content_hash)",
+    "CREATE INDEX images_by_generation ON images (generation)",
+    """CREATE TABLE failures (
+        path BLOB PRIMARY KEY,
+        size INTEGER,
+        mtime_ns INTEGER,
+        reason TEXT NOT NULL,
+        failed_at TEXT NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
+
+
+def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.Connection:
+    """Open the catalogue's file for writing; create the tables where there are none.
+
+    Raises:
+        CorruptIndexError: If the file is damaged or of another schema version.
+    """
+    db = _connect(path)
+    try:
+        if _is_blank(db):
+            _create(db, fingerprint, embed_dim)
+        _check_version(db, path)
+        # A killed process loses nothing with NORMAL; a power cut may lose the last
+        # batches, but never half of one.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("CREATE TEMP TABLE seen (path BLOB PRIMARY KEY) WITHOUT ROWID")
+    except BaseException as error:
+        db.close()
+        raise_if_damaged(path, error)
+        raise
+    return db
+
+
+def connect_reader(path: Path) -> sqlite3.Connection | None:
+    """Open the catalogue's file for reading; None if there is no catalogue.
+
+    Raises:
+        CorruptIndexError: If the file is damaged or of another schema version.
+    """
+    if not path.is_file():
+        return None
+    uri = path.resolve().as_uri()
+    try:
+        return _read(f"{uri}?mode=ro", path)
+    except sqlite3.OperationalError as error:
+        # The log needs a side file even to read. In a folder that cannot be written,
+        # where nobody can be indexing either, SQLite reads the plain file instead.
+        hindered = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+        if _primary_code(error) not in hindered:
+            raise
+        return _read(f"{uri}?immutable=1", path)
+
+
+def _read(uri: str, path: Path) -> sqlite3.Connection | None:
+    db = _connect(uri)
+    try:
+        # A process killed before its first commit leaves a file without tables.
+        if _is_blank(db):
+            db.close()
+            return None
+        _check_version(db, path)
+    except BaseException as error:
+        db.close()
+        raise_if_damaged(path, error)
+        raise
+    return db
+
+
+def _connect(target: str | Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        target,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,  # transactions begin where the code says so
+        check_same_thread=False,  # Catalogue has a lock
+        uri=isinstance(target, str),
+    )
+
+
+def _is_blank(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("BEGIN IMMEDIATE")
+    for statement in _TABLES:
+        db.execute(statement)
+    meta = {
+        "schema_version": SCHEMA_VERSION,
+        "uid": uuid.uuid4().hex,
+        "fingerprint": fingerprint,
+        "embed_dim": str(embed_dim),
+        "generation": "0",
+    }
+    db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    db.execute("COMMIT")
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    found = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    version = found[0] if found else "none"
+    if version != SCHEMA_VERSION:
+        msg = (
+            f"expected schema version {SCHEMA_VERSION} in {path}, got {version}. "
+            "Index the folder anew with this version of clip-text."
+        )
+        raise CorruptIndexError(msg)
+
+
+def raise_if_damaged(path: Path, error: BaseException) -> None:
+    """Turn SQLite's words for a file that is no sound catalogue into ours.
+
+    Raises:
+        CorruptIndexError: If that is what the error means; otherwise nothing happens.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return
+    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    if _primary_code(error) in damage or "no such table" in str(error):
+        msg = (
+            f"expected a catalogue in {path}, got a damaged or foreign file ({error}). "
+            "Delete the index folder and index again."
+        )
+        raise CorruptIndexError(msg) from error
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """SQLite's kind of error; 0 for errors of the Python module itself, which carry none."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

@@ -1,0 +1,124 @@
+"""Which files of a folder are pictures, in an order that never changes."""
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["EXTENSIONS", "Walk", "displayed", "displayed_id"]
+
+EXTENSIONS = frozenset({b".jpg", b".jpeg", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff"})
+ANNOTATIONS_NAME = b"metadata.jsonl"
+
+_SEPARATOR = os.fsencode(os.sep)
+# Characters that would break a line, a terminal or the order of the text around them.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_UNSAFE = frozenset("\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class Walk:
+    """Yields the paths of the pictures below a folder, by extension, in byte order.
+
+    Links to files are yielded, links to folders are not entered unless asked for. Paths
+    are bytes, as names need not be UTF-8. Every iteration walks anew.
+
+    Attributes:
+        ignored: Files and folder links passed over so far.
+        unreadable: Folders that could not be read so far, with the reason.
+    """
+
+    def __init__(
+        self, root: bytes, *, excluded: Path, follow_directory_links: bool = False
+    ) -> None:
+        self._root = root
+        self._excluded = _identity(os.fsencode(excluded))
+        self._follow = follow_directory_links
+        self.ignored = 0
+        self.unreadable: list[tuple[bytes, str]] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.ignored = 0
+        self.unreadable = []
+        entered: set[tuple[int, int] | None] = {_identity(self._root)}
+        if self._excluded not in entered:
+            entered.add(self._excluded)
+        stack = [iter(self._entries(self._root))]
+        while stack:
+            path = next(stack[-1], None)
+            if path is None:
+                stack.pop()
+            elif not path.endswith(_SEPARATOR):
+                yield path
+            elif (identity := _identity(path)) not in entered:
+                # Only links can lead back to a folder that was entered before.
+                if self._follow:
+                    entered.add(identity)
+                stack.append(iter(self._entries(path)))
+
+    def _entries(self, folder: bytes) -> list[bytes]:
+        """Paths in one folder: pictures, and folders with a separator at the end.
+
+        With the separator, sorting each folder by itself sorts whole paths.
+        """
+        found = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if self._is_folder(entry):
+                        found.append(entry.path + _SEPARATOR)
+                    elif self._is_picture(entry):
+                        found.append(entry.path)
+                    elif entry.path != os.path.join(self._root, ANNOTATIONS_NAME):  # noqa: PTH118  (bytes)
+                        self.ignored += 1
+        except OSError as error:
+            self.unreadable.append((folder.rstrip(_SEPARATOR), error.strerror or str(error)))
+        return sorted(found)
+
+    def _is_folder(self, entry: "os.DirEntry[bytes]") -> bool:
+        try:
+            return entry.is_dir(follow_symlinks=self._follow)
+        except OSError:
+            return False  # a link that leads round in circles
+
+    def _is_picture(self, entry: "os.DirEntry[bytes]") -> bool:
+        if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122  (bytes)
+            return False
+        try:
+            return not entry.is_dir()  # a link to a folder, not to be entered
+        except OSError:
+            return True  # a link that leads round in circles: reported when it is read
+
+
+def displayed(path: bytes) -> str:
+    r"""A path as text that is safe to print: one line, valid Unicode, no two alike.
+
+    Control characters, line ends, bytes that are no UTF-8 and the backslash itself are
+    written as Python would escape them (``\n``, ``\xff``, ``\\``).
+    """
+    text = os.fsdecode(path)
+    return "".join(_escape(char) if _is_unsafe(char) else char for char in text)
+
+
+def displayed_id(root: bytes, path: bytes) -> str:
+    """The path below the indexed folder, with ``/`` between its parts, safe to print."""
+    below = path[len(root) :].lstrip(_SEPARATOR)
+    return "/".join(displayed(part) for part in below.split(_SEPARATOR))
+
+
+def _is_unsafe(char: str) -> bool:
+    return char in _UNSAFE or unicodedata.category(char) in _UNSAFE_CATEGORIES
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's stand-ins for single bytes
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _identity(path: bytes) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  (bytes)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,297 @@
+import multiprocessing
+import os
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.errors import (
+    CorruptIndexError,
+    EncoderError,
+    IndexMismatchError,
+    IndexNotFoundError,
+)
+from retrieval.records import Picture, bounds_under
+
+
+def picture(path: bytes, **changes: object) -> Picture:
+    base = Picture(b"/p", path, "id", 1, 2, b"hash-" + path, 3, 4, None, "{}")
+    return base._replace(**changes)
+
+
+def row_of(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as opened:
+        yield opened
+
+
+def test_what_is_stored_comes_back_bit_by_bit(catalogue):
+    feature = row_of(0.1, -1 / 3)
+    stored = picture(b"/p/\xff\n.jpg", caption="一只猫", metadata='{"a": [1]}', width=None)
+    with catalogue.transaction():
+        row = catalogue.add(stored, feature)
+    found = catalogue.find(b"/p/\xff\n.jpg")
+    assert (found.row, found.picture) == (row, stored)
+    assert os.fsencode(found.path) == b"/p/\xff\n.jpg"
+    assert found.metadata == {"a": [1]}
+    ((rows, features),) = catalogue.features()
+    assert rows.tolist() == [row]
+    assert features.tobytes() == feature.tobytes()
+    assert catalogue.find_content(stored.content_hash)[1].tobytes() == feature.tobytes()
+    assert catalogue.find(b"/p/other") is None
+    assert catalogue.find_content(b"other") is None
+
+
+def test_rows_are_never_used_again(catalogue):
+    with catalogue.transaction():
+        first = catalogue.add(picture(b"/p/a"), row_of(1, 0))
+        second = catalogue.add(picture(b"/p/b"), row_of(0, 1))
+    with catalogue.transaction():
+        catalogue.remove([first, second])
+    with catalogue.transaction():
+        assert catalogue.add(picture(b"/p/c"), row_of(1, 0)) > second
+
+
+def test_a_transaction_happens_as_a_whole_or_not_at_all(catalogue):
+    with catalogue.transaction():
+        catalogue.add(picture(b"/p/a"), row_of(1, 0))
+        catalogue.fail(b"/p/x", 1, 2, "reason")
+    before = (catalogue.generation, list(catalogue), catalogue.failures())
+
+    def half() -> None:
+        with catalogue.transaction():
+            catalogue.add(picture(b"/p/b"), row_of(0, 1))
+            catalogue.forgive(b"/p/x")
+            catalogue.remove([1])
+            catalogue.add(picture(b"/p/b"), row_of(0, 1))  # the same path twice
+
+    with pytest.raises(sqlite3.IntegrityError):
+        half()
+    assert (catalogue.generation, list(catalogue), catalogue.failures()) == before
+
+
+def test_writing_outside_a_transaction_is_refused(catalogue):
+    with pytest.raises(RuntimeError, match="transaction"):
+        catalogue.add(picture(b"/p/a"), row_of(1, 0))
+    assert len(catalogue) == 0
+
+
+def test_the_generation_counts_changes_of_features_only(catalogue):
+    assert catalogue.generation == 0
+    with catalogue.transaction():
+        row = catalogue.add(picture(b"/p/a"), row_of(1, 0))
+    assert catalogue.generation == 1
+    with catalogue.transaction():
+        catalogue.describe(row, picture(b"/p/a", caption="新"))
+        catalogue.fail(b"/p/x", None, None, "reason")
+    assert catalogue.generation == 1
+    with catalogue.transaction():
+        catalogue.replace(row, picture(b"/p/a"), row_of(0, 1))
+        catalogue.add(picture(b"/p/b"), row_of(0, 1))
+    assert catalogue.generation == 2
+    with catalogue.transaction():
+        catalogue.remove([row])
+    assert catalogue.generation == 3
+
+
+def test_features_since_a_generation(catalogue):
+    for i, path in enumerate([b"/p/a", b"/p/b", b"/p/c"]):
+        with catalogue.transaction():
+            catalogue.add(picture(path), row_of(1, i))
+    with catalogue.transaction():
+        catalogue.replace(1, picture(b"/p/a"), row_of(5, 5))
+    assert catalogue.rows().tolist() == [1, 2, 3]
+    assert catalogue.rows(since=2).tolist() == [1, 3]
+    ((rows, features),) = catalogue.features(since=2)
+    assert rows.tolist() == [1, 3]
+    assert features.tolist() == [[5, 5], [1, 2]]
+    assert list(catalogue.features(since=4)) == []
+
+
+def test_features_come_page_by_page(catalogue, monkeypatch):
+    monkeypatch.setattr("retrieval.catalogue._FEATURE_PAGE", 2)
+    monkeypatch.setattr("retrieval.catalogue._PAGE", 2)
+    with catalogue.transaction():
+        for i in range(5):
+            catalogue.add(picture(b"/p/%d" % i), row_of(i, 0))
+    pages = list(catalogue.features())
+    assert [rows.tolist() for rows, _ in pages] == [[1, 2], [3, 4], [5]]
+    assert np.concatenate([features for _, features in pages])[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert [record.row for record in catalogue] == [1, 2, 3, 4, 5]
+    assert sorted(catalogue.records([5, 1, 3, 99])) == [1, 3, 5]
+
+
+def test_a_feature_of_another_width_is_refused(catalogue):
+    with pytest.raises(EncoderError, match=r"\[2\].*got \[3\]"), catalogue.transaction():
+        catalogue.add(picture(b"/p/a"), row_of(1, 0, 0))
+    assert len(catalogue) == 0
+
+
+def test_unseen_paths_below_a_folder(catalogue):
+    paths = [b"/p/a", b"/p/a/b", b"/p/ab", b"/p", b"/p0", b"/p/\xff\xff", b"/q/a"]
+    with catalogue.transaction():
+        for path in paths:
+            catalogue.add(picture(path), row_of(1, 0))
+            catalogue.fail(path, 1, 1, "reason")
+        catalogue.mark_seen([b"/p/a"])
+        catalogue.mark_seen([b"/p/a", b"/elsewhere"])
+    assert catalogue.unseen_under(b"/p") == [b"/p/a/b", b"/p/ab", b"/p/\xff\xff"]
+    assert catalogue.unseen_under(b"/p/a", "failures") == [b"/p/a/b"]
+    assert catalogue.unseen_under(b"/") == sorted(set(paths) - {b"/p/a"})
+    assert catalogue.count_under(b"/p") == 4
+
+
+@given(folder=st.binary(min_size=1, max_size=3), other=st.binary(min_size=1, max_size=5))
+def test_bounds_hold_exactly_the_paths_below(folder, other):
+    folder, path = b"/" + folder.strip(b"/"), b"/" + other
+    low, high = bounds_under(folder)
+    below = path.startswith(folder if folder.endswith(b"/") else folder + b"/")
+    assert (low <= path < high) == below
+
+
+def test_failures_keep_the_state_they_were_in(catalogue):
+    with catalogue.transaction():
+        catalogue.fail(b"/p/b", 10, 20, "first")
+        catalogue.fail(b"/p/b", 11, 21, "second")
+        catalogue.fail(b"/p/a", None, None, "unreadable")
+    assert [failure[:4] for failure in catalogue.failures()] == [
+        (b"/p/a", None, None, "unreadable"),
+        (b"/p/b", 11, 21, "second"),
+    ]
+    with catalogue.transaction():
+        catalogue.forgive(b"/p/b")
+    assert catalogue.failure(b"/p/b") is None
+
+
+def test_another_model_is_refused_and_nothing_harmed(tmp_path):
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as first:
+        with first.transaction():
+            first.add(picture(b"/p/a"), row_of(1, 0))
+        uid = first.uid
+    with pytest.raises(IndexMismatchError, match=r"fingerprint f, .* got g"):
+        Catalogue.create_or_open(tmp_path, fingerprint="g", embed_dim=2)
+    with pytest.raises(IndexMismatchError, match=r"width 2 .* got 3"):
+        Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=3)
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as again:
+        assert (again.uid, len(again)) == (uid, 1)
+
+
+def test_no_catalogue_names_the_command(tmp_path):
+    with pytest.raises(IndexNotFoundError, match="clip-text index FOLDER"):
+        Catalogue.open(tmp_path)
+    (tmp_path / CATALOGUE_NAME).touch()  # what a process leaves that is killed at once
+    with pytest.raises(IndexNotFoundError):
+        Catalogue.open(tmp_path)
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as catalogue:
+        assert len(catalogue) == 0
+
+
+def test_damaged_and_foreign_files_are_told_apart_from_ours(tmp_path):
+    def both() -> None:
+        with pytest.raises(CorruptIndexError, match=CATALOGUE_NAME):
+            Catalogue.open(tmp_path)
+        with pytest.raises(CorruptIndexError, match=CATALOGUE_NAME):
+            Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2)
+
+    path = tmp_path / CATALOGUE_NAME
+    path.write_bytes(b"this is no database, but it is long enough to be one" * 100)
+    both()
+    path.unlink()
+    with sqlite3.connect(path) as foreign:
+        foreign.execute("CREATE TABLE other (x)")
+    foreign.close()
+    both()
+    with sqlite3.connect(path) as later:
+        later.execute("CREATE TABLE meta (key, value)")
+        later.execute("INSERT INTO meta VALUES ('schema_version', '99')")
+    later.close()
+    with pytest.raises(CorruptIndexError, match="got 99"):
+        Catalogue.open(tmp_path)
+
+
+def test_a_reader_sees_one_moment_while_another_connection_writes(tmp_path):
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as writer:
+        with writer.transaction():
+            writer.add(picture(b"/p/a"), row_of(1, 0))
+        with Catalogue.open(tmp_path) as reader:
+            with reader.snapshot():
+                assert reader.generation == 1
+                with writer.transaction():
+                    writer.add(picture(b"/p/b"), row_of(0, 1))
+                assert reader.generation == 1
+                assert reader.rows().tolist() == [1]
+            assert reader.generation == 2
+            assert reader.rows().tolist() == [1, 2]
+
+
+def test_a_replaced_file_is_noticed(tmp_path):
+    Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+    with Catalogue.open(tmp_path) as reader:
+        assert not reader.is_replaced
+        for left in tmp_path.iterdir():
+            left.unlink()
+        assert reader.is_replaced
+        Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+        assert reader.is_replaced
+
+
+def test_threads_share_one_catalogue(catalogue):
+    with catalogue.transaction():
+        for i in range(50):
+            catalogue.add(picture(b"/p/%d" % i), row_of(i, 0))
+    wrong: list[object] = []
+
+    def read() -> None:
+        for i in range(50):
+            found = catalogue.find(b"/p/%d" % i)
+            if found is None or found.row != i + 1:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    with catalogue.transaction():
+        catalogue.add(picture(b"/p/more"), row_of(0, 0))
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def _read_as_nobody(index_dir: str) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    with Catalogue.open(Path(index_dir)) as catalogue:
+        sys.exit(len(catalogue) + 10)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+def test_an_index_in_a_folder_that_cannot_be_written_can_be_read(tmp_path):
+    index_dir = tmp_path / "index"
+    catalogue = Catalogue.create_or_open(index_dir, fingerprint="f", embed_dim=2)
+    with catalogue, catalogue.transaction():
+        catalogue.add(picture(b"/p/a"), row_of(1, 0))
+    assert not list(index_dir.glob("*-wal")), "the log is folded in when the last one closes"
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    index_dir.chmod(0o555)
+    try:
+        # Forked, so that the child needs no right to read the interpreter's files.
+        child = multiprocessing.get_context("fork").Process(
+            target=_read_as_nobody, args=(str(index_dir),)
+        )
+        child.start()
+        child.join()
+    finally:
+        index_dir.chmod(0o755)
+    assert child.exitcode == 11
