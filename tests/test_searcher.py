@@ -1,0 +1,320 @@
+import dataclasses
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeEncoder, save_picture
+from indexing_process import start_process
+
+from retrieval.errors import (
+    EncoderError,
+    IndexMismatchError,
+    IndexNotFoundError,
+    QueryError,
+    RetrievalError,
+)
+from retrieval.index import INDEX_NAME
+from retrieval.ingest import index_folder
+from retrieval.searcher import Hit, Searcher
+
+COUNT = 12
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pictures = tmp_path / "图片"
+    for i in range(COUNT):
+        save_picture(pictures / f"{i:02}.png", i)
+    line = {"file_name": "03.png", "caption": "一只橘猫", "licence": "CC0", "tags": ["猫"]}
+    (pictures / "metadata.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    return pictures
+
+
+@pytest.fixture
+def encoder():
+    return FakeEncoder()
+
+
+@pytest.fixture
+def index_dir(tmp_path, folder, encoder):
+    index_folder(folder, tmp_path / "index", encoder)
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def searcher(index_dir, encoder):
+    with Searcher.open(index_dir, encoder) as opened:
+        yield opened
+
+
+def expected_order(
+    folder: Path, encoder: FakeEncoder, query: np.ndarray
+) -> list[tuple[str, float]]:
+    scored = [
+        (path.name, float(query.astype(np.float64) @ encoder.encode_file(path)))
+        for path in sorted(folder.glob("*.png"))
+    ]
+    return sorted(scored, key=lambda pair: -pair[1])
+
+
+def test_a_text_finds_what_brute_force_finds(searcher, folder, encoder):
+    hits = searcher.search("一只橘猫", top_k=5)
+    expected = expected_order(folder, encoder, encoder.encode_text(["一只橘猫"])[0])[:5]
+    assert [hit.image_id for hit in hits] == [name for name, _ in expected]
+    assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected], abs=1e-6)
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+    assert hits[0].path == folder / hits[0].image_id
+
+
+def test_a_picture_finds_itself_with_all_that_is_known_of_it(searcher, folder, encoder):
+    features = np.stack([encoder.encode_file(folder / f"{i:02}.png") for i in (3, 7)])
+    (first, *_), (second, *_) = searcher.search_features(features, top_k=3)
+    assert first == Hit(
+        rank=1,
+        score=first.score,
+        row=4,
+        image_id="03.png",
+        path=folder / "03.png",
+        caption="一只橘猫",
+        metadata={"licence": "CC0", "tags": ["猫"]},
+    )
+    assert first.score == pytest.approx(1.0, abs=1e-6)
+    assert (second.image_id, second.caption, second.metadata) == ("07.png", None, {})
+
+
+def test_a_hit_cannot_be_changed(searcher):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        searcher.search("猫")[0].score = 1.0
+
+
+@pytest.mark.parametrize("query", ["", " ", "\n\t", "　", None, 3, b"cat", ["cat"]])
+def test_what_is_no_text_is_refused(searcher, query):
+    with pytest.raises(QueryError, match="expected a text"):
+        searcher.search(query)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, "3", None, True])
+def test_a_top_k_below_one_is_refused(searcher, encoder, top_k):
+    with pytest.raises(QueryError, match="top_k of at least 1"):
+        searcher.search("猫", top_k=top_k)
+    with pytest.raises(QueryError, match="top_k of at least 1"):
+        searcher.search_features(encoder.encode_text(["猫"]), top_k=top_k)
+
+
+def test_a_top_k_beyond_the_size_gives_everything(searcher):
+    assert len(searcher) == COUNT
+    for top_k in (COUNT, COUNT + 1, 10**9, np.int64(50)):
+        assert len(searcher.search("猫", top_k=top_k)) == COUNT
+
+
+def test_features_that_give_no_cosines_are_refused(searcher, encoder):
+    row = encoder.encode_text(["猫"])
+    for features, what in [
+        (row[0], "shape"),
+        (row[:, :-1], "width 16 .* got 15"),
+        (row * 2, "unit rows, got length 2"),
+        (row * np.nan, "unit rows"),
+        ("猫", "no array"),
+    ]:
+        with pytest.raises(QueryError, match=what):
+            searcher.search_features(features)
+    assert searcher.search_features(np.empty((0, 16), np.float32)) == []
+
+
+def test_an_encoder_that_breaks_its_promise_is_blamed(index_dir):
+    class Careless(FakeEncoder):
+        def encode_text(self, texts):
+            return super().encode_text(texts) * 3
+
+    with (
+        Searcher.open(index_dir, Careless()) as searcher,
+        pytest.raises(EncoderError, match="length 3"),
+    ):
+        searcher.search("猫")
+
+
+def test_an_empty_index_has_no_hits(tmp_path, encoder):
+    (tmp_path / "empty").mkdir()
+    index_folder(tmp_path / "empty", tmp_path / "index", encoder)
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
+        assert len(searcher) == 0
+        assert searcher.search("猫") == []
+        assert searcher.search_features(encoder.encode_text(["猫", "狗"])) == [[], []]
+
+
+def test_no_index_names_the_command(tmp_path, encoder):
+    with pytest.raises(IndexNotFoundError, match="clip-text index FOLDER"):
+        Searcher.open(tmp_path / "nothing", encoder)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_another_model_is_refused(index_dir):
+    with pytest.raises(IndexMismatchError, match="fingerprint fake-1"):
+        Searcher.open(index_dir, FakeEncoder(fingerprint="fake-2"))
+    with pytest.raises(IndexMismatchError, match="width 16"):
+        Searcher.open(index_dir, FakeEncoder(embed_dim=8))
+
+
+@pytest.mark.parametrize("damage", ["missing", "corrupt"])
+def test_the_faiss_file_is_derived(index_dir, encoder, damage):
+    with Searcher.open(index_dir, encoder) as searcher:
+        before = searcher.search("猫")
+    if damage == "missing":
+        (index_dir / INDEX_NAME).unlink()
+    else:
+        (index_dir / INDEX_NAME).write_bytes(b"rubbish")
+    with Searcher.open(index_dir, encoder) as searcher:
+        assert searcher.search("猫") == before
+    assert (index_dir / INDEX_NAME).stat().st_size > 100
+
+
+def test_hit_path(searcher, folder):
+    assert searcher.hit_path(1) == folder / "00.png"
+    for row in (0, -1, COUNT + 1, 2**63, 10**30):
+        assert searcher.hit_path(row) is None
+
+
+def test_names_that_are_no_utf8_lead_to_the_file(tmp_path, encoder):
+    name = os.fsdecode(b"\xff\n\xe7\x8c\xab.png")
+    try:
+        save_picture(tmp_path / "p" / name, 1)
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    index_folder(tmp_path / "p", tmp_path / "index", encoder)
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
+        (hit,) = searcher.search("猫")
+    assert hit.path.read_bytes() == (tmp_path / "p" / name).read_bytes()
+    assert hit.image_id == r"\xff\n猫.png"
+
+
+def test_refresh_takes_over_what_was_indexed_since(searcher, index_dir, folder, encoder):
+    assert searcher.refresh() is False
+    save_picture(folder / "new.png", 100)
+    (folder / "05.png").unlink()
+    save_picture(folder / "06.png", 101)
+    index_folder(folder, index_dir, encoder)
+    assert searcher.refresh() is True
+    assert searcher.refresh() is False
+    assert len(searcher) == COUNT
+    with Searcher.open(index_dir, encoder) as fresh:
+        assert searcher.search("猫", 50) == fresh.search("猫", 50)
+    (hit,) = searcher.search_features(encoder.encode_file(folder / "new.png")[None], 1)[0]
+    assert (hit.image_id, hit.score) == ("new.png", pytest.approx(1.0, abs=1e-6))
+
+
+def test_captions_are_read_live(searcher, index_dir, folder, encoder):
+    (folder / "metadata.jsonl").write_text('{"file_name": "00.png", "text": "新"}', "utf-8")
+    index_folder(folder, index_dir, encoder)
+    assert searcher.refresh() is False  # no feature changed
+    captions = {hit.image_id: hit.caption for hit in searcher.search("猫", 50)}
+    assert (captions["00.png"], captions["03.png"]) == ("新", None)
+
+
+def test_hits_removed_meanwhile_are_replaced_by_the_next_best(searcher, index_dir, folder, encoder):
+    best, second, *_ = searcher.search("猫", 2)
+    best.path.unlink()
+    index_folder(folder, index_dir, encoder)
+    hits = searcher.search("猫", 2)  # without a refresh by hand
+    assert hits[0] == dataclasses.replace(second, rank=1)
+    assert [hit.rank for hit in hits] == [1, 2]
+
+
+def test_an_index_deleted_and_built_anew_is_taken_over(searcher, index_dir, folder, encoder):
+    before = searcher.search("猫")
+    shutil.rmtree(index_dir)
+    assert searcher.refresh() is False
+    assert searcher.search("猫") == before
+    (folder / "00.png").unlink()
+    index_folder(folder, index_dir, encoder)
+    assert searcher.refresh() is True
+    assert len(searcher) == COUNT - 1
+    shutil.rmtree(index_dir)
+    index_folder(folder, index_dir, FakeEncoder(fingerprint="fake-2"))
+    with pytest.raises(IndexMismatchError):
+        searcher.refresh()
+    assert len(searcher.search("猫", 50)) == COUNT - 1
+
+
+def test_a_costly_refresh_is_not_repeated_at_once(
+    searcher, index_dir, folder, encoder, monkeypatch
+):
+    monkeypatch.setattr("retrieval.searcher._CHEAP_SECONDS", -1.0)
+    monkeypatch.setattr("retrieval.searcher._REST_FACTOR", 1e9)
+    for name, expected in (("a.png", True), ("b.png", False)):
+        save_picture(folder / name, hash(name) % 1000 + 1000)
+        index_folder(folder, index_dir, encoder)
+        assert searcher.refresh() is expected
+    assert len(searcher) == COUNT + 1
+
+
+def test_many_threads_search_and_refresh_while_this_one_indexes(
+    searcher, index_dir, folder, encoder
+):
+    queries = encoder.encode_text([f"词{i}" for i in range(8)])
+    done = threading.Event()
+    wrong: list[object] = []
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                searcher.refresh()
+                for hits in searcher.search_features(queries, 5):
+                    ranks = [hit.rank for hit in hits]
+                    scores = [hit.score for hit in hits]
+                    if ranks != list(range(1, len(hits) + 1)) or scores != sorted(scores)[::-1]:
+                        wrong.append(hits)
+        except (RetrievalError, RuntimeError, ValueError) as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(10):
+        save_picture(folder / f"x{i}.png", 200 + i)
+        (folder / f"{i:02}.png").unlink()
+        index_folder(folder, index_dir, encoder, batch_size=2)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    searcher.refresh()
+    with Searcher.open(index_dir, encoder) as fresh:
+        assert searcher.search_features(queries, 50) == fresh.search_features(queries, 50)
+
+
+def test_searching_while_another_process_indexes(tmp_path, encoder):
+    folder, index_dir = tmp_path / "p", tmp_path / "index"
+    for i in range(12):
+        save_picture(folder / f"{i:02}.png", i)
+    process = start_process("gated", folder, index_dir)
+    assert process.stdin
+    assert process.stdout
+
+    def reach_batch() -> None:
+        """Until the other process is about to encode: what came before is committed."""
+        while not process.stdout.readline().startswith("batch"):
+            assert process.poll() is None
+
+    def allow_batch() -> None:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+    reach_batch()
+    with Searcher.open(index_dir, encoder) as searcher:
+        assert searcher.search("猫") == []
+        for stored in (4, 8):
+            allow_batch()
+            reach_batch()
+            assert searcher.refresh() is True
+            assert len(searcher) == len(searcher.search("猫", 50)) == stored
+        allow_batch()
+        process.communicate()
+        assert process.returncode == 0
+        assert searcher.refresh() is True
+        assert sorted(h.image_id for h in searcher.search("猫", 50)) == [
+            f"{i:02}.png" for i in range(12)
+        ]
