@@ -13,7 +13,7 @@ __all__ = ["CheckpointError", "ClipTextError", "DataError", "Encoder"]
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Import torch and transformers, which takes seconds, when an Encoder is asked for."""
     if name == "Encoder":
-        from clip_text.encoder import Encoder
+        from clip_text.encoder import Encoder  # noqa: PLC0415
 
         return Encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,8 +82,8 @@ def resolve(name: str | Path) -> Path:
         return folder
     if folder.is_file() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise CheckpointError(
-            f"expected a checkpoint folder, a hub name (owner/model) or 'starter', got {str(name)!r}. "
-            "Check the path."
+            "expected a checkpoint folder, a hub name (owner/model) or 'starter', "
+            f"got {str(name)!r}. Check the path."
         )
     from huggingface_hub import snapshot_download  # noqa: PLC0415  (nothing else needs the hub)
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
@@ -240,8 +240,8 @@ def _preprocessing(raw: Mapping[str, Any]) -> Preprocessing:
         raise ValueError(f"expected mean and std of three channels, got {mean} and {std}")
     return Preprocessing(
         size=int(size[0] if isinstance(size, list) else size),
-        mean=cast(tuple[float, float, float], mean),
-        std=cast(tuple[float, float, float], std),
+        mean=mean,
+        std=std,
     )
 
 

@@ -145,9 +145,9 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
     """Batches with a fixed number of pictures from each source.
 
     One epoch shows every picture of the first source once, but for a rest too small for a batch;
-    another source starts over, in another order, whenever it is through. All captions of a batch's source are
-    of one kind and of about the same length rank within their picture, so padding stays small:
-    on two CPU cores that is most of the speed.
+    another source starts over, in another order, whenever it is through. All captions of a
+    batch's source are of one kind and of about the same length rank within their picture, so
+    padding stays small: on two CPU cores that is most of the speed.
 
     Everything drawn depends on (seed, epoch) alone, so a resumed run draws what the
     uninterrupted one would have.

@@ -125,12 +125,15 @@ class Encoder:
             out[batch] = _unit_rows(self.model.encode_text(tokens))
         return out
 
-    def encode_image(self, images: Sequence[ImageSource], batch_size: int = 64) -> Features:
+    def encode_image(
+        self, images: Sequence[ImageSource] | NDArray[np.generic], batch_size: int = 64
+    ) -> Features:
         """Encode pictures into unit rows.
 
         Args:
             images: Paths, PIL images, arrays (uint8 or float in [0, 1]; [H, W], [H, W, 3] or
-                [H, W, 4]) or encoded bytes, mixed at will.
+                [H, W, 4]) or encoded bytes, mixed at will; or one array of pictures of one
+                size, [n, H, W, 3].
             batch_size: Pictures per forward pass; the rows don't depend on it.
 
         Returns:

@@ -95,7 +95,7 @@ class TowerConfig:
 
 def _make_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """Build the encoder without weights, and without the tanh pooler no pooler of ours reads."""
-    model = AutoModel.from_config(config)
+    model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     model_class = type(model)
     if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         model = model_class(config, add_pooling_layer=False)
@@ -196,8 +196,8 @@ class TextTower(nn.Module):
         lists = [m for m in self.transformer.modules() if isinstance(m, nn.ModuleList)]
         if not lists:
             raise ValueError(
-                f"expected a backbone with a list of layers, got {type(self.transformer).__name__}. "
-                "Freeze its parameters by name."
+                "expected a backbone with a list of layers, "
+                f"got {type(self.transformer).__name__}. Freeze its parameters by name."
             )
         return max(lists, key=len)
 

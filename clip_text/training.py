@@ -25,7 +25,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from clip_text.data import Collator, Draw, DrawDataset, MixtureBatchSampler, Source
 from clip_text.losses import cosine_distillation, multi_positive_contrastive
@@ -96,7 +95,7 @@ class SplitImageTower:
             if isinstance(module, nn.Conv2d) and module.groups > 1
         ]
         for convolution in convolutions:
-            convolution.forward = _without_autocast(convolution.forward)  # type: ignore[method-assign]
+            convolution.forward = _without_autocast(convolution.forward)  # type: ignore[assignment,method-assign]
         try:
             yield
         finally:
@@ -206,13 +205,18 @@ class Recipe:
     evaluations: int = 4
 
 
-class _ClampLogitScale(TrainerCallback):  # type: ignore[misc]
+class _ClampLogitScale(TrainerCallback):
     """Keeps the learned log in [0, ln 100] after every step."""
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Called by the Trainer."""
+        del args, state, control
         with torch.no_grad():
             kwargs["model"].pair.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
@@ -221,7 +225,7 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
 
 
-class ContrastiveTrainer(Trainer):  # type: ignore[misc]
+class ContrastiveTrainer(Trainer):
     """``transformers.Trainer`` with our batches, parameter groups and recall@k as validation.
 
     Args:
@@ -234,7 +238,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
         teacher: See :class:`clip_text.data.Collator`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         model: ContrastiveModel,
         sources: Sequence[Source],
@@ -285,7 +289,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Draw]:
         """Draw batches by our sampler; accelerate splits them over processes."""
         loader = DataLoader(
-            self.train_dataset,
+            cast(DrawDataset, self.train_dataset),
             batch_sampler=cast(Any, self.sampler),
             collate_fn=self.data_collator,
         )
@@ -319,34 +323,40 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Tensor | Any],
         return_outputs: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Run the model; a loss that is not finite ends the run."""
-        del kwargs
+        del num_items_in_batch
         out = model(**inputs)
         loss = float(out["loss"].detach())
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"expected a finite loss, got {loss} at step "
-                f"{self.state.global_step + 1}. Lower the learning rate, or look for broken features."
+                f"expected a finite loss, got {loss} at step {self.state.global_step + 1}. "
+                "Lower the learning rate, or look for broken features."
             )
         return (out["loss"], out) if return_outputs else out["loss"]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """Measure recall@k by ``validate`` in place of a validation loss."""
         del args, kwargs
-        self.model.eval()
+        model = cast(nn.Module, self.model)
+        model.eval()
         metrics = {f"eval_{name}": value for name, value in self.validate().items()}
-        self.model.train()
+        model.train()
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def fit(self) -> None:
-        """Train, from the last checkpoint in the folder if there is one."""
-        folder = Path(self.args.output_dir)
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        """Train, from the last complete checkpoint in the folder if there is one."""
+        last = _last_checkpoint(Path(cast(str, self.args.output_dir)))
         with cast(ContrastiveModel, self.model).images.depthwise_in_fp32():
             self.train(resume_from_checkpoint=last)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    # The Trainer writes this file last: a checkpoint without it was cut short.
+    complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]), default="")) or None

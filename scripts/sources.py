@@ -252,7 +252,7 @@ def load_picture(path: Path, size: int = 256) -> Image.Image:
         with Image.open(path) as picture:
             return picture.convert("RGBA")
     try:
-        import resvg_py  # noqa: PLC0415, only the flat style needs it
+        import resvg_py
     except ImportError as error:
         raise ImportError(
             "expected resvg-py to draw SVG pictures, got no such module. "

@@ -216,9 +216,7 @@ def test_views_a_picture_lacks_are_never_drawn():
     missing = [(0, 0), (0, 2), (1, 1), (3, 0), (3, 1)]
     mixed = source(4, per_batch=4, views=3, missing=missing)
     seen = {
-        (draw.picture, draw.view)
-        for number in range(60)
-        for draw in chain(*epoch([mixed], number))
+        (draw.picture, draw.view) for number in range(60) for draw in chain(*epoch([mixed], number))
     }
     assert seen == {(p, v) for p in range(4) for v in range(3)} - set(missing)
 

@@ -298,7 +298,7 @@ def test_a_fresh_process_needs_no_network_and_no_retrieval(tiny_folder):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("expected a local folder or a model on the hub, got 'owner/model'")
+    assert done.stdout.startswith("expected a local folder or a model on the hub, got 'owner/")
 
 
 def test_public_names():

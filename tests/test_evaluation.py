@@ -79,7 +79,7 @@ def test_features_that_are_not_finite_are_refused(bad, side):
 
 @pytest.mark.parametrize("answers", [[], [3], [-1], [0, 3]])
 def test_impossible_right_answers_are_refused(answers):
-    with pytest.raises(ValueError, match=r"expected right answers in 0\.\.2 for query 1, got .*\. "):
+    with pytest.raises(ValueError, match=r"right answers in 0\.\.2 for query 1, got .*\. "):
         ranks(np.eye(3), [[0], answers, [2]])
 
 

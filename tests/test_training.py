@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from threading import current_thread
 
 import numpy as np
@@ -36,7 +37,9 @@ def images(number=8):
 class Run:
     """Eight pictures with a caption each, a fresh tiny model, and a Trainer over both."""
 
-    def __init__(self, folder, tail_blocks=0, recipe=None, per_batch=8, teacher=None, poison=None):
+    def __init__(
+        self, folder, tail_blocks=0, recipe=None, *, per_batch=8, teacher=None, poison=None
+    ):
         recipe = recipe or self.recipe()
         self.checkpoint = tiny_checkpoint(vision="timm")
         self.pair = self.checkpoint.model
@@ -184,8 +187,7 @@ def test_a_nan_feature_stops_the_run_and_names_the_step(tail_blocks, tmp_path):
         with pytest.raises(NonFiniteLossError, match=rf"got nan at step {step}\. Lower"):
             run.trainer.fit()
         assert run.trainer.state.global_step == step - 1
-        weights = [tensor for tensor in run.model.state_dict().values() if tensor.is_floating_point()]
-        assert all(tensor.isfinite().all() for tensor in weights)
+        assert all(parameter.isfinite().all() for parameter in run.model.parameters())
 
 
 class InterruptedError(Exception):  # noqa: A001
@@ -234,6 +236,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     broken.trainer.add_callback(Probe(cut))
     with pytest.raises(InterruptedError):
         broken.trainer.fit()
+
+    # a checkpoint that was being written when the power went
+    half = tmp_path / "broken" / f"checkpoint-{stop + 1}"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"")
 
     steps = []
     again = make("broken")
@@ -396,9 +403,7 @@ class Loader:
 def cache(folder, key, load, done=None):
     progress = None if done is None else done.append
     file = folder / "features" / "photos.0.npy"
-    return cached_features(
-        file, key, range(7), load, mean_of, batch_size=3, on_progress=progress
-    )
+    return cached_features(file, key, range(7), load, mean_of, batch_size=3, on_progress=progress)
 
 
 def test_features_are_computed_once(tmp_path):
@@ -446,6 +451,20 @@ def test_an_interrupted_computation_leaves_nothing_that_looks_complete(older, fa
     (folder,) = tmp_path.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["photos.0.json", "photos.0.npy"]
     assert json.loads((folder / "photos.0.json").read_text(encoding="utf-8")) == "key"
+
+
+def test_new_features_never_stand_beside_an_old_key(tmp_path, monkeypatch):
+    """The file is in place, and the process dies before the key is."""
+    cache(tmp_path, "older", Loader(lacks=2))
+
+    def die(*args, **kwargs):
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", die)
+        with pytest.raises(OSError, match="power cut"):
+            cache(tmp_path, "newer", Loader())
+    assert np.isnan(cache(tmp_path, "older", Loader(lacks=2))[2]).all()
 
 
 def test_no_picture_at_all_is_refused(tmp_path):
