@@ -1,0 +1,69 @@
+"""Every block of the README runs: Python as doctest, shell in bash."""
+
+import doctest
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(
+    r"^```(\w*)\n(.*?)^```$",
+    (ROOT / "README.md").read_text(encoding="utf-8"),
+    re.DOTALL | re.MULTILINE,
+)
+SHELL = [text for language, text in BLOCKS if language == "bash"]
+MAKE = [text for text in SHELL if text.startswith("make ")]
+RUN = [text for text in SHELL if text not in MAKE]
+
+
+def test_readme_has_blocks_of_each_kind():
+    assert {language for language, _ in BLOCKS} == {"bash", "python", ""}
+    assert len(MAKE) == 1, "the two commands stand together, once"
+
+
+def test_python_block_prints_what_it_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    source = "".join(text for language, text in BLOCKS if language == "python")
+    example = doctest.DocTestParser().get_doctest(source, {}, "README", "README.md", 0)
+    assert len(example.examples) == 6
+    result = doctest.DocTestRunner().run(example)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("command", MAKE[0].split("\n")[:-1])
+def test_the_two_commands_are_make_targets(command):
+    # `make test` would run this test again; what demo does is tested in test_cli.py
+    dry = subprocess.run(
+        [*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {"demo": "clip-text demo", "test": "pytest"}[command.split()[1]] in dry.stdout
+
+
+@pytest.mark.parametrize(
+    "block", [text for text in SHELL if text not in MAKE], ids=lambda b: b.split("\n")[0]
+)
+def test_shell_block_runs(block, tmp_path):
+    # a copy, so that what the blocks write stays out of the tree
+    for name in ("scripts", "retrieval", "clip_text"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    scripts = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": scripts + os.pathsep + os.environ["PATH"]}
+    if "curl " in block and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    run = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", "set -m\n" + block],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    if "curl " in block:
+        assert '"hits"' in run.stdout
