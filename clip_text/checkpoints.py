@@ -144,6 +144,7 @@ def save_checkpoint(
         for name, tensor in checkpoint.model.state_dict().items()
     }
     save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+    (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
     checkpoint.config.backbone.save_pretrained(partial)
     checkpoint.tokenizer.save(partial)
     text = json.dumps(_to_json(checkpoint), indent=2, ensure_ascii=True)

@@ -120,7 +120,6 @@ def _guarded(source: bytes | Image.Image, min_size: int | None) -> Image.Image:
         if min_size is not None and image.format == "JPEG" and isinstance(source, bytes):
             image.draft(None, (_KEEP * min_size, _KEEP * min_size))
         image.load()
-        # Only now: Pillow's TIFF reader rotates while loading, and then forgets the tag.
         return _to_rgb(_rotated(image))
     except ImageError:
         raise
