@@ -137,16 +137,30 @@ def test_pictures_of_any_origin_mixed(tmp_path):
 
 
 def test_image_row_by_hand():
-    """One colour stays one colour when squashed; it is normalised, then goes through the tower."""
-    colour = np.array([255, 128, 0], np.uint8)
-    row = ENCODER.encode_image([np.full((50, 20, 3), colour)])[0]
+    """A picture of the tower's own size is only normalised; channels first, rows before columns."""
+    picture = np.random.default_rng(1).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     preprocessing = ENCODER.checkpoint.preprocessing
-    channel = (colour / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    plane = torch.tensor(channel, dtype=torch.float32)[:, None, None]
-    pixels = plane.expand(3, IMAGE_SIZE, IMAGE_SIZE)
+    pixels = np.empty((1, 3, IMAGE_SIZE, IMAGE_SIZE), np.float32)
+    for channel in range(3):
+        values = picture[:, :, channel] / 255 - preprocessing.mean[channel]
+        pixels[0, channel] = values / preprocessing.std[channel]
     with torch.inference_mode():
-        vector = ENCODER.model.visual(pixels[None])[0].numpy()
+        vector = ENCODER.model.visual(torch.from_numpy(pixels))[0].numpy()
+    (row,) = ENCODER.encode_image([picture])
     np.testing.assert_allclose(row, vector / np.linalg.norm(vector), atol=1e-5)
+
+
+def test_a_picture_is_squashed_whatever_its_shape():
+    """One colour stays one colour; what is wide becomes narrow, nothing is cropped."""
+    colour = np.array([255, 128, 0], np.uint8)
+    rows = ENCODER.encode_image([np.full((h, w, 3), colour) for h, w in ((50, 20), (32, 32))])
+    np.testing.assert_allclose(rows[0], rows[1], atol=SAME)
+    white_ends = np.zeros((20, 200, 3), np.uint8)
+    white_ends[:, :25] = white_ends[:, 175:] = 255
+    pixels = ENCODER.load_pixels(white_ends)
+    assert pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert (pixels[:, [0, 1, -2, -1]] > 239).all()
+    assert (pixels[:, 6:-6] < 16).all()
 
 
 def test_pictures_keep_their_order():
