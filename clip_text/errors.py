@@ -2,7 +2,8 @@
 
 ClipTextError
 ├── CheckpointError   a checkpoint cannot be found, read, or does not fit
-└── DataError         a data file does not hold what it should (also a ValueError)
+├── DataError         a data file does not hold what it should (also a ValueError)
+└── ImageError        something is no picture (also a ValueError; in clip_text.images)
 """
 
 

@@ -240,8 +240,8 @@ DEMO_QUERIES = (
     "红色的心",
     "开心地笑",
     "雪山",
-    "a cup of coffee",
-    "ネコ",
+    "a bicycle",
+    "猫の顔",
 )
 
 
