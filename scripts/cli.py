@@ -131,9 +131,8 @@ def search(
 
         clip-text search "a dog on the beach" --sheet dogs.png
     """
-    from retrieval.sheet import contact_sheet
-
     from retrieval.searcher import Searcher
+    from retrieval.sheet import contact_sheet
 
     with Searcher.open(index_dir, load_encoder(model)) as searcher:
         hits = searcher.search(query, top_k)
@@ -207,10 +206,9 @@ def demo(
     """
     from importlib.resources import as_file, files
 
-    from retrieval.sheet import contact_sheet
-
     from retrieval.ingest import index_folder
     from retrieval.searcher import Searcher
+    from retrieval.sheet import contact_sheet
 
     encoder = load_encoder(model)
     index_dir, sheet = folder / "index", folder / "sheet.png"
