@@ -1,6 +1,15 @@
 """The tokeniser contract, row by row, and what no text may break."""
 
+import itertools
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +22,49 @@ from models import (
     UNK,
     VOCABULARY,
     bert_tokenizer,
+    shared_checkpoint,
     tiny_tokenizer,
 )
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
+from clip_text import Encoder
+from clip_text.checkpoints import resolve
 from clip_text.tokenizer import Tokenizer, check_texts, normalise
+from clip_text.tokenizer.contracts import PREPARE, origins, valid_unicode
 
+ROOT = Path(__file__).parents[1]
 TOKENIZER = tiny_tokenizer()
+BACKEND = bert_tokenizer()
+COMPATS = ["clip_text", "cn_clip", "hf", "open_clip"]
+APART = ["“红”", "ＡＢ１", "狗[MASK]", "&amp;", "dog\u3000cat，", "", "红" * 60]
+"""Texts that no two contracts read alike."""
+
+TABLE = [
+    ("“红”", "curly double quotes"),
+    ("‘红’", "curly single quotes"),
+    ("你好……", "Chinese ellipsis"),
+    ("再见——", "Chinese dash"),
+    ("￥100", "full-width yen sign"),
+    ("ＡＢＣ", "full-width letters"),
+    ("１２３", "full-width digits"),
+    ("红，绿！", "full-width punctuation"),
+    ("狗\u3000猫", "ideographic space"),
+    ("漢字", "traditional characters"),
+    ("好👍", "emoji the vocabulary has"),
+    ("狗🐶", "emoji it has not"),
+    ("好👍🐶", "both in one word"),
+    ("红\u200b色", "zero-width space"),
+    ("do\u200dg", "zero-width joiner"),
+    ("[MASK]", "special token, typed by a user"),
+    ("Café", "accent, capital"),
+    ("ΟΔΟΣ", "sigma at the end of a word"),
+    ("a\ue000b", "private-use character"),
+    ("&lt;3", "HTML entity"),
+    ("schÃ¶n", "wrongly decoded text"),
+    ("\x07", "control character alone"),
+]
+"""The rows of the table in docs/tokenizer.md."""
 
 
 def tokens(text: str, tokenizer: Tokenizer = TOKENIZER) -> list[str]:
@@ -150,12 +196,174 @@ def test_open_clip_calls_it_like_its_own():
     assert TOKENIZER(["dog"], context_length=20).shape == (1, 20)
 
 
+def test_a_context_length_of_the_call_wins_both_ways():
+    texts = ["dog", "红" * 30]
+    for length in (3, 9, 25):
+        expected = Tokenizer(bert_tokenizer(), length).token_ids(texts)
+        assert TOKENIZER.token_ids(texts, length) == expected
+        assert TOKENIZER(texts, length).shape == (2, length)
+    for length in (0, 1, 2):
+        with pytest.raises(ValueError, match="expected a context_length above 2"):
+            TOKENIZER(texts, length)
+
+
 def test_save_and_read_back(tmp_path):
     TOKENIZER.save(tmp_path)
     again = Tokenizer.from_folder(tmp_path, CONTEXT_LENGTH)
     texts = ["“红”Ａ１", "running [MASK]", "", "狗" * 50]
     assert again.token_ids(texts) == TOKENIZER.token_ids(texts)
     assert (again.pad_id, again.vocab_size) == (PAD, len(VOCABULARY))
+
+
+@pytest.mark.parametrize("compat", COMPATS)
+def test_the_contract_is_saved_with_the_files(compat, tmp_path):
+    tokenizer = Tokenizer(bert_tokenizer(), CONTEXT_LENGTH, compat)
+    tokenizer.save(tmp_path)
+    again = Tokenizer.from_folder(tmp_path, CONTEXT_LENGTH)
+    assert (again.compat, again.contract) == (compat, f"{compat}/1")
+    assert again.token_ids(APART) == tokenizer.token_ids(APART)
+    other = Tokenizer.from_folder(tmp_path, CONTEXT_LENGTH, "hf")
+    assert other.compat == "hf"
+    # saved again under another one, by us and by transformers
+    other.save(tmp_path)
+    assert Tokenizer.from_folder(tmp_path).compat == "hf"
+    AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert Tokenizer.from_folder(tmp_path / "again").compat == "hf"
+
+
+def test_the_contracts_do_differ():
+    rows = [Tokenizer(bert_tokenizer(), 40, compat).token_ids(APART) for compat in COMPATS]
+    assert all(a != b for a, b in itertools.combinations(rows, 2))
+
+
+def test_a_folder_that_names_no_contract_has_the_default_one(tmp_path):
+    bert_tokenizer().save_pretrained(tmp_path)
+    assert Tokenizer.from_folder(tmp_path).compat == "clip_text"
+
+
+def test_transformers_and_open_clip_pass_over_the_contract(tmp_path):
+    Tokenizer(bert_tokenizer(), 16, "cn_clip").save(tmp_path)
+    text = "“红”[MASK]"
+    assert AutoTokenizer.from_pretrained(tmp_path)(text) == bert_tokenizer()(text)
+    config = {"text_cfg": {"context_length": 16, "hf_tokenizer_name": "."}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    assert torch.equal(theirs(text), Tokenizer(bert_tokenizer(), 16, "open_clip")(text))
+
+
+def test_an_unknown_contract_is_refused(tmp_path):
+    expected = r"expected compat clip_text, cn_clip, hf, open_clip, got 'other'\. Choose"
+    with pytest.raises(ValueError, match=expected):
+        Tokenizer(bert_tokenizer(), 16, "other")
+    TOKENIZER.save(tmp_path)
+    config = (tmp_path / "tokenizer_config.json").read_text()
+    assert '"clip_text_compat": "clip_text"' in config
+    (tmp_path / "tokenizer_config.json").write_text(
+        config.replace('_compat": "clip_text"', '_compat": "other"')
+    )
+    with pytest.raises(ValueError, match=expected):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_cn_clip_has_no_tokens_for_another_kind_of_vocabulary():
+    model = tokenizers.models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0)
+    backend = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(model), unk_token="<unk>", pad_token="<pad>"
+    )
+    with pytest.raises(ValueError, match=r"expected a WordPiece .* got Unigram"):
+        Tokenizer(backend, 16, "cn_clip")
+    assert Tokenizer(backend, 4).token_ids(["aab"]) == [[1, 1, 0]]
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+    slow = BertTokenizerLegacy(str(tmp_path / "vocab.txt"))
+    with pytest.raises(ValueError, match="expected a fast tokenizer, got BertTokenizerLegacy"):
+        Tokenizer(slow, 16)
+
+
+def test_the_backend_stays_as_it_was():
+    """Its owner may have set it up for something else, and other threads may be using it."""
+    backend = bert_tokenizer()
+    backend.backend_tokenizer.enable_truncation(5)
+    backend.backend_tokenizer.enable_padding(length=30)
+    before = backend.backend_tokenizer.to_str()
+    for compat in COMPATS:
+        tokenizer = Tokenizer(backend, 16, compat)
+        assert tokenizer.token_ids(["红绿蓝黄黑白", "[MASK]"])[0][1:-1] == [
+            VOCABULARY.index(c) for c in "红绿蓝黄黑白"
+        ]
+    assert backend.backend_tokenizer.to_str() == before
+    assert backend.backend_tokenizer.encode_special_tokens is False
+
+
+def test_many_threads_share_a_tokenizer():
+    tokenizer = tiny_tokenizer()
+    texts = [["“红”[MASK]", "dog " * at, "running"] for at in range(64)]
+    lengths = [3 + at % 20 for at in range(64)]
+    expected = [tokenizer.token_ids(*one) for one in zip(texts, lengths, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(tokenizer.token_ids, texts, lengths)) == expected
+
+
+@pytest.mark.parametrize("compat", COMPATS)
+def test_a_copy_for_another_process(compat):
+    tokenizer = Tokenizer(bert_tokenizer(), 16, compat)
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.token_ids(APART) == tokenizer.token_ids(APART)
+
+
+def test_an_index_of_another_contract_is_refused():
+    fingerprints = {
+        Encoder(replace(shared_checkpoint(), tokenizer=tokenizer), "cpu").fingerprint
+        for tokenizer in (Tokenizer(bert_tokenizer(), 16, compat) for compat in COMPATS)
+    }
+    assert len(fingerprints) == len(COMPATS)
+    assert Encoder(shared_checkpoint(), "cpu").fingerprint in fingerprints
+
+
+@pytest.mark.parametrize(
+    ("compat", "text", "unknown", "lost"),
+    [
+        ("clip_text", "红的狗", (), ""),
+        ("clip_text", "“红” 啊 a\u00e9 喵喵", ("啊", "喵", "喵"), ""),
+        ("clip_text", "红" * 14 + " 绿蓝 ", (), "绿蓝"),
+        ("clip_text", "红" * 13 + " running dog", (), "ning dog"),
+        ("clip_text", "啊" + "红" * 13 + "啊", ("啊",), "啊"),
+        ("clip_text", "[UNK]", (), ""),
+        ("hf", "狗[UNK]！", ("[UNK]",), ""),
+        ("hf", "“Ａ”", ("“", "Ａ", "”"), ""),
+        ("cn_clip", "“Café\u0301” ＸＹ！", ("“", "”", "ＸＹ"), ""),
+        ("cn_clip", "é\u0301x\ud83d 红", ("é\u0301x\ud83d",), ""),
+        ("cn_clip", "红" * 13 + "\u200b running狗", (), "ning狗"),
+        ("cn_clip", "红" * 14 + " \x00ＡＢ", (), "ＡＢ"),
+        ("open_clip", "&lt;&#21834;&gt;  ", ("啊",), ""),
+    ],
+)
+def test_report_of_one_text(compat, text, unknown, lost):
+    vocabulary = [*VOCABULARY, "<", ">"]
+    report = Tokenizer(bert_tokenizer(vocabulary), 16, compat).report([text])
+    (one,) = report.texts
+    assert one.text == text
+    assert (one.unknown, one.lost) == (unknown, lost)
+    assert one.is_cut == bool(lost)
+
+
+def test_report_counts():
+    report = TOKENIZER.report(["红绿", "啊" + "红" * 19, "", "dog 啊"])
+    assert [(one.tokens, one.kept) for one in report.texts] == [(4, 4), (22, 16), (2, 2), (4, 4)]
+    assert (report.words, report.words_read) == (24, 18)
+    assert [one.text[0] for one in report.with_unknown] == ["啊", "d"]
+    assert [one.text[0] for one in report.cut] == ["啊"]
+    assert report.unknown_share == 2 / 18
+    assert report.lost_share == 6 / 24
+    assert (report.context_length, report.compat) == (16, "clip_text")
+
+
+def test_report_of_nothing():
+    report = TOKENIZER.report([])
+    assert (report.words, report.unknown_share, report.lost_share) == (0, 0, 0)
+    assert report.with_unknown == report.cut == []
 
 
 _KNOWN = [token for token in VOCABULARY if len(token) == 1]
@@ -179,3 +387,49 @@ def test_neither_the_batch_nor_its_order_changes_a_text(texts, random):
     assert TOKENIZER.token_ids([texts[at] for at in order]) == [alone[at] for at in order]
     padded = TOKENIZER(texts)
     assert [[token for token in row if token != PAD] for row in padded.tolist()] == alone
+
+
+@given(ANY_TEXT, st.sampled_from(["clip_text", "cn_clip", "hf"]))
+def test_every_prepared_character_has_an_origin(text, compat):
+    origin = origins(text, compat)
+    assert len(origin) == len(valid_unicode(PREPARE[compat](text)))
+    assert origin == sorted(origin)
+    assert set(origin) <= set(range(len(text)))
+
+
+@given(st.lists(ANY_TEXT, max_size=4), st.sampled_from(COMPATS))
+def test_report_and_tokens_agree(texts, compat):
+    tokenizer = Tokenizer(BACKEND, 9, compat)
+    rows, report = tokenizer.token_ids(texts), tokenizer.report(texts)
+    assert [one.kept for one in report.texts] == [len(row) for row in rows]
+    assert [len(one.unknown) for one in report.texts] == [row.count(UNK) for row in rows]
+
+
+def contract_table() -> str:
+    """The table of docs/tokenizer.md, made anew with the real vocabulary."""
+    tokenizers = [Tokenizer.from_folder(resolve("starter"), compat=compat) for compat in COMPATS]
+    lines = [
+        f"| typed | | {' | '.join(f'`{compat}`' for compat in COMPATS)} |",
+        f"|---|---|{'---|' * len(COMPATS)}",
+    ]
+    for text, what in TABLE:
+        cells = []
+        for tokenizer in tokenizers:
+            (row,) = tokenizer.token_ids([text])
+            words = tokenizer.backend.convert_ids_to_tokens(row)[1:-1]
+            cells.append(" ".join(f"`{word}`" for word in words) or "(nothing)")
+        lines.append(f"| {shown(text)} | {what} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(text: str) -> str:
+    """A text with its invisible characters written out."""
+    visible = [c if c.isprintable() else f"\\u{ord(c):04x}" for c in text]
+    return f"`{''.join('U+3000' if c == chr(0x3000) else c for c in visible)}`"
+
+
+def test_the_documented_table_is_what_the_contracts_give():
+    """On failure: put the table this prints into docs/tokenizer.md, and say so in CHANGELOG.md."""
+    page = (ROOT / "docs" / "tokenizer.md").read_text(encoding="utf-8")
+    table = contract_table()
+    assert table in page, table

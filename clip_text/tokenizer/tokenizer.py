@@ -1,0 +1,220 @@
+"""Texts to token ids, by a Hugging Face tokenizer under one of the contracts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tokenizers import Encoding
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from clip_text.tokenizer.contracts import (
+    PREPARE,
+    VERSIONS,
+    Compat,
+    check_compat,
+    origins,
+    pipeline,
+    valid_unicode,
+)
+from clip_text.tokenizer.report import TextReport, TokenReport
+
+CONTEXT_LENGTH = 52
+"""Tokens including [CLS] and [SEP]; Chinese-CLIP, arXiv:2211.01335."""
+
+COMPAT_KEY = "clip_text_compat"
+"""Where tokenizer_config.json names the contract. transformers and open_clip pass over it."""
+
+_CONFIG_FILE = "tokenizer_config.json"
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Return ``texts`` as a list.
+
+    Raises:
+        TypeError: If it is one string instead of several, or holds something else than strings.
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError(
+            f"expected a list of str, got one {type(texts).__name__}. "
+            "Wrap it in a list: encode_text([text])."
+        )
+    texts = list(texts)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"expected a list of str, got {type(text).__name__} at position {position}. "
+                "Drop or replace it."
+            )
+    return texts
+
+
+class Tokenizer:
+    """Texts to token ids under a contract; many threads may share one.
+
+    Args:
+        backend: A fast Hugging Face tokenizer. It is read, never changed.
+        context_length: Longest row of tokens, [CLS] and [SEP] included.
+        compat: Whose tokens to give: our own contract's (``clip_text``), or those of ``cn_clip``,
+            of transformers (``hf``) or of ``open_clip``.
+
+    Raises:
+        ValueError: If the context has no room for a token, the contract is unknown or does not
+            fit the vocabulary, or the backend is no fast tokenizer.
+    """
+
+    def __init__(
+        self,
+        backend: PreTrainedTokenizerBase,
+        context_length: int = CONTEXT_LENGTH,
+        compat: Compat = "clip_text",
+    ) -> None:
+        self.backend = backend
+        self.compat = check_compat(compat)
+        self._pipeline, self._before, self._after = pipeline(backend, self.compat)
+        self.context_length = self._check_length(context_length)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[object, ...]]:
+        """Pickle what it is made from: the `tokenizers` library forgets one setting of a copy."""
+        return type(self), (self.backend, self.context_length, self.compat)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, context_length: int = CONTEXT_LENGTH, compat: Compat | None = None
+    ) -> "Tokenizer":
+        """Read the tokenizer files of a checkpoint folder.
+
+        Args:
+            folder: Holds a tokenizer.json or a vocab.txt.
+            context_length: As for the class.
+            compat: As for the class; by default the contract the folder was saved under, and
+                ``clip_text`` where it names none.
+
+        Raises:
+            OSError: If there are none.
+            ValueError: If they are damaged, or name an unknown contract.
+        """
+        backend = cast(
+            PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        )
+        # of a folder without any, transformers makes a tokenizer that knows no word
+        files = backend.vocab_files_names.values()
+        if not any((folder / file).is_file() for file in files):
+            raise FileNotFoundError(f"expected {' or '.join(files)} in {folder}, got neither")
+        return cls(
+            backend, context_length, compat or backend.init_kwargs.get(COMPAT_KEY, "clip_text")
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer files into ``folder``, and the contract with them.
+
+        The vocabulary is written as transformers and open_clip read it; they tokenise a folder as
+        they always do, and only :meth:`from_folder` obeys the contract.
+        """
+        self.backend.save_pretrained(str(folder))
+        path = folder / _CONFIG_FILE
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config[COMPAT_KEY] = self.compat
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def contract(self) -> str:
+        """Name and version of the contract, for fingerprints."""
+        return VERSIONS[self.compat]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a short row."""
+        return int(cast(int, self.backend.pad_token_id))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.backend)
+
+    def token_ids(self, texts: Sequence[str], context_length: int | None = None) -> list[list[int]]:
+        """Give each text its own row of ids, special tokens included, no padding.
+
+        Args:
+            texts: Any number.
+            context_length: Longest row, if not the tokenizer's own.
+
+        Raises:
+            TypeError: See :func:`check_texts`.
+            ValueError: If the context has no room for a token.
+        """
+        texts = check_texts(texts)
+        room = self._room(context_length)
+        encodings = self._pipeline.encode_batch_fast(self._prepare(texts), add_special_tokens=False)
+        return [[*self._before, *encoding.ids[:room], *self._after] for encoding in encodings]
+
+    def report(self, texts: Sequence[str]) -> TokenReport:
+        """Say which parts of the texts are unknown to the vocabulary, and which are cut off.
+
+        Raises:
+            TypeError: See :func:`check_texts`.
+        """
+        texts = check_texts(texts)
+        prepared = self._prepare(texts)
+        encodings = self._pipeline.encode_batch(prepared, add_special_tokens=False)
+        reports = [
+            self._report_one(text, seen, encoding)
+            for text, seen, encoding in zip(texts, prepared, encodings, strict=True)
+        ]
+        specials = len(self._before) + len(self._after)
+        return TokenReport(reports, specials, self.context_length, self.compat)
+
+    def _report_one(self, text: str, prepared: str, encoding: Encoding) -> TextReport:
+        ids, spans, room = encoding.ids, encoding.offsets, self._room(None)
+        origin = origins(text, self.compat)
+        source = prepared if origin is None else text
+        at = range(len(prepared)) if origin is None else origin
+        unknown = tuple(
+            source[at[start] : at[end - 1] + 1]
+            for token, (start, end) in zip(ids[:room], spans[:room], strict=True)
+            if token == self.backend.unk_token_id
+        )
+        lost = source[at[spans[room][0]] :].strip() if len(ids) > room else ""
+        specials = len(self._before) + len(self._after)
+        return TextReport(text, len(ids) + specials, min(len(ids), room) + specials, unknown, lost)
+
+    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
+        """Stack rows of ids into int64 [n, length], padded at the end.
+
+        Args:
+            rows: Ragged rows of token ids.
+            length: Width of the result; the longest row's by default.
+        """
+        length = length or max((len(row) for row in rows), default=0)
+        out = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
+        for at, row in enumerate(rows):
+            out[at, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return out
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        """Tokenise as open_clip's tokenizers do: int64 [n, context_length], padded."""
+        rows = self.token_ids([texts] if isinstance(texts, str) else texts, context_length)
+        return self.pad(rows, context_length or self.context_length)
+
+    def _prepare(self, texts: list[str]) -> list[str]:
+        prepare = PREPARE[self.compat]
+        return [valid_unicode(prepare(text)) for text in texts]
+
+    def _room(self, context_length: int | None) -> int:
+        """Tokens of a text that fit between the special ones."""
+        length = (
+            self.context_length if context_length is None else self._check_length(context_length)
+        )
+        return length - len(self._before) - len(self._after)
+
+    def _check_length(self, context_length: int) -> int:
+        specials = len(self._before) + len(self._after)
+        if context_length <= specials:
+            raise ValueError(
+                f"expected a context_length above {specials} (the special tokens), "
+                f"got {context_length}. Use {CONTEXT_LENGTH}, as Chinese-CLIP does."
+            )
+        return context_length
