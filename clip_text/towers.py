@@ -21,7 +21,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from clip_text.tokenizer import CONTEXT_LENGTH
 
 Pooler = Literal["cls", "mean", "max"]
-Projection = Literal["linear", "mlp", "none"]
+Projection = Literal["linear", "mlp", "tanh", "none"]
 
 INIT_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
@@ -77,7 +77,8 @@ class TowerConfig:
             and ResNet, or ``timm_model_name`` and its companions.
         backbone: Configuration of the Hugging Face encoder below the text tower.
         pooler: How token states become one vector.
-        projection: ``linear`` (no bias), ``mlp``, or ``none`` where the width is embed_dim.
+        projection: ``linear`` (no bias), ``mlp``, ``none`` where the width is embed_dim, or
+            ``tanh`` (two layers with biases, as Taiyi-CLIP has; open_clip's own tower has not).
         context_length: Longest text in tokens, [CLS] and [SEP] included.
         quick_gelu: True for weights that descend from OpenAI's ViTs.
     """
@@ -114,6 +115,8 @@ def _make_projection(width: int, embed_dim: int, kind: str) -> nn.Module:
             nn.GELU(),
             nn.Linear(hidden, embed_dim, bias=False),
         )
+    if kind == "tanh":  # BERT's pooler and classifier as one projection, as Taiyi-CLIP's text tower
+        return nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, embed_dim))
     if kind == "none" and width == embed_dim:
         return nn.Identity()
     if kind == "none":
@@ -121,7 +124,9 @@ def _make_projection(width: int, embed_dim: int, kind: str) -> nn.Module:
             f"expected a backbone of width {embed_dim} (embed_dim) for projection 'none', "
             f"got {width}. Use projection 'linear'."
         )
-    raise ValueError(f"expected projection linear, mlp or none, got {kind!r}. Choose one of them.")
+    raise ValueError(
+        f"expected projection linear, mlp, tanh or none, got {kind!r}. Choose one of them."
+    )
 
 
 class TextTower(nn.Module):
@@ -131,7 +136,7 @@ class TextTower(nn.Module):
         backbone: Configuration of a Hugging Face encoder; weights start random.
         embed_dim: Width of the shared space.
         pooler: ``cls``, ``mean`` or ``max``.
-        projection: ``linear``, ``mlp`` or ``none``.
+        projection: ``linear``, ``mlp``, ``tanh`` or ``none``.
         context_length: Longest text in tokens.
 
     Raises:

@@ -12,7 +12,6 @@ from open_clip import CustomTextCLIP
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from clip_text import checkpoints
 from clip_text.checkpoints import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -21,6 +20,7 @@ from clip_text.checkpoints import (
     resolve,
     save_checkpoint,
 )
+from clip_text.checkpoints import folder as folders
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, ClipTextError
 
@@ -93,8 +93,8 @@ def weight_bytes(folder):
 
 def test_fp16_halves_the_file_and_is_close(tiny_folder, tmp_path):
     save_checkpoint(shared_checkpoint(), tmp_path / "half", dtype=torch.float16)
-    # all weights of this model are floats; headers differ by a few letters
-    assert weight_bytes(tmp_path / "half") == pytest.approx(weight_bytes(tiny_folder) / 2, abs=8)
+    # all weights of this model are floats; logit_scale alone stays fp32
+    assert weight_bytes(tmp_path / "half") == weight_bytes(tiny_folder) / 2 + 2
     loaded = load_checkpoint(tmp_path / "half")
     assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.float32}
     for half, full in zip(features(loaded), features(shared_checkpoint()), strict=True):
@@ -105,8 +105,18 @@ def test_fp16_halves_the_file_and_is_close(tiny_folder, tmp_path):
 def test_fp16_leaves_whole_numbers_alone(tmp_path):
     saved = tiny_checkpoint(vision="timm")
     save_checkpoint(saved, tmp_path / "half", dtype=torch.float16)
-    kinds = {t.dtype for t in load_file(tmp_path / "half" / WEIGHTS_FILE).values()}
-    assert kinds == {torch.float16, torch.int64}
+    weights = load_file(tmp_path / "half" / WEIGHTS_FILE)
+    assert weights.pop("logit_scale").dtype == torch.float32  # one number, and its exp counts
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16, torch.int64}
+
+
+def test_fp16_refuses_what_it_cannot_hold(tmp_path):
+    saved = tiny_checkpoint()
+    with torch.no_grad():
+        saved.model.text.proj.weight[0, 0] = -70_000
+    with pytest.raises(CheckpointError, match=r"below 65,504 .* got 70,000 in text\.proj\.weight"):
+        save_checkpoint(saved, tmp_path / "half", dtype=torch.float16)
+    assert not (tmp_path / "half").exists()
 
 
 @pytest.mark.parametrize("pooler", ["mean", "cls"])
@@ -196,7 +206,7 @@ DAMAGE = {
     ),
     "other projection": (
         config(lambda c: c["model_cfg"]["text_cfg"].update(hf_proj_type="conv")),
-        "expected projection linear, mlp or none, got 'conv'",
+        "expected projection linear, mlp, tanh or none, got 'conv'",
     ),
     "no projection between unequal widths": (
         config(lambda c: c["model_cfg"]["text_cfg"].update(hf_proj_type=None)),
@@ -256,12 +266,13 @@ def test_a_path_that_does_not_exist(name, tmp_path, monkeypatch):
     assert repr(name) in str(caught.value)
 
 
-def test_a_file_instead_of_a_folder(folder, monkeypatch):
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint folder.* Check the path"):
-        load_checkpoint(folder / WEIGHTS_FILE)
-    monkeypatch.chdir(folder.parent)
-    with pytest.raises(CheckpointError, match="Check the path"):  # though it looks like owner/model
-        resolve(f"{folder.name}/{WEIGHTS_FILE}")
+def test_the_file_of_weights_names_its_folder(folder, monkeypatch):
+    expected = features(load_checkpoint(folder))
+    assert same(features(load_checkpoint(folder / WEIGHTS_FILE)), expected)
+    monkeypatch.chdir(folder.parent)  # though it looks like owner/model
+    assert same(features(load_checkpoint(f"{folder.name}/{WEIGHTS_FILE}")), expected)
+    with pytest.raises(CheckpointError, match=r"expected a file of weights at .*config\.json"):
+        load_checkpoint(folder / "config.json")
 
 
 @pytest.mark.parametrize("name", ["owner/model", "not a/name?", "owner/.."])
@@ -297,11 +308,11 @@ def test_an_interrupted_save_leaves_the_old_one(broken, folder, monkeypatch):
     other = tiny_checkpoint(seed=1)
     with monkeypatch.context() as patch:
         if broken == "weights":
-            patch.setattr(checkpoints, "save_file", full)
+            patch.setattr(folders, "save_file", full)
         elif broken == "tokenizer":
             patch.setattr(type(other.tokenizer), "save", full)
         else:
-            patch.setattr(checkpoints, "_to_json", full)
+            patch.setattr(folders, "_to_json", full)
         with pytest.raises(OSError, match="No space"):
             save_checkpoint(other, folder)
     assert same(features(load_checkpoint(folder)), features(shared_checkpoint()))
@@ -314,7 +325,7 @@ def test_an_interrupted_first_save_leaves_no_folder(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(folders, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(shared_checkpoint(), tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -130,7 +130,9 @@ def test_logit_scale_bounds_are_clips():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"expected pooler cls, mean, max, got 'tanh'\. Choose"):
         TextTower(backbone(), EMBED_DIM, pooler="tanh")
-    with pytest.raises(ValueError, match=r"expected projection linear, mlp or none, got 'conv'"):
+    with pytest.raises(
+        ValueError, match=r"expected projection linear, mlp, tanh or none, got 'conv'"
+    ):
         TextTower(backbone(), EMBED_DIM, projection="conv")
     with pytest.raises(ValueError, match=r"width 24 \(embed_dim\).* got 32\. Use projection"):
         TextTower(backbone(), EMBED_DIM, projection="none")

@@ -1,0 +1,183 @@
+"""Files of weights, read without running what is in them."""
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from clip_text.errors import CheckpointError
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Tensors of a file.
+
+    Args:
+        weights: By name, without a wrapper's prefix.
+        beside: What else the file holds: epoch, optimizer, …
+    """
+
+    weights: dict[str, Tensor]
+    beside: tuple[str, ...] = ()
+
+
+def read_state(path: Path) -> State:
+    """Read a file of weights: safetensors, or what ``torch.save`` wrote.
+
+    Raises:
+        CheckpointError: If it is damaged, is something else, or holds code.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"expected {path.name} in {path.parent}, got no such file. Download it again."
+        ) from None
+    # safetensors begin with the length of their header, any eight bytes, and a JSON object
+    if head[8:] != b"{" and head.startswith((_ZIP, _PICKLE)):
+        return _state_of(path, _torch_load(path, zipped=head.startswith(_ZIP)))
+    try:
+        return _state_of(path, load_file(path))
+    except (SafetensorError, OSError) as error:
+        kind = "safetensors file" if path.suffix == ".safetensors" else "file of weights"
+        raise CheckpointError(
+            f"expected a {kind} at {path}, got {error}. "
+            "It may be cut short: save or download it again."
+        ) from error
+
+
+def read_sharded(folder: Path, names: Sequence[str]) -> tuple[Path, State]:
+    """Read the first of several files that is there, whole or as shards with an index.
+
+    Args:
+        folder: Where to look.
+        names: In order of preference; ``NAME.index.json`` beside them lists shards.
+
+    Raises:
+        CheckpointError: If there is none, or one is damaged.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name, read_state(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            places = read_json(index).get("weight_map")
+            shards = sorted(set(places.values())) if isinstance(places, dict) else []
+            if not shards or any(Path(shard).name != shard for shard in shards):
+                raise CheckpointError(
+                    f"expected file names of {folder} under weight_map in {index}, got "
+                    f"{shards[:3]}. Download the checkpoint again."
+                )
+            weights: dict[str, Tensor] = {}
+            for shard in shards:
+                weights |= read_state(folder / shard).weights
+            return index, State(weights)
+    raise CheckpointError(
+        f"expected {' or '.join(names)} in {folder}, got no such file. Download it again."
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"expected {path.name} in {path.parent}, got no such file. "
+            "Name a folder that holds a whole checkpoint."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"expected JSON in {path}, got {error}. Save or download the checkpoint again."
+        ) from error
+
+
+def _torch_load(path: Path, *, zipped: bool) -> object:
+    if zipped:
+        _check_zip(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old storage classes
+            # mapped, so that an optimizer beside the weights is never read
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error) or "exhausted" in str(error):
+            raise _cut_short(path, error) from error
+        reason = str(error).split("Unsupported")[-1].splitlines()[0]
+        raise CheckpointError(
+            f"expected nothing but tensors in {path}, got a pickle with code or objects in it "
+            f"({'unsupported' + reason if 'Unsupported' in str(error) else 'weights_only refused'})"
+            "; nothing of it was run. Ask its author for safetensors, or, if you trust it, "
+            "save its state_dict alone."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise _cut_short(path, error) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse zips that ``torch.save`` did not write, before torch looks for a meaning in them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _cut_short(path, error) from error
+    inner = [name.partition("/")[2] for name in names]
+    if "data.pkl" not in inner:
+        raise CheckpointError(
+            f"expected a checkpoint at {path}, got a zip of other things "
+            f"({', '.join(names[:3]) or 'nothing'}). Name the file of weights itself."
+        )
+    if "constants.pkl" in inner:
+        raise CheckpointError(
+            f"expected tensors at {path}, got a TorchScript program; nothing of it was run. "
+            "If you trust it, torch.jit.load it and save its state_dict alone."
+        )
+
+
+def _cut_short(path: Path, error: Exception) -> CheckpointError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return CheckpointError(
+        f"expected a whole checkpoint at {path}, got {type(error).__name__}: {first}. "
+        "It may be cut short: save or download it again."
+    )
+
+
+def _state_of(path: Path, content: object) -> State:
+    beside: tuple[str, ...] = ()
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        beside = tuple(str(key) for key in content if key != "state_dict")
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        what = type(content).__name__
+        if isinstance(content, Mapping):
+            what += f" of {', '.join(str(key) for key in list(content)[:4])}"
+        raise CheckpointError(
+            f"expected names and tensors (a state_dict) in {path}, got a {what}. "
+            "Save model.state_dict()."
+        )
+    weights = {name: tensor.detach() for name, tensor in content.items()}
+    for prefix in WRAPPERS * 2:  # in either order
+        if weights and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return State(weights, beside)

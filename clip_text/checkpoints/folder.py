@@ -1,0 +1,162 @@
+"""open_clip's folders, which are ours: read and written.
+
+The layout is open_clip's own, with the backbone's configuration and the tokenizer beside it as
+Hugging Face saves them::
+
+    open_clip_config.json        model_cfg (both towers) and preprocess_cfg
+    open_clip_model.safetensors  weights, fp32 or fp16
+    config.json                  the text backbone, as transformers.AutoConfig reads it
+    tokenizer.json, …            the tokenizer, as transformers.AutoTokenizer reads it
+    README.md                    the model card
+
+Read as well: ``open_clip_pytorch_model.bin``, and a checkpoint of open_clip's training script
+(``epoch_5.pt``) that lies beside the config.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, PreTrainedConfig
+
+from clip_text.checkpoints import keys
+from clip_text.checkpoints.files import State, read_json
+from clip_text.checkpoints.parts import (
+    BROKEN,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    Preprocessing,
+    Source,
+    incomplete,
+    stored,
+)
+from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
+from clip_text.towers import Pooler, Projection, TowerConfig
+
+WEIGHTS_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
+
+# our word: open_clip's word
+_POOLERS: dict[Pooler, str] = {
+    "cls": "cls_last_hidden_state_pooler",
+    "mean": "mean_pooler",
+    "max": "max_pooler",
+}
+
+
+def read(folder: Path, path: Path, state: State, context_length: int | None = None) -> Source:
+    """Read a folder's configuration and tokenizer, for weights that were read before.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    raw = read_json(folder / CONFIG_FILE)
+    try:
+        backbone = AutoConfig.from_pretrained(folder, local_files_only=True)
+        shape = _tower_config(raw["model_cfg"], cast(PreTrainedConfig, backbone), context_length)
+        preprocessing = _preprocessing(raw["preprocess_cfg"])
+        tokenizer = Tokenizer.from_folder(folder, shape.context_length)
+    except BROKEN as error:
+        raise incomplete(folder, error) from error
+    kept, dropped = keys.drop(state.weights, keys.COMPUTE_NOTHING)
+    return Source("open_clip", path, shape, preprocessing, tokenizer, kept, dropped)
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a checkpoint folder; an older one there stays whole until the new one is complete.
+
+    Args:
+        checkpoint: What to write.
+        folder: Created with its parents.
+        dtype: Of the stored floating-point weights; float16 halves the file.
+    """
+    weights = stored(checkpoint.model.state_dict(), dtype)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+    (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
+    checkpoint.config.backbone.save_pretrained(partial)
+    checkpoint.tokenizer.save(partial)
+    text = json.dumps(_to_json(checkpoint), indent=2, ensure_ascii=True)
+    (partial / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    folder.mkdir(exist_ok=True)
+    for file in sorted(partial.iterdir()):  # each file is replaced whole; others there stay
+        file.replace(folder / file.name)
+    partial.rmdir()
+
+
+def _tower_config(
+    raw: Mapping[str, Any], backbone: PreTrainedConfig, context_length: int | None
+) -> TowerConfig:
+    text = dict(raw["text_cfg"])
+    pooler = text.get("hf_pooler_type", _POOLERS["cls"])
+    ours = {theirs: name for name, theirs in _POOLERS.items()}
+    if pooler not in ours:
+        raise ValueError(f"expected hf_pooler_type {', '.join(ours)}, got {pooler!r}")
+    known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+    return TowerConfig(
+        embed_dim=int(raw["embed_dim"]),
+        vision=dict(raw["vision_cfg"]),
+        backbone=backbone,
+        pooler=ours[pooler],
+        projection=cast(Projection, text.get("hf_proj_type") or "none"),
+        context_length=int(context_length or text.get("context_length", CONTEXT_LENGTH)),
+        quick_gelu=bool(raw.get("quick_gelu", False)),
+        extra={key: value for key, value in raw.items() if key not in known},
+    )
+
+
+def _preprocessing(raw: Mapping[str, Any]) -> Preprocessing:
+    if raw.get("resize_mode") != "squash" or raw.get("interpolation") != "bicubic":
+        raise ValueError(
+            "expected resize_mode squash and interpolation bicubic, "
+            f"got {raw.get('resize_mode')!r} and {raw.get('interpolation')!r}"
+        )
+    size = raw["size"]
+    mean, std = (tuple(float(v) for v in raw[key]) for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError(f"expected mean and std of three channels, got {mean} and {std}")
+    return Preprocessing(
+        size=int(size[0] if isinstance(size, list) else size),
+        mean=mean,
+        std=std,
+    )
+
+
+def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.config
+    return {
+        "model_cfg": {
+            **config.extra,
+            "embed_dim": config.embed_dim,
+            "quick_gelu": config.quick_gelu,
+            "vision_cfg": config.vision,
+            "text_cfg": {
+                # "." is this folder; open_clip resolves names against the working directory
+                "hf_model_name": ".",
+                "hf_tokenizer_name": ".",
+                "hf_model_pretrained": False,
+                "hf_pooler_type": _POOLERS[config.pooler],
+                "hf_proj_type": None if config.projection == "none" else config.projection,
+                "context_length": config.context_length,
+            },
+        },
+        "preprocess_cfg": {
+            "size": checkpoint.preprocessing.size,
+            "mean": list(checkpoint.preprocessing.mean),
+            "std": list(checkpoint.preprocessing.std),
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }

@@ -1,0 +1,50 @@
+"""Where a checkpoint is: bundled, on this machine, or on the Hugging Face hub."""
+
+from pathlib import Path
+
+from clip_text.errors import CheckpointError
+
+STARTER = "starter"
+"""Name of the checkpoint that comes with the package."""
+
+_SMALL = ("*.json", "*.txt", "*.model")
+# In this order, and no more than one: hub folders often hold the same weights several times.
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def resolve(name: str | Path) -> Path:
+    """Find a checkpoint: ``"starter"``, a local folder or file, or a Hugging Face hub name.
+
+    Only a name that is nothing local and looks like ``owner/model`` asks the hub.
+
+    Raises:
+        CheckpointError: If there is no such thing, or the hub does not give it.
+    """
+    if str(name) == STARTER:
+        return Path(__file__).parents[1] / "starter"
+    path = Path(name).expanduser()
+    if path.is_dir() or path.is_file():
+        return path
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise CheckpointError(
+            "expected a checkpoint folder or file, a hub name (owner/model) or 'starter', "
+            f"got {str(name)!r}. Check the path."
+        )
+    return _from_hub(str(name))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  (nothing else needs the hub)
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        for pattern in _WEIGHTS:
+            folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, pattern]))
+            if any(folder.glob(pattern)):
+                break
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"expected a local folder or a model on the hub, got {name!r} "
+            f"({type(error).__name__}). Check the name and the network."
+        ) from error
+    return folder

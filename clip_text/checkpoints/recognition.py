@@ -1,0 +1,265 @@
+"""Tells the format of a checkpoint by what is in it, and reads it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clip_text.checkpoints import cn_clip, folder, huggingface
+from clip_text.checkpoints.files import State, read_json, read_sharded, read_state
+from clip_text.checkpoints.parts import (
+    BROKEN,
+    CONFIG_FILE,
+    Checkpoint,
+    Format,
+    Source,
+    incomplete,
+    load_weights,
+)
+from clip_text.checkpoints.places import resolve
+from clip_text.errors import CheckpointError
+from clip_text.towers import build_model
+
+# What transformers.Trainer leaves beside a model.
+_TRAINER_FILES = {"optimizer.pt", "scheduler.pt", "scaler.pt"}
+
+_NAMES: dict[Format, tuple[str, ...]] = {
+    "cn_clip": ("bert.", "visual."),
+    "hf": ("text_model.", "vision_model."),
+    "open_clip": ("text.transformer.", "visual."),
+}
+"""Beginnings of names, all of which a state dict of the format has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a checkpoint holds.
+
+    Args:
+        format: cn_clip, hf or open_clip.
+        path: The file with the weights.
+        image: Kind and sizes of the image tower.
+        text: Kind and sizes of the text tower.
+        image_layers: Of a ViT; of a ResNet, the blocks of each stage.
+        text_layers: Of the backbone.
+        embed_dim: Width of the shared space.
+        context_length: Longest text in tokens.
+        logit_scale: The learned log; its exp multiplies cosines.
+        dtypes: How many tensors are stored in which type.
+        tensors: Number of tensors that are used.
+        parameters: Numbers in them.
+        dropped: Names of tensors that compute nothing and are left out.
+    """
+
+    format: Format
+    path: Path
+    image: str
+    text: str
+    image_layers: int | tuple[int, ...]
+    text_layers: int
+    embed_dim: int
+    context_length: int
+    logit_scale: float
+    dtypes: dict[str, int]
+    tensors: int
+    parameters: int
+    dropped: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Say it, a line each."""
+        dtypes = ", ".join(f"{count} {name}" for name, count in self.dtypes.items())
+        out = [
+            f"format          {self.format}",
+            f"image tower     {self.image}",
+            f"text tower      {self.text}",
+            f"embed_dim       {self.embed_dim}",
+            f"context_length  {self.context_length}",
+            f"logit_scale     {self.logit_scale:.4f} (cosines x {math.exp(self.logit_scale):.2f})",
+            f"tensors         {self.tensors} ({dtypes}), {self.parameters:,} numbers",
+        ]
+        if self.dropped:
+            names = ", ".join(self.dropped[:4]) + (", …" if len(self.dropped) > 4 else "")
+            out.append(f"left out        {len(self.dropped)} that compute nothing: {names}")
+        return out
+
+
+def load_checkpoint(name: str | Path, context_length: int | None = None) -> Checkpoint:
+    """Read a checkpoint of any format onto the CPU in fp32, in evaluation mode.
+
+    Args:
+        name: ``"starter"``, a local folder or file, or a Hugging Face hub name.
+        context_length: Overrides the checkpoint's own, in tokens.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or the weights do not fit the config.
+    """
+    return build(read_source(name, context_length))
+
+
+def recognise(name: str | Path) -> Description:
+    """Say what a checkpoint is, without building the model.
+
+    Args:
+        name: As for :func:`load_checkpoint`.
+
+    Raises:
+        CheckpointError: If it is no checkpoint of a known format, or damaged.
+    """
+    return describe(read_source(name))
+
+
+def read_source(name: str | Path, context_length: int | None = None) -> Source:
+    """Find, recognise and read a checkpoint; see :func:`load_checkpoint`."""
+    place = resolve(name)
+    if place.is_dir():
+        source = _read_folder(place, context_length)
+    else:
+        source = _read(place.parent, place, read_state(place), context_length)
+    positions = getattr(source.config.backbone, "max_position_embeddings", None)
+    if context_length and positions and context_length > positions:
+        raise CheckpointError(
+            f"expected a context_length of at most {positions}, which {source.path} has positions "
+            f"for, got {context_length}. Ask for fewer tokens."
+        )
+    return source
+
+
+def build(source: Source) -> Checkpoint:
+    """Build the model of what was read.
+
+    Raises:
+        CheckpointError: If the weights do not fit the config.
+    """
+    config = source.config
+    try:
+        model = build_model(config)
+    except BROKEN as error:
+        raise incomplete(source.path.parent, error) from error
+    load_weights(model, source.weights, source.path, source.problems, source.their_name)
+    return Checkpoint(model.eval(), config, source.tokenizer, source.preprocessing)
+
+
+def describe(source: Source) -> Description:
+    """Say what was read."""
+    config, weights = source.config, source.weights
+    dtypes: dict[str, int] = {}
+    for tensor in weights.values():
+        name = str(tensor.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + 1
+    layers = config.vision.get("layers", 0)
+    return Description(
+        format=source.format,
+        path=source.path,
+        image=_image_tower(config.vision, config.quick_gelu),
+        text=_text_tower(config.backbone),
+        image_layers=tuple(layers) if isinstance(layers, list | tuple) else layers,
+        text_layers=int(getattr(config.backbone, "num_hidden_layers", 0)),
+        embed_dim=config.embed_dim,
+        context_length=config.context_length,
+        logit_scale=float(weights["logit_scale"]) if "logit_scale" in weights else float("nan"),
+        dtypes=dtypes,
+        tensors=len(weights),
+        parameters=sum(tensor.numel() for tensor in weights.values()),
+        dropped=source.dropped,
+    )
+
+
+def _read_folder(place: Path, context_length: int | None) -> Source:
+    found: dict[str, Path] = {}
+    if (place / CONFIG_FILE).is_file():
+        found["open_clip"] = place / CONFIG_FILE
+    config = place / "config.json"
+    kind = None
+    if config.is_file():
+        # where it belongs to an open_clip checkpoint, that one's reader says what is wrong with it
+        raw = _lenient(config) if found else read_json(config)
+        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        if kind == huggingface.MODEL_TYPE:
+            found["hf"] = config
+    files = sorted(each for each in place.glob("*.pt") if each.name not in _TRAINER_FILES)
+    names = ", ".join(path.name for path in (*found.values(), *files))
+    # open_clip's config with one file of its training is one checkpoint
+    whole = any((place / name).is_file() for name in folder.WEIGHTS_FILES)
+    trained = list(found) == ["open_clip"] and len(files) == 1 and not whole
+    if len(found) + len(files) > 1 and not trained:
+        raise CheckpointError(
+            f"expected one checkpoint in {place}, got several ({names}). "
+            "Name the file of weights that you mean."
+        )
+    if files:
+        return _read(place, files[0], read_state(files[0]), context_length)
+    if found:
+        names_of = folder.WEIGHTS_FILES if "open_clip" in found else huggingface.WEIGHTS_FILES
+        path, state = read_sharded(place, names_of)
+        return _read(place, path, state, context_length)
+    raise CheckpointError(
+        f"expected {CONFIG_FILE} (open_clip), a config.json of model_type chinese_clip "
+        f"(Hugging Face) or one .pt file (cn_clip) in {place}, got no such file"
+        + (f" but a config.json of {kind!r}" if kind else "")
+        + (
+            ". Name a folder that holds a pair of towers; a text encoder alone is read by "
+            "clip_text.checkpoints.load_text_tower."
+        )
+    )
+
+
+def _read(place: Path, path: Path, state: State, context_length: int | None) -> Source:
+    format_ = _format_of(path, state.weights)
+    if format_ == "cn_clip":
+        return cn_clip.read(path, state, context_length)
+    if format_ == "hf":
+        return huggingface.read(place, path, state, context_length)
+    return folder.read(place, path, state, context_length)
+
+
+def _format_of(path: Path, weights: Mapping[str, Tensor]) -> Format:
+    """Tell the format by names; one with damaged names is told by the config beside it."""
+    for format_, starts in _NAMES.items():
+        if all(any(name.startswith(start) for name in weights) for start in starts):
+            return format_
+    if (path.parent / CONFIG_FILE).is_file() and path.name in folder.WEIGHTS_FILES:
+        return "open_clip"
+    hint = "Name the weights of a Chinese-CLIP: cn_clip, transformers or open_clip wrote them."
+    if any(name.startswith(("bert.", "roberta.", "embeddings.")) for name in weights):
+        hint = "It looks like a text encoder alone: clip_text.checkpoints.load_text_tower reads it."
+    elif "token_embedding.weight" in weights or "text.token_embedding.weight" in weights:
+        hint = "Its text tower is OpenAI's kind; only Hugging Face encoders are read."
+    raise CheckpointError(
+        f"expected an image and a text tower in {path}, "
+        f"got {len(weights)} tensors ({', '.join(list(weights)[:3]) or 'none'}). {hint}"
+    )
+
+
+def _lenient(config: Path) -> dict[str, Any]:
+    """Read a config whose own reader will say what is wrong with it."""
+    try:
+        return read_json(config)
+    except CheckpointError:
+        return {}
+
+
+def _image_tower(vision: Mapping[str, Any], quick_gelu: bool) -> str:
+    layers, size = vision.get("layers"), vision.get("image_size", 224)
+    if not layers:
+        return f"{vision.get('timm_model_name', 'unknown')} (timm), {size} px"
+    width = vision.get("width", 0)
+    if isinstance(layers, Sequence):
+        blocks = ", ".join(str(each) for each in layers)
+        return f"ResNet, {blocks} blocks, width {width}, {size} px"
+    heads = width // vision.get("head_width", 64)
+    return (
+        f"ViT, {layers} layers, width {width}, {heads} heads, patch {vision.get('patch_size')}, "
+        f"{size} px, {'QuickGELU' if quick_gelu else 'GELU'}"
+    )
+
+
+def _text_tower(backbone: Any) -> str:  # noqa: ANN401
+    return (
+        f"{backbone.model_type}, {getattr(backbone, 'num_hidden_layers', '?')} layers, "
+        f"width {getattr(backbone, 'hidden_size', '?')}, "
+        f"{getattr(backbone, 'num_attention_heads', '?')} heads, "
+        f"vocabulary {backbone.vocab_size:,}"
+    )
