@@ -6,14 +6,19 @@ from clip_text.errors import CheckpointError, ClipTextError, DataError
 
 if TYPE_CHECKING:
     from clip_text.encoder import Encoder
+    from clip_text.plugin import register_with_open_clip
 
-__all__ = ["CheckpointError", "ClipTextError", "DataError", "Encoder"]
+__all__ = ["CheckpointError", "ClipTextError", "DataError", "Encoder", "register_with_open_clip"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import torch and transformers, which takes seconds, when an Encoder is asked for."""
+    """Import torch and transformers, which takes seconds, when something needs them."""
     if name == "Encoder":
         from clip_text.encoder import Encoder  # noqa: PLC0415
 
         return Encoder
+    if name == "register_with_open_clip":
+        from clip_text.plugin import register_with_open_clip  # noqa: PLC0415
+
+        return register_with_open_clip
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
