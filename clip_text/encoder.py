@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
-from clip_text.images import load_image, squash
-from clip_text.tokenizer import CONTRACT, check_texts
+from clip_text.features import Pixels, hash_weights
+from clip_text.images import ImageSource, load_image, squash
+from clip_text.tokenizer import TokenReport
 
 Features = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
-ImageSource = str | PathLike[str] | Image.Image | NDArray[np.generic] | bytes
 
 
 class Encoder:
@@ -51,7 +50,8 @@ class Encoder:
         """Load a model.
 
         Args:
-            name: ``"starter"`` (bundled), a local folder, or a Hugging Face hub name.
+            name: ``"starter"`` (bundled), a local folder or file of any format that
+                :mod:`clip_text.checkpoints` reads, or a Hugging Face hub name.
             device: As for the class.
 
         Raises:
@@ -62,6 +62,21 @@ class Encoder:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a folder that :meth:`from_pretrained` reads."""
         save_checkpoint(self.checkpoint, Path(folder), dtype=dtype)
+
+    def save_sentence_transformers(self, folder: str | Path) -> None:
+        """Write the text half as a folder that ``SentenceTransformer(folder)`` loads.
+
+        It needs nothing of this package to load, and gives the rows of :meth:`encode_text`.
+
+        Raises:
+            ValueError: If the tokeniser contract or the backbone cannot be carried over; see
+                :func:`clip_text.sentence_transformers.save_sentence_transformers`.
+        """
+        from clip_text.sentence_transformers import (  # noqa: PLC0415  (few need it)
+            save_sentence_transformers,
+        )
+
+        save_sentence_transformers(self.checkpoint, Path(folder))
 
     @property
     def embed_dim(self) -> int:
@@ -90,11 +105,14 @@ class Encoder:
         config = checkpoint.config
         shape = (config.pooler, config.projection, config.context_length, config.quick_gelu)
         vocabulary = sorted(self.tokenizer.backend.get_vocab().items())
-        digest.update(repr((CONTRACT, shape, checkpoint.preprocessing, vocabulary)).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        contract = self.tokenizer.contract
+        digest.update(repr((contract, shape, checkpoint.preprocessing, vocabulary)).encode())
+        hash_weights(self.model, digest)
         return digest.hexdigest()
+
+    def text_report(self, texts: Sequence[str]) -> TokenReport:
+        """Say which parts of the texts are unknown to the vocabulary, and which are cut off."""
+        return self.tokenizer.report(texts)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Features:
@@ -115,7 +133,7 @@ class Encoder:
             ValueError: If ``batch_size`` is below 1.
         """
         _check_batch_size(batch_size)
-        token_ids = self.tokenizer.token_ids(check_texts(texts))
+        token_ids = self.tokenizer.token_ids(texts)
         # Texts of like length share a batch, so little padding is computed.
         order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
         out = np.empty((len(token_ids), self.embed_dim), np.float32)

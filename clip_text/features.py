@@ -31,11 +31,17 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int, depth: i
             yield done
 
 
+def hash_weights(module: nn.Module, digest: "hashlib.blake2b") -> None:
+    """Feed a module's weights, with their names and in the order of these, to a digest."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+
+
 def module_digest(module: nn.Module) -> str:
     """Digest of a module's weights, 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    hash_weights(module, digest)
     return digest.hexdigest()
 
 

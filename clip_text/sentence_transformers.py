@@ -1,0 +1,148 @@
+"""The text half as a folder that sentence-transformers loads, without this package.
+
+Written here file by file, in the layout every version of it reads::
+
+    modules.json                    Transformer, Pooling, Dense (none, one or two), Normalize
+    config.json, model.safetensors  the backbone, as transformers reads it
+    tokenizer.json, …               the tokenizer, with the contract's normalisation inside
+    sentence_bert_config.json       where a text is cut
+    1_Pooling/, 2_Dense/, …         one folder each
+"""
+
+import copy
+import json
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from clip_text.checkpoints import Checkpoint
+from clip_text.errors import CheckpointError
+from clip_text.tokenizer.portable import portable
+from clip_text.towers import TextTower
+
+# our word: the library's word, in the files of all its versions
+_POOLING = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+}
+
+
+def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the text tower and its tokenizer for ``SentenceTransformer(folder)``.
+
+    Its rows are those of ``Encoder.encode_text``, in fp32. See
+    :func:`clip_text.tokenizer.portable.portable` for the few texts whose tokens differ.
+
+    Args:
+        checkpoint: What to write; pictures stay behind.
+        folder: Created with its parents; must not exist yet.
+
+    Raises:
+        CheckpointError: If the contract is open_clip's, or the backbone no plain encoder.
+        FileExistsError: If the folder exists.
+    """
+    if folder.exists():
+        raise FileExistsError(f"expected a new folder, got {folder}. Name another one.")
+    try:
+        tokenizer = portable(checkpoint.tokenizer)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    tower = checkpoint.model.text
+    assert isinstance(tower, TextTower)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    _save_backbone(tower, partial)
+    tokenizer.save_pretrained(str(partial))
+    # the name that transformers 4 and 5 both know
+    config = json.loads((partial / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write_json(partial / "tokenizer_config.json", config)
+    length = {"max_seq_length": checkpoint.tokenizer.context_length, "do_lower_case": False}
+    _write_json(partial / "sentence_bert_config.json", length)
+    settings: dict[str, Any] = {
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    _write_json(partial / "config_sentence_transformers.json", settings)
+    _write_json(partial / "modules.json", _save_modules(tower, partial))
+    partial.rename(folder)
+
+
+def _save_backbone(tower: TextTower, folder: Path) -> None:
+    config = copy.deepcopy(tower.transformer.config)
+    with torch.device("meta"):  # names and shapes are all that is asked
+        whole = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    expected = whole.state_dict()
+    weights = {name: _fp32(tensor) for name, tensor in tower.transformer.state_dict().items()}
+    # Their class has BERT's tanh pooler, which nothing here reads. Left out, it would be drawn at
+    # random with a warning.
+    unread = {name for name in expected if name not in weights and name.startswith("pooler.")}
+    weights |= {name: torch.zeros(expected[name].shape) for name in unread}
+    if weights.keys() != expected.keys():
+        raise CheckpointError(
+            "expected a backbone that transformers.AutoModel loads as it is, got "
+            f"{type(tower.transformer).__name__}, a part of {type(whole).__name__}. "
+            "sentence-transformers cannot hold it."
+        )
+    config.architectures = [type(whole).__name__]
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    _save_weights(weights, folder)
+
+
+def _save_modules(tower: TextTower, folder: Path) -> list[dict[str, Any]]:
+    """Write pooling and projection; returns what modules.json says of all modules."""
+    modules: list[tuple[str, str, dict[str, Any]]] = [("", "Transformer", {})]
+    pooling: dict[str, Any] = {"word_embedding_dimension": tower.width}
+    pooling |= {theirs: name == tower.pooler for name, theirs in _POOLING.items()}
+    modules.append(("1_Pooling", "Pooling", pooling))
+    number = count(2)
+    layers = list(tower.proj) if isinstance(tower.proj, nn.Sequential) else [tower.proj]
+    for at, layer in enumerate(layers):
+        if not isinstance(layer, nn.Linear):
+            continue  # an activation, which Dense holds, or the identity of projection "none"
+        after = layers[at + 1] if at + 1 < len(layers) else nn.Identity()
+        name = f"{next(number)}_Dense"
+        dense = {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": False,
+            "activation_function": f"{type(after).__module__}.{type(after).__name__}",
+        }
+        modules.append((name, "Dense", dense))
+        (folder / name).mkdir()
+        _save_weights({"linear.weight": _fp32(layer.weight)}, folder / name)
+    modules.append((f"{next(number)}_Normalize", "Normalize", {}))
+    for path, _, config in modules[1:]:
+        (folder / path).mkdir(exist_ok=True)
+        _write_json(folder / path / "config.json", config)
+    return [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for at, (path, kind, _) in enumerate(modules)
+    ]
+
+
+def _fp32(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _save_weights(weights: dict[str, Tensor], folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it readable by its owner only
+
+
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
