@@ -60,20 +60,22 @@ class SplitImageTower:
                 "Lower it."
             )
         self.trunk, self.head, self.tail_blocks = trunk, cast(nn.Module, visual.head), tail_blocks
+        # a trunk that cannot be cut need not have blocks
+        self._first = len(trunk.blocks) - tail_blocks if tail_blocks else 0
 
     def stem(self, images: Tensor) -> Tensor:
         """Run the frozen part; [n, 3, H, W] → what a call takes."""
         if not self.tail_blocks:
             return cast(Tensor, self.trunk(images))
         hidden = self.trunk.bn1(self.trunk.conv_stem(images))
-        return cast(Tensor, self.trunk.blocks[: len(self.trunk.blocks) - self.tail_blocks](hidden))
+        return cast(Tensor, self.trunk.blocks[: self._first](hidden))
 
     def tail(self, cached: Tensor) -> Tensor:
         """Run the rest of the trunk on cached stems; [n, ...] → pooled [n, width]."""
         if not self.tail_blocks:
             return cached
         hidden = cached.contiguous(memory_format=torch.channels_last)
-        hidden = self.trunk.blocks[len(self.trunk.blocks) - self.tail_blocks :](hidden)
+        hidden = self.trunk.blocks[self._first :](hidden)
         return cast(Tensor, self.trunk.global_pool(self.trunk.bn2(self.trunk.conv_head(hidden))))
 
     def __call__(self, cached: Tensor) -> Tensor:
@@ -110,10 +112,7 @@ class SplitImageTower:
         return [parameter for part in parts for parameter in part.parameters()]
 
     def _tail_blocks(self) -> list[nn.Module]:
-        # a trunk that cannot be cut need not have blocks
-        if not self.tail_blocks:
-            return []
-        return list(self.trunk.blocks[len(self.trunk.blocks) - self.tail_blocks :])
+        return list(self.trunk.blocks[self._first :]) if self.tail_blocks else []
 
 
 def _without_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -131,7 +130,9 @@ class ContrastiveModel(nn.Module):
         pair: The model; trained in place.
         tail_blocks: See :class:`SplitImageTower`.
         teacher_dim: Width of the teacher's rows, 0 without a teacher.
-        distillation: Weight of the teacher's loss beside the contrastive one.
+        distillation: Weight of the teacher's losses beside the contrastive one: texts point where
+            its rows do, and pictures find its rows of their captions.
+        token_dropout: Share of the tokens the text tower does not get to see in training.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class ContrastiveModel(nn.Module):
         tail_blocks: int = 0,
         teacher_dim: int = 0,
         distillation: float = 1.0,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.pair = pair
@@ -149,7 +151,7 @@ class ContrastiveModel(nn.Module):
             parameter.requires_grad = False
         for parameter in self.images.tail_parameters():
             parameter.requires_grad = True
-        self.distillation = distillation
+        self.distillation, self.token_dropout = distillation, token_dropout
         self.to_teacher = (
             nn.Linear(pair.text.output_dim, teacher_dim, bias=False) if teacher_dim else None
         )
@@ -166,18 +168,59 @@ class ContrastiveModel(nn.Module):
         """Compute the loss of one batch; arguments as :class:`clip_text.data.Collator` makes them.
 
         Returns:
-            ``loss``, and its two parts detached: ``contrastive`` and ``distillation``.
+            ``loss``, and its parts detached: ``contrastive``; with a teacher ``distillation`` and
+            ``image_distillation``, which counts half.
         """
+        if self.training and self.token_dropout:
+            dropped = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
+            dropped[:, 0] = False  # something has to stay
+            tokens = tokens.masked_fill(dropped, self.pair.text.pad_id)
         text_features = self.pair.text(tokens).float()
+        if self.training and self.images.tail_blocks:
+            images = _cropped_and_mirrored(images)
         image_features = self.images(images).float()
         scale = self.pair.logit_scale.exp()
         contrastive = multi_positive_contrastive(text_features, image_features, positives, scale)
         out = {"loss": contrastive, "contrastive": contrastive.detach()}
         if self.to_teacher is not None and teacher is not None:
             taught = cosine_distillation(self.to_teacher(text_features).float(), teacher)
-            out["loss"] = contrastive + self.distillation * taught
+            found = self._find_teacher(image_features, teacher, positives, scale)
+            out["loss"] = contrastive + self.distillation * (taught + found / 2)
             out["distillation"] = taught.detach()
+            out["image_distillation"] = found.detach()
         return out
+
+    def _find_teacher(
+        self, image_features: Tensor, teacher: Tensor, positives: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Contrast pictures with the teacher's rows of their captions, in the teacher's space.
+
+        The teacher has read far more than our captions: it says which pictures are alike where
+        the text tower, which learns the captions by heart, no longer does.
+        """
+        known = teacher.abs().sum(1) > 0
+        seen = positives[known].any(0)
+        if self.to_teacher is None or not known.any():
+            return image_features.sum() * 0
+        projected = self.to_teacher(image_features[seen])
+        return multi_positive_contrastive(
+            teacher[known], projected, positives[known][:, seen], scale
+        )
+
+
+def _cropped_and_mirrored(stems: Tensor) -> Tensor:
+    """Vary cached feature maps: one window of the batch, each picture mirrored or not.
+
+    What a convolution makes of a mirrored or shifted picture is nearly the mirrored or shifted
+    map, so this stands in for views that were never cached; [n, channels, H, W] → smaller H, W.
+    """
+    height, width = stems.shape[-2:]
+    rows, columns = (int(torch.randint(side - side // 6, side + 1, ())) for side in (height, width))
+    top = int(torch.randint(height - rows + 1, ()))
+    left = int(torch.randint(width - columns + 1, ()))
+    window = stems[..., top : top + rows, left : left + columns]
+    mirrored = torch.rand(len(stems), 1, 1, 1, device=stems.device) < 0.5
+    return torch.where(mirrored, window.flip(-1), window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +299,6 @@ class ContrastiveTrainer(Trainer):
             output_dir=str(folder),
             num_train_epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
             adam_beta2=0.98,
             lr_scheduler_type="cosine",
             warmup_steps=recipe.warmup_steps,
@@ -315,7 +357,7 @@ class ContrastiveTrainer(Trainer):
                     {"params": parameters, "lr": rate, "weight_decay": decay}
                     for (rate, decay), parameters in groups.items()
                 ],
-                betas=(0.9, 0.98),
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
                 fused=True,
             )
         return self.optimizer

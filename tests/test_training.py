@@ -23,6 +23,7 @@ from clip_text.training import (
     NonFiniteLossError,
     Recipe,
     SplitImageTower,
+    _cropped_and_mirrored,
 )
 
 CAPTIONS = ["红色的心", "一只狗", "two cats", "大树", "黄 花", "鸟在天上飞", "a red dog", "水"]
@@ -366,9 +367,61 @@ def test_the_teachers_loss_is_added():
     assert float(alone["loss"].detach()) == float(alone["contrastive"])
     taught = model(tokens, cached, positives, torch.randn(2, 6))
     assert not taught["distillation"].requires_grad
-    expected = float(taught["contrastive"]) + 0.5 * float(taught["distillation"])
-    assert float(taught["loss"].detach()) == pytest.approx(expected, rel=1e-6)
-    assert 0 < float(taught["distillation"]) < 2
+    parts = {name: float(value.detach()) for name, value in taught.items()}
+    expected = (
+        parts["contrastive"] + 0.5 * parts["distillation"] + 0.25 * parts["image_distillation"]
+    )
+    assert parts["loss"] == pytest.approx(expected, rel=1e-6)
+    assert 0 < parts["distillation"] < 2
+
+
+def test_pictures_look_for_the_teachers_rows_where_it_speaks():
+    checkpoint = tiny_checkpoint(vision="timm")
+    model = ContrastiveModel(checkpoint.model, teacher_dim=6).eval()
+    split = SplitImageTower(checkpoint.model.visual)
+    tokens, cached = checkpoint.tokenizer(["狗", "dog", "心"]), split.stem(images(3))
+    teacher = torch.randn(3, 6)
+    teacher[2] = 0  # it is silent on the third
+    out = model(tokens, cached, torch.eye(3).bool(), teacher)
+    rows = model.to_teacher(split(cached)[:2])
+    scale = checkpoint.model.logit_scale.exp()
+    expected = multi_positive_contrastive(teacher[:2], rows, torch.eye(2).bool(), scale)
+    torch.testing.assert_close(out["image_distillation"], expected.detach())
+    silent = model(tokens, cached, torch.eye(3).bool(), torch.zeros(3, 6))
+    assert float(silent["image_distillation"]) == 0
+
+
+def test_dropped_tokens_are_hidden_in_training_only():
+    checkpoint = tiny_checkpoint(vision="timm")
+    model = ContrastiveModel(checkpoint.model, token_dropout=1.0)
+    seen = []
+    checkpoint.model.text.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    tokens = checkpoint.tokenizer(["红色的心", "two cats"])
+    cached = SplitImageTower(checkpoint.model.visual).stem(images(2))
+    for training in (True, False):
+        model.train(training)
+        model(tokens, cached, torch.eye(2).bool())
+    assert (seen[0][:, 0] == tokens[:, 0]).all(), "[CLS] stays"
+    assert (seen[0][:, 1:] == checkpoint.tokenizer.pad_id).all()
+    assert torch.equal(seen[1], tokens)
+
+
+def test_windows_of_a_stem_are_its_own_or_mirrored():
+    stems = torch.arange(4 * 12 * 12.0).reshape(4, 1, 12, 12)
+    torch.manual_seed(0)
+    shapes, mirrored = set(), []
+    for _ in range(40):
+        window = _cropped_and_mirrored(stems)
+        shapes.add(tuple(window.shape[-2:]))
+        for row, whole in zip(window, stems, strict=True):
+            step = int(row[0, 0, 1] - row[0, 0, 0])
+            straight = row.flip(-1) if step < 0 else row
+            top, left = divmod(int(straight[0, 0, 0] - whole[0, 0, 0]), 12)
+            height, width = straight.shape[-2:]
+            assert torch.equal(straight, whole[:, top : top + height, left : left + width])
+            mirrored.append(step < 0)
+    assert shapes == {(a, b) for a in (10, 11, 12) for b in (10, 11, 12)}
+    assert 0.35 < np.mean(mirrored) < 0.65
 
 
 # Cached features
