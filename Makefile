@@ -16,6 +16,8 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	# the reference of parity tests; its own pins (lmdb 1.3.0) do not install any more
+	$(BIN)/python -m pip install --quiet --no-deps 'cn-clip==1.6.0'
 	touch $@
 
 demo: $(READY) ## Index the bundled gallery and search it

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from platformdirs import user_data_path
@@ -50,10 +50,12 @@ IndexDir = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, or a hub name."
+        "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+ModelFormat = Literal["cn_clip", "hf", "open_clip"]
+StoredAs = Literal["fp32", "fp16"]
 
 DEFAULT_INDEX = user_data_path("clip-text") / "index"
 
@@ -193,6 +195,74 @@ def evaluate(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A file, a folder or a hub name.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A new folder; for cn_clip a new .pt file.")
+    ],
+    to: Annotated[ModelFormat, typer.Option(help="Format to write.")],
+    dtype: Annotated[StoredAs, typer.Option(help="Type of the stored weights.")] = "fp32",
+    context_length: Annotated[
+        int | None, typer.Option(min=3, help="Tokens, if not what the source says.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a Chinese-CLIP into another format, and check that it is still the same model.
+
+    The source's format is recognised: a cn_clip .pt, a Hugging Face ChineseCLIPModel or an
+    open_clip folder. Exit code 1 if the written model's features differ; it is not kept then.
+
+    Examples:
+        clip-text convert clip_cn_vit-b-16.pt vit-b-16 --to open_clip
+
+        clip-text convert OFA-Sys/chinese-clip-vit-base-patch16 vit-b-16.pt --to cn_clip
+    """
+    from .convert import DTYPES
+    from .convert import as_json as flat
+    from .convert import convert as run
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    parity = run(
+        source,
+        destination,
+        to,
+        dtype=DTYPES[dtype],
+        context_length=context_length,
+        force=force,
+        say=lambda line: (err if as_json else out).print(escape(line), soft_wrap=True),
+    )
+    if as_json:
+        print_json(flat(parity))
+    if not parity.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+def tokens(
+    file: Annotated[Path, typer.Argument(allow_dash=True, help="Texts, one a line; - is stdin.")],
+    model: Model = "starter",
+    as_json: AsJson = False,
+) -> None:
+    """Name the texts with words the model does not know, and those it cuts off.
+
+    Example:
+        clip-text tokens captions.txt
+    """
+    from .tokens import as_json as flat
+    from .tokens import as_table, read_texts, summary
+
+    report = load_encoder(model).text_report(read_texts(file))
+    if as_json:
+        print_json(flat(report))
+        return
+    for line in summary(report):
+        out.print(escape(line), soft_wrap=True)
+    if report.with_unknown or report.cut:
+        out.print(as_table(report))
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where index and sheet go.")] = Path(
         ".demo"
@@ -313,8 +383,9 @@ def titled(hit: "Hit") -> str:
 
 def printable(path: Path) -> str:
     """A path without bytes or line breaks that would spoil a terminal or JSON."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    from retrieval.walk import displayed
+
+    return displayed(os.fsencode(path))
 
 
 def print_json(value: object) -> None:
@@ -324,8 +395,11 @@ def print_json(value: object) -> None:
 
 def main() -> None:
     """Run the command; an error of ours is one line, not a stack trace."""
+    from clip_text.allocator import keep_freed_memory
     from clip_text.errors import ClipTextError
     from retrieval.errors import RetrievalError
+
+    keep_freed_memory()
 
     try:
         app()

@@ -14,7 +14,7 @@ from scripts import cli
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
-COMMANDS = ["index", "search", "serve", "evaluate", "demo"]
+COMMANDS = ["index", "search", "serve", "evaluate", "convert", "tokens", "demo"]
 
 
 @pytest.fixture
