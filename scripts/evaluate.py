@@ -1,5 +1,6 @@
 """Recall@k of a model on captioned pictures, in both directions: ``clip-text evaluate``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ from rich.progress import track
 from rich.table import Table
 
 from clip_text import DataError, Encoder
-from clip_text.data import read_captions
-from clip_text.evaluation import Retrieval, retrieval
+from clip_text.data import Captioned, read_captions
+from clip_text.evaluation import Features, Retrieval, retrieval
 from clip_text.features import ahead
 
 KS = (1, 5, 10)
@@ -56,11 +57,23 @@ def evaluate(
         )
     )
     pictures = encoder.encode_image(pixels, batch_size)
-    texts, owner = [], []
-    for at, record in enumerate(records):
-        texts += record.captions[kind]
-        owner += [at] * len(record.captions[kind])
-    features = encoder.encode_text(texts)
+    return caption_recall(encoder, records, kind, pictures)
+
+
+def caption_recall(
+    encoder: Encoder, records: Sequence[Captioned], kind: str, pictures: Features
+) -> dict[str, Retrieval]:
+    """Search both ways between the captions of one kind and pictures already encoded.
+
+    Args:
+        encoder: For the captions.
+        records: One a picture.
+        kind: Which captions.
+        pictures: Unit rows, [records, embed_dim].
+    """
+    captions = [record.captions[kind] for record in records]
+    owner = [at for at, texts in enumerate(captions) for _ in texts]
+    features = encoder.encode_text([text for texts in captions for text in texts])
     right: list[list[int]] = [[] for _ in records]
     for text, at in enumerate(owner):
         right[at].append(text)

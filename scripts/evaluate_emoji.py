@@ -19,8 +19,8 @@ from scripts.sources import Style, emoji_names, emoji_pictures, load_picture
 
 
 def emoji_recall(
-    encoder: Encoder, style: Style, language: str, cache: Path, *, skin_tones: bool = False
-) -> Retrieval:
+    encoder: Encoder, style: Style, language: str, cache: Path
+) -> dict[str, Retrieval]:
     """Ask for every emoji by its name, over all pictures of a style.
 
     Args:
@@ -28,19 +28,22 @@ def emoji_recall(
         style: Drawing style.
         language: Of the names, as emojibase calls it: ``zh``, ``en``, ``ja``, …
         cache: Folder for the npm packages.
-        skin_tones: Also ask for, and search among, the five skin tones of each gesture.
+
+    Returns:
+        ``without skin tones``, and ``with skin tones``, where the five tones of each gesture are
+        asked for and searched among too.
     """
     pictures, names = emoji_pictures(style, cache), emoji_names(cache)
-    codes = [
-        code
-        for code in pictures
-        if code in names
-        and language in names[code].labels
-        and (skin_tones or not names[code].skin_tone)
-    ]
+    codes = [code for code in pictures if code in names and language in names[code].labels]
     images = encoder.encode_image([load_picture(pictures[code]) for code in codes])
     texts = encoder.encode_text([names[code].labels[language] for code in codes])
-    return retrieval(texts, images, [[at] for at in range(len(codes))])
+    plain = [at for at, code in enumerate(codes) if not names[code].skin_tone]
+    return {
+        "without skin tones": retrieval(
+            texts[plain], images[plain], [[at] for at in range(len(plain))]
+        ),
+        "with skin tones": retrieval(texts, images, [[at] for at in range(len(codes))]),
+    }
 
 
 def main(
@@ -55,10 +58,9 @@ def main(
 ) -> None:
     """Print recall@1/5/10 without and with skin tones."""
     encoder = Encoder.from_pretrained(model)
-    for tones in (False, True):
-        result = emoji_recall(encoder, style, language, cache, skin_tones=tones)  # type: ignore[arg-type]
+    results = emoji_recall(encoder, style, language, cache)  # type: ignore[arg-type]
+    for what, result in results.items():
         recalls = "  ".join(f"recall@{k} {value:.1%}" for k, value in result.recall.items())
-        what = "with skin tones" if tones else "without skin tones"
         print(f"{style} {language} {what}: {recalls}  ({result.candidates} pictures)")
 
 
