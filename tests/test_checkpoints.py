@@ -135,6 +135,34 @@ def test_open_clip_loads_the_folder_with_its_own_text_tower(pooler, tmp_path):
             assert_close(ours, reference, atol=1e-5, rtol=1e-5)
 
 
+def test_settings_left_out_are_what_open_clip_takes_them_for(tmp_path):
+    saved = tiny_checkpoint(pooler="mean", projection="mlp")
+    save_checkpoint(saved, tmp_path / "ours")
+
+    def leave_out(content):
+        del content["model_cfg"]["text_cfg"]["hf_pooler_type"]
+        del content["model_cfg"]["text_cfg"]["hf_proj_type"]
+
+    edit_json(tmp_path / "ours" / CONFIG_FILE, leave_out)
+    shape = json.loads((tmp_path / "ours" / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
+    shape["text_cfg"]["hf_model_name"] = str(tmp_path / "ours")
+    theirs = CustomTextCLIP(**shape).eval()
+    theirs.load_state_dict(load_file(tmp_path / "ours" / WEIGHTS_FILE), strict=True)
+    with torch.inference_mode():
+        ours = load_checkpoint(tmp_path / "ours").model.encode_text(TOKENS)
+        assert_close(ours, theirs.encode_text(TOKENS), atol=1e-5, rtol=1e-5)
+
+
+def test_a_context_no_longer_than_the_positions_of_a_roberta(tmp_path):
+    """Of 64 rows one is the padding's, and never a token's."""
+    save_checkpoint(tiny_checkpoint(kind="xlm-roberta"), tmp_path / "ours")
+    tower = load_checkpoint(tmp_path / "ours", context_length=63).model.text
+    with torch.inference_mode():
+        assert tower(torch.full((1, 63), 9)).isfinite().all()
+    with pytest.raises(CheckpointError, match=r"context_length of at most 63, .*, got 64"):
+        load_checkpoint(tmp_path / "ours", context_length=64)
+
+
 def delete(name):
     return lambda folder: (folder / name).unlink()
 
@@ -186,6 +214,14 @@ DAMAGE = {
     "context_length 1": (
         config(lambda c: c["model_cfg"]["text_cfg"].update(context_length=1)),
         "context_length above 2",
+    ),
+    "context_length beyond the positions": (
+        config(lambda c: c["model_cfg"]["text_cfg"].update(context_length=65)),
+        "context_length of at most 64, .*, got 65",
+    ),
+    "no context_length": (  # open_clip takes it for 77
+        config(lambda c: c["model_cfg"]["text_cfg"].pop("context_length")),
+        "context_length of at most 64, .*, got 77",
     ),
     "other resize_mode": (
         config(lambda c: c["preprocess_cfg"].update(resize_mode="shortest")),
@@ -325,7 +361,7 @@ def test_an_interrupted_first_save_leaves_no_folder(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "save_file", full)
+    monkeypatch.setattr(folders, "write_weights", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(shared_checkpoint(), tmp_path / "new")
     assert not (tmp_path / "new").exists()

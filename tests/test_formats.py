@@ -454,6 +454,8 @@ def test_xlm_roberta_starts_a_text_tower(tmp_path):
     assert loaded.new == ("proj.0.weight", "proj.2.weight")
     assert all(name.startswith("lm_head.") for name in loaded.dropped)
     assert loaded.tower.context_length == 38  # positions start behind the padding's
+    with pytest.raises(CheckpointError, match=r"context_length of at most 38, .*, got 39"):
+        load_text_tower(tmp_path, 24, context_length=39)
 
 
 def test_a_bare_encoder_starts_a_text_tower(tmp_path):

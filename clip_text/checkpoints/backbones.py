@@ -22,13 +22,15 @@ from clip_text.checkpoints.files import read_json, read_sharded
 from clip_text.checkpoints.huggingface import WEIGHTS_FILES
 from clip_text.checkpoints.parts import (
     BROKEN,
+    check_positions,
     default_context_length,
     incomplete,
     load_weights,
+    positions,
 )
 from clip_text.checkpoints.places import resolve
 from clip_text.errors import CheckpointError
-from clip_text.tokenizer import Tokenizer
+from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower
 
 
@@ -70,8 +72,8 @@ def load_text_tower(
         drop: Names of further tensors to leave out; ``*`` stands for anything.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, or a tensor is missing, extra or
-            misshapen.
+        CheckpointError: If a file is missing or damaged, a tensor is missing, extra or misshapen,
+            or the context longer than the encoder's positions.
         ValueError: If the pooler or projection is unknown or does not fit the width.
     """
     folder = resolve(name)
@@ -79,7 +81,8 @@ def load_text_tower(
         folder = folder.parent
     config = _config(folder)
     path, state = read_sharded(folder, WEIGHTS_FILES)
-    length = context_length or default_context_length(_positions(config))
+    length = context_length or default_context_length(positions(config) or CONTEXT_LENGTH)
+    check_positions(config, length, path)
     tower = TextTower(config, embed_dim, pooler, projection, length).eval()
     try:
         tokenizer = Tokenizer.from_folder(folder, length)
@@ -130,13 +133,6 @@ def _config(folder: Path) -> PreTrainedConfig:
         return cast(PreTrainedConfig, AutoConfig.from_pretrained(folder, local_files_only=True))
     except BROKEN as error:
         raise incomplete(folder, error) from error
-
-
-def _positions(config: PreTrainedConfig) -> int:
-    """Number of usable positions; RoBERTa's start behind the padding id."""
-    positions = int(getattr(config, "max_position_embeddings", 512))
-    offset = config.model_type in ("roberta", "xlm-roberta", "camembert")
-    return positions - (int(config.pad_token_id) + 1 if offset else 0)
 
 
 def _without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from open_clip import CLIPTextCfg
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -35,7 +36,7 @@ from clip_text.checkpoints.parts import (
     incomplete,
     stored,
 )
-from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
+from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler, Projection, TowerConfig
 
 WEIGHTS_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
@@ -45,6 +46,11 @@ _POOLERS: dict[Pooler, str] = {
     "cls": "cls_last_hidden_state_pooler",
     "mean": "mean_pooler",
     "max": "max_pooler",
+}
+
+_DEFAULTS = {
+    name: getattr(CLIPTextCfg, name)
+    for name in ("hf_pooler_type", "hf_proj_type", "context_length")
 }
 
 
@@ -99,8 +105,9 @@ def save_checkpoint(
 def _tower_config(
     raw: Mapping[str, Any], backbone: PreTrainedConfig, context_length: int | None
 ) -> TowerConfig:
-    text = dict(raw["text_cfg"])
-    pooler = text.get("hf_pooler_type", _POOLERS["cls"])
+    # what a config leaves out is what open_clip takes it for: its CLIPTextCfg says
+    text = {**_DEFAULTS, **raw["text_cfg"]}
+    pooler = text["hf_pooler_type"]
     ours = {theirs: name for name, theirs in _POOLERS.items()}
     if pooler not in ours:
         raise ValueError(f"expected hf_pooler_type {', '.join(ours)}, got {pooler!r}")
@@ -110,8 +117,8 @@ def _tower_config(
         vision=dict(raw["vision_cfg"]),
         backbone=backbone,
         pooler=ours[pooler],
-        projection=cast(Projection, text.get("hf_proj_type") or "none"),
-        context_length=int(context_length or text.get("context_length", CONTEXT_LENGTH)),
+        projection=cast(Projection, text["hf_proj_type"] or "none"),
+        context_length=int(context_length or text["context_length"]),
         quick_gelu=bool(raw.get("quick_gelu", False)),
         extra={key: value for key, value in raw.items() if key not in known},
     )

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from open_clip import CustomTextCLIP
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
@@ -93,6 +94,30 @@ def incomplete(folder: Path, error: Exception) -> CheckpointError:
 def default_context_length(max_positions: int) -> int:
     """Chinese-CLIP's 52, or all positions of a smaller model."""
     return min(CONTEXT_LENGTH, max_positions)
+
+
+def positions(backbone: PreTrainedConfig) -> int | None:
+    """Tokens that a backbone has positions for; None where it has no table of them.
+
+    RoBERTa's tables begin with rows that no token uses: its positions start behind the padding id.
+    """
+    rows = getattr(backbone, "max_position_embeddings", None)
+    unused = backbone.model_type in ("roberta", "xlm-roberta", "camembert")
+    return int(rows) - (int(backbone.pad_token_id or 0) + 1 if unused else 0) if rows else None
+
+
+def check_positions(backbone: PreTrainedConfig, context_length: int, source: Path) -> None:
+    """Refuse a context that is longer than the backbone can read.
+
+    Raises:
+        CheckpointError: If it is.
+    """
+    longest = positions(backbone)
+    if longest and context_length > longest:
+        raise CheckpointError(
+            f"expected a context_length of at most {longest}, which {source} has positions for, "
+            f"got {context_length}. Ask for fewer tokens."
+        )
 
 
 def load_weights(

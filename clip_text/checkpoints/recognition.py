@@ -16,6 +16,7 @@ from clip_text.checkpoints.parts import (
     Checkpoint,
     Format,
     Source,
+    check_positions,
     incomplete,
     load_weights,
 )
@@ -118,12 +119,7 @@ def read_source(name: str | Path, context_length: int | None = None) -> Source:
         source = _read_folder(place, context_length)
     else:
         source = _read(place.parent, place, read_state(place), context_length)
-    positions = getattr(source.config.backbone, "max_position_embeddings", None)
-    if context_length and positions and context_length > positions:
-        raise CheckpointError(
-            f"expected a context_length of at most {positions}, which {source.path} has positions "
-            f"for, got {context_length}. Ask for fewer tokens."
-        )
+    check_positions(source.config.backbone, source.config.context_length, source.path)
     return source
 
 
