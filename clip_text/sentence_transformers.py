@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
 from clip_text.checkpoints import Checkpoint
 from clip_text.errors import CheckpointError
@@ -56,11 +56,14 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
         raise CheckpointError(str(error)) from error
     tower = checkpoint.model.text
     assert isinstance(tower, TextTower)
+    backbone, weights = _backbone(tower)
+    # after all that may refuse
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    _save_backbone(tower, partial)
+    backbone.save_pretrained(partial)
+    _save_weights(weights, partial)
     tokenizer.save_pretrained(str(partial))
     # the name that transformers 4 and 5 both know
     config = json.loads((partial / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -78,7 +81,8 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _save_backbone(tower: TextTower, folder: Path) -> None:
+def _backbone(tower: TextTower) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+    """Give configuration and weights as transformers.AutoModel reads them."""
     config = copy.deepcopy(tower.transformer.config)
     with torch.device("meta"):  # names and shapes are all that is asked
         whole = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
@@ -96,8 +100,7 @@ def _save_backbone(tower: TextTower, folder: Path) -> None:
         )
     config.architectures = [type(whole).__name__]
     config.dtype = torch.float32
-    config.save_pretrained(folder)
-    _save_weights(weights, folder)
+    return config, weights
 
 
 def _save_modules(tower: TextTower, folder: Path) -> list[dict[str, Any]]:
@@ -116,12 +119,13 @@ def _save_modules(tower: TextTower, folder: Path) -> list[dict[str, Any]]:
         dense = {
             "in_features": layer.in_features,
             "out_features": layer.out_features,
-            "bias": False,
+            "bias": layer.bias is not None,
             "activation_function": f"{type(after).__module__}.{type(after).__name__}",
         }
         modules.append((name, "Dense", dense))
         (folder / name).mkdir()
-        _save_weights({"linear.weight": _fp32(layer.weight)}, folder / name)
+        weights = {f"linear.{key}": _fp32(tensor) for key, tensor in layer.state_dict().items()}
+        _save_weights(weights, folder / name)
     modules.append((f"{next(number)}_Normalize", "Normalize", {}))
     for path, _, config in modules[1:]:
         (folder / path).mkdir(exist_ok=True)

@@ -4,19 +4,21 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from models import WIDTH, tiny_checkpoint
 from test_tokenizer_parity import HARD, mixture
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, T5Config
 
 from clip_text import Encoder
 from clip_text.checkpoints import Checkpoint, resolve
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
+from clip_text.towers import build_model
 
 SOURCE = random.Random(6)
 ODD = [*HARD, *(mixture(SOURCE) for _ in range(200 - len(HARD)))]
@@ -37,7 +39,7 @@ def their_rows(folder, texts):
     return model.encode(texts, batch_size=64, show_progress_bar=False), model
 
 
-@pytest.mark.parametrize("projection", ["linear", "mlp", "none"])
+@pytest.mark.parametrize("projection", ["linear", "mlp", "tanh", "none"])
 @pytest.mark.parametrize("pooler", ["cls", "mean", "max"])
 def test_same_rows(pooler, projection, tmp_path):
     width = WIDTH if projection == "none" else 24
@@ -108,6 +110,17 @@ def test_open_clip_cleaning_cannot_be_carried(tmp_path):
     encoder = Encoder(under(tiny_checkpoint(), "open_clip"), "cpu")
     with pytest.raises(CheckpointError, match=r"expected compat .*, got 'open_clip'.* compat='hf'"):
         encoder.save_sentence_transformers(tmp_path / "st")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_of_a_model_cannot_be_carried(tmp_path):
+    """T5's encoder is ours, and AutoModel would load the decoder, too."""
+    small = {"d_model": WIDTH, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 1}
+    tiny = tiny_checkpoint()
+    config = replace(tiny.config, backbone=T5Config(vocab_size=200, **small))
+    parts = replace(tiny, model=build_model(config), config=config)
+    with pytest.raises(CheckpointError, match=r"got T5Stack, a part of T5Model\."):
+        Encoder(parts, "cpu").save_sentence_transformers(tmp_path / "st")
     assert list(tmp_path.iterdir()) == []
 
 
