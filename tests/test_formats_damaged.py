@@ -44,20 +44,18 @@ def hf_folder(hf_master, tmp_path):
 def refused(name, *expected, of=None):
     """Loading and recognising both fail, with a message of the form that names the file."""
     for read in (load_checkpoint, recognise):
-        with pytest.raises(CheckpointError) as caught:
-            read(name)
-        message = str(caught.value)
-        assert MESSAGE.fullmatch(message), message
-        assert str(of or name) in message
-        for each in expected:
-            assert re.search(each, message, re.DOTALL), message
+        complains(read, name, expected, of)
 
 
 def misfit(name, *expected, of=None):
     """Recognising works, loading does not: sizes can be told, but the tensors do not fit."""
     recognise(name)
+    complains(load_checkpoint, name, expected, of)
+
+
+def complains(read, name, expected, of):
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(name)
+        read(name)
     message = str(caught.value)
     assert MESSAGE.fullmatch(message), message
     assert str(of or name) in message
@@ -73,6 +71,34 @@ def test_a_file_cut_short(keep, legacy, model, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
     refused(path, "cut short")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_cut_short_anywhere(legacy, tmp_path):
+    path = tmp_path / "cut.pt"
+    weights = {"a": torch.ones(2, 3), "b": torch.ones(3).half()}
+    torch.save(weights, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    for keep in range(len(content)):
+        path.write_bytes(content[:keep])
+        complains(read_state, path, [], None)
+
+
+def test_a_damaged_file(tmp_path):
+    path = tmp_path / "damaged.pt"
+    torch.save({"a": torch.ones(3)}, path)
+    zipped = path.read_bytes()
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    legacy = path.read_bytes()
+    key = legacy.rindex(re.findall(rb"\d{8,}", legacy)[-1])
+    entry = zipped.index(b"PK\x01\x02")
+    for damaged in (
+        zipped.replace(b"data.pkl", b"\xff\xffta.pkl"),  # no UTF-8
+        zipped[: entry + 6] + b"\xc8" + zipped[entry + 7 :],  # a zip of version 20
+        legacy[:key] + b"0000" + legacy[key + 4 :],  # a storage of another name
+    ):
+        path.write_bytes(damaged)
+        complains(read_state, path, ["cut short"], None)
 
 
 @pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x04"])
@@ -149,9 +175,17 @@ def test_a_torchscript_program(tmp_path):
             {"visual.proj": torch.zeros(2), "token_embedding.weight": torch.zeros(2)},
             "OpenAI's kind",
         ),
+        (
+            {
+                "visual.proj": torch.zeros(2),
+                "text.token_embedding.weight": torch.zeros(2),
+                "text.transformer.resblocks.0.ln_1.weight": torch.zeros(2),
+            },
+            "OpenAI's kind",
+        ),
         ({"conv1.weight": torch.zeros(2)}, "cn_clip, transformers or open_clip wrote them"),
     ],
-    ids=["list", "no tensors", "numbers", "empty", "text alone", "OpenAI's", "resnet"],
+    ids=["list", "no tensors", "numbers", "empty", "text alone", "OpenAI's", "open's", "resnet"],
 )
 def test_tensors_of_something_else(content, expected, tmp_path):
     torch.save(content, tmp_path / "other.pt")
@@ -172,6 +206,8 @@ def test_tensors_that_do_not_fit_a_cn_clip(model, tmp_path):
 
     misfit(saved(lambda s: s.pop(NORM)), f"missing {NORM}")
     misfit(saved(lambda s: s.pop("logit_scale")), "missing logit_scale")
+    two = {"logit_scale": torch.ones(2)}
+    misfit(saved(lambda s: s.update(two)), r"logit_scale is \[2\], not \[\]")
     misfit(saved(lambda s: s.update(surplus=torch.ones(1))), "got: unknown surplus")
     misfit(saved(lambda s: s.update({"bert.surplus": torch.ones(1)})), r"unknown bert\.surplus")
     misfit(saved(lambda s: s.update({NORM: torch.ones(7)})), rf"{NORM} is \[7\], not \[128\]")
@@ -190,6 +226,21 @@ def test_tensors_that_do_not_fit_a_cn_clip(model, tmp_path):
     refused(
         saved(lambda s: s.update({embeddings: s[embeddings][:9]})), "21128 word embeddings.*got 9"
     )
+
+
+def test_flash_attention_that_does_not_fit(model, tmp_path):
+    """A tensor that is there twice, or does not come apart, is not lost on the way."""
+    path, state = tmp_path / "flash.pt", dict(model.state_dict())
+    layer = "bert.encoder.layer.0.attention.self."
+    parts = [f"{layer}{part}.weight" for part in ("query", "key", "value")]
+    joined = torch.cat([state[name] for name in parts])
+    for flash in ({f"{layer}Wqkv.weight": joined} | state, state | {f"{layer}Wqkv.weight": joined}):
+        torch.save({"state_dict": flash}, path)
+        misfit(path, rf"{layer}query\.weight.* a second time, in .*weight")
+    for odd in (joined[:-1], torch.tensor(1.0)):
+        flash = {name: tensor for name, tensor in state.items() if name not in parts}
+        torch.save({"state_dict": flash | {f"{layer}Wqkv.weight": odd}}, path)
+        misfit(path, rf"{layer}Wqkv\.weight .*, which is not 3 equal parts")
 
 
 def test_tensors_that_do_not_fit_a_hugging_face_model(hf_folder):

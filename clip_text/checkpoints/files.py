@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+_BROKEN_BYTES = (OSError, RuntimeError, ValueError, struct.error)
+"""What zipfile and torch raise over damaged bytes, beside errors of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def _torch_load(path: Path, *, zipped: bool) -> object:
             "; nothing of it was run. Ask its author for safetensors, or, if you trust it, "
             "save its state_dict alone."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (EOFError, KeyError, IndexError, TypeError, AssertionError, *_BROKEN_BYTES) as error:
         raise _cut_short(path, error) from error
 
 
@@ -138,7 +142,7 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, *_BROKEN_BYTES) as error:
         raise _cut_short(path, error) from error
     inner = [name.partition("/")[2] for name in names]
     if "data.pkl" not in inner:

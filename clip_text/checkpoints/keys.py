@@ -174,6 +174,14 @@ def to_right(weights: Mapping[str, Tensor], table: Table) -> Mapped:
             mapped.problems.append(f"unknown {name}")
             continue
         rule, new = names
+        again = [part for part in new if part in mapped.weights]
+        if again:
+            mapped.problems.append(f"{', '.join(again)} a second time, in {name}")
+            continue
+        if len(new) > 1 and (tensor.ndim == 0 or len(tensor) % len(new)):
+            sides = list(tensor.shape)
+            mapped.problems.append(f"{name} {sides}, which is not {len(new)} equal parts")
+            continue
         turned = tensor.T.contiguous() if rule.transposed else tensor
         # a clone: parts that share memory are refused by safetensors and stored thrice by torch
         pieces = [turned] if len(new) == 1 else [p.clone() for p in turned.chunk(len(new))]

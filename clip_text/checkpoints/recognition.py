@@ -146,6 +146,7 @@ def describe(source: Source) -> Description:
         name = str(tensor.dtype).removeprefix("torch.")
         dtypes[name] = dtypes.get(name, 0) + 1
     layers = config.vision.get("layers", 0)
+    scale = weights.get("logit_scale")
     return Description(
         format=source.format,
         path=source.path,
@@ -155,7 +156,7 @@ def describe(source: Source) -> Description:
         text_layers=int(getattr(config.backbone, "num_hidden_layers", 0)),
         embed_dim=config.embed_dim,
         context_length=config.context_length,
-        logit_scale=float(weights["logit_scale"]) if "logit_scale" in weights else float("nan"),
+        logit_scale=math.nan if scale is None or scale.numel() != 1 else float(scale),
         dtypes=dtypes,
         tensors=len(weights),
         parameters=sum(tensor.numel() for tensor in weights.values()),
@@ -213,16 +214,19 @@ def _read(place: Path, path: Path, state: State, context_length: int | None) -> 
 
 def _format_of(path: Path, weights: Mapping[str, Tensor]) -> Format:
     """Tell the format by names; one with damaged names is told by the config beside it."""
-    for format_, starts in _NAMES.items():
-        if all(any(name.startswith(start) for name in weights) for start in starts):
-            return format_
-    if (path.parent / CONFIG_FILE).is_file() and path.name in folder.WEIGHTS_FILES:
-        return "open_clip"
+    # told first: open_clip's own text towers have names that begin like ours
+    of_openai = "token_embedding.weight" in weights or "text.token_embedding.weight" in weights
+    if not of_openai:
+        for format_, starts in _NAMES.items():
+            if all(any(name.startswith(start) for name in weights) for start in starts):
+                return format_
+        if (path.parent / CONFIG_FILE).is_file() and path.name in folder.WEIGHTS_FILES:
+            return "open_clip"
     hint = "Name the weights of a Chinese-CLIP: cn_clip, transformers or open_clip wrote them."
-    if any(name.startswith(("bert.", "roberta.", "embeddings.")) for name in weights):
-        hint = "It looks like a text encoder alone: clip_text.checkpoints.load_text_tower reads it."
-    elif "token_embedding.weight" in weights or "text.token_embedding.weight" in weights:
+    if of_openai:
         hint = "Its text tower is OpenAI's kind; only Hugging Face encoders are read."
+    elif any(name.startswith(("bert.", "roberta.", "embeddings.")) for name in weights):
+        hint = "It looks like a text encoder alone: clip_text.checkpoints.load_text_tower reads it."
     raise CheckpointError(
         f"expected an image and a text tower in {path}, "
         f"got {len(weights)} tensors ({', '.join(list(weights)[:3]) or 'none'}). {hint}"
