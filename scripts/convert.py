@@ -40,8 +40,9 @@ part in 2,048; that the stored weights are exactly the rounded ones is checked a
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
-# What --force may replace: a folder of nothing else than these.
-_CHECKPOINT_FILES = {".json", ".txt", ".safetensors", ".bin", ".pt", ".model", ".md"}
+# What --force may replace: a folder of weights and what lies beside them, and of nothing else.
+_WEIGHTS = {".safetensors", ".bin", ".pt"}
+_BESIDE = {".json", ".txt", ".model", ".md"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ def _check_destination(source: str, destination: Path, to: Format, *, force: boo
             f"expected a new name, got {destination}, which exists. Name another, or add --force."
         )
     folder = destination.is_dir()
-    strange = [path.name for path in destination.iterdir() if _is_strange(path)] if folder else []
+    strange = _strange(destination) if folder else []
     if folder == (to == "cn_clip") or strange:
         holds = f", which holds {', '.join(sorted(strange)[:3])}" if strange else ""
         raise CheckpointError(
@@ -235,8 +236,14 @@ def _check_destination(source: str, destination: Path, to: Format, *, force: boo
         )
 
 
-def _is_strange(path: Path) -> bool:
-    return not path.is_file() or path.suffix not in _CHECKPOINT_FILES
+def _strange(folder: Path) -> list[str]:
+    """Name what does not belong into a checkpoint; all there is where there are no weights."""
+    entries = list(folder.iterdir())
+    if any(path.is_file() and path.suffix in _WEIGHTS for path in entries):
+        entries = [
+            path for path in entries if not path.is_file() or path.suffix not in _WEIGHTS | _BESIDE
+        ]
+    return [path.name for path in entries]
 
 
 def _put(written: Path, destination: Path) -> None:

@@ -190,6 +190,13 @@ def test_force_does_not_remove_what_is_no_checkpoint(source, tmp_path, run):
     assert code == 1
     assert "expected a file" in err
     assert sorted(path.name for path in home.iterdir()) == ["letter.doc", "photos"]
+    captions = tmp_path / "captions"  # files of the same kinds, but no weights
+    captions.mkdir()
+    (captions / "train.json").write_text("{}", encoding="utf-8")
+    code, _, err = run(source, captions, "--to", "open_clip", "--force")
+    assert code == 1
+    assert "which holds train.json. Remove it yourself" in err
+    assert [path.name for path in captions.iterdir()] == ["train.json"]
 
 
 def test_the_source_is_never_overwritten(source, tmp_path, run):
