@@ -52,6 +52,11 @@ def _spread_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
     return -(target * log_softmax(logits, 1)).sum(1).mean()
 
 
+def taught_rows(teacher: Tensor) -> Tensor:
+    """Say which rows the teacher gave, bool [n]: a row of zeros means that it is silent."""
+    return teacher.abs().sum(1) > 0
+
+
 def cosine_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean of 1 - cosine between the student's rows and the teacher's, a scalar in [0, 2].
 
@@ -62,7 +67,7 @@ def cosine_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     Source:
         Reimers & Gurevych 2020 (arXiv:2004.09813), with cosine in place of squared error.
     """
-    known = teacher.abs().sum(1) > 0
+    known = taught_rows(teacher)
     if not known.any():
         return student.sum() * 0
     cosines = torch.cosine_similarity(student[known], teacher[known], dim=-1)

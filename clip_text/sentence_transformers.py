@@ -11,17 +11,16 @@ Written here file by file, in the layout every version of it reads::
 
 import copy
 import json
-import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
 from clip_text.checkpoints import Checkpoint
+from clip_text.checkpoints.files import check_new, partial_folder, write_json, write_weights
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
@@ -48,8 +47,7 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
         CheckpointError: If the contract is open_clip's, or the backbone no plain encoder.
         FileExistsError: If the folder exists.
     """
-    if folder.exists():
-        raise FileExistsError(f"expected a new folder, got {folder}. Name another one.")
+    check_new(folder)
     try:
         tokenizer = portable(checkpoint.tokenizer)
     except ValueError as error:
@@ -57,27 +55,23 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
     tower = checkpoint.model.text
     assert isinstance(tower, TextTower)
     backbone, weights = _backbone(tower)
-    # after all that may refuse
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial = partial_folder(folder)  # after all that may refuse
     backbone.save_pretrained(partial)
-    _save_weights(weights, partial)
+    write_weights(weights, partial / "model.safetensors")
     tokenizer.save_pretrained(str(partial))
     # the name that transformers 4 and 5 both know
     config = json.loads((partial / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    _write_json(partial / "tokenizer_config.json", config)
+    write_json(partial / "tokenizer_config.json", config)
     length = {"max_seq_length": checkpoint.tokenizer.context_length, "do_lower_case": False}
-    _write_json(partial / "sentence_bert_config.json", length)
+    write_json(partial / "sentence_bert_config.json", length)
     settings: dict[str, Any] = {
         "prompts": {},
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }
-    _write_json(partial / "config_sentence_transformers.json", settings)
-    _write_json(partial / "modules.json", _save_modules(tower, partial))
+    write_json(partial / "config_sentence_transformers.json", settings)
+    write_json(partial / "modules.json", _save_modules(tower, partial))
     partial.rename(folder)
 
 
@@ -125,11 +119,11 @@ def _save_modules(tower: TextTower, folder: Path) -> list[dict[str, Any]]:
         modules.append((name, "Dense", dense))
         (folder / name).mkdir()
         weights = {f"linear.{key}": _fp32(tensor) for key, tensor in layer.state_dict().items()}
-        _save_weights(weights, folder / name)
+        write_weights(weights, folder / name / "model.safetensors")
     modules.append((f"{next(number)}_Normalize", "Normalize", {}))
     for path, _, config in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
-        _write_json(folder / path / "config.json", config)
+        write_json(folder / path / "config.json", config)
     return [
         {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for at, (path, kind, _) in enumerate(modules)
@@ -139,14 +133,3 @@ def _save_modules(tower: TextTower, folder: Path) -> list[dict[str, Any]]:
 def _fp32(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-
-
-def _save_weights(weights: dict[str, Tensor], folder: Path) -> None:
-    path = folder / "model.safetensors"
-    save_file(weights, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes it readable by its owner only
-
-
-def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")

@@ -73,7 +73,6 @@ MAX_THUMBNAIL: Final = 1_024
 THUMBNAIL_CACHE_BYTES: Final = 32 * 1024 * 1024
 
 _PAGE: Final = Path(__file__).parent / "page"
-_LAST_ROW: Final = 2**63 - 1  # what a row may be in SQLite
 _EXAMPLE: Final[dict[str, JsonValue]] = {"query": "红色的心", "top_k": 10}
 _SEND_EXAMPLE: Final = f"Send {json.dumps(_EXAMPLE, ensure_ascii=False)} as application/json"
 _SHORT: Final = 80
@@ -417,9 +416,9 @@ def read_thumbnail(
 
 @_router.head("/health", include_in_schema=False)
 @_router.get("/health", tags=["service"], summary="Is the service up?")
-async def check_health(searcher: _TheSearcher) -> HealthResponse:
+async def check_health(request: Request, searcher: _TheSearcher) -> HealthResponse:
     """Answers from the event loop, so that a queue of searches does not look like a crash."""
-    return HealthResponse(status="ok", total=len(searcher), version=_own_version())
+    return HealthResponse(status="ok", total=len(searcher), version=request.app.version)
 
 
 @_router.head("/", include_in_schema=False)
@@ -443,7 +442,7 @@ def _as_found(hit: Hit, prefix: str) -> FoundPicture:
 
 
 def _find_picture(searcher: Searcher, row: int) -> tuple[Path, os.stat_result, str]:
-    path = searcher.hit_path(row) if 0 <= row <= _LAST_ROW else None
+    path = searcher.hit_path(row)
     if path is None:
         raise _ProblemError(
             HTTPStatus.NOT_FOUND,

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test downloads
@@ -23,3 +24,23 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     save_checkpoint(shared_checkpoint(), folder)
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``clip-text ARGS``; returns exit code, stdout and stderr."""
+
+    from scripts import cli
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["clip-text", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -344,7 +344,7 @@ def test_an_interrupted_save_leaves_the_old_one(broken, folder, monkeypatch):
     other = tiny_checkpoint(seed=1)
     with monkeypatch.context() as patch:
         if broken == "weights":
-            patch.setattr(folders, "save_file", full)
+            patch.setattr(folders, "write_weights", full)
         elif broken == "tokenizer":
             patch.setattr(type(other.tokenizer), "save", full)
         else:

@@ -17,24 +17,6 @@ GALLERY = ROOT / "retrieval" / "gallery"
 COMMANDS = ["index", "search", "serve", "evaluate", "convert", "tokens", "demo"]
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``clip-text ARGS``; returns exit code, stdout and stderr."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["clip-text", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def starter():
     return Encoder.from_pretrained("starter")

@@ -1,7 +1,7 @@
 """``clip-text convert``: what it says, what it refuses, and that a lie would be found out."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from models import tiny_checkpoint
 from published import cn_clip_model, save_published
 
 from clip_text.checkpoints import Checkpoint, load_checkpoint, recognise, save_checkpoint
-from scripts import cli
 from scripts import convert as module
 from scripts.convert import BOUNDS, TEXTS, compare, convert, picture
 
@@ -26,21 +25,9 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run):
     """Run ``clip-text convert ARGS``; returns exit code, stdout and stderr."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["clip-text", "convert", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return partial(run, "convert")
 
 
 def test_it_says_what_it_found_and_proves_what_it_wrote(source, tmp_path, run):

@@ -11,6 +11,7 @@ pooler, then a linear layer *with* a bias. That is the projection ``tanh``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -111,12 +112,8 @@ def _taiyi(
 ) -> LoadedTextTower:
     kept, dropped = keys.drop(modern.weights, ("*embeddings.position_ids", *drop))
     mapped = keys.to_left(kept, keys.TAIYI)
-
-    def their_name(name: str) -> str:
-        found = keys.right_names(name, keys.TAIYI)
-        return found[1][0] if found else name
-
     problems = (*modern.problems, *mapped.problems)
+    their_name = partial(keys.their_name, table=keys.TAIYI)
     load_weights(tower, mapped.weights, path, problems, their_name)
     return LoadedTextTower(tower, tokenizer, dropped, ())
 

@@ -8,7 +8,7 @@ QuickGELU in the image tower, BERT's usual erf GELU and epsilon, 52 tokens, and 
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,11 @@ def save_cn_clip(checkpoint: Checkpoint, path: Path, *, dtype: torch.dtype = tor
     mapped = keys.to_right(stored(checkpoint.model.state_dict(), dtype), keys.CN_CLIP)
     assert not mapped.problems, mapped.problems  # check_expressible saw to it
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    unfinished = path.with_name(path.name + ".partial")
     # "module." because cn_clip resumes into DistributedDataParallel and strips it elsewhere
     state = {f"module.{name}": tensor for name, tensor in mapped.weights.items()}
-    torch.save({"epoch": 0, "step": 0, "name": "clip-text", "state_dict": state}, partial)
-    partial.replace(path)
+    torch.save({"epoch": 0, "step": 0, "name": "clip-text", "state_dict": state}, unfinished)
+    unfinished.replace(path)
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:
@@ -184,9 +184,7 @@ def _vocabulary() -> dict[str, int]:
     return _chinese().backend.get_vocab()
 
 
-def _their_name(name: str) -> str:
-    found = keys.right_names(name, keys.CN_CLIP)
-    return found[1][0] if found else name
+_their_name = partial(keys.their_name, table=keys.CN_CLIP)
 
 
 def _tower_config(weights: Mapping[str, Tensor], context_length: int | None) -> TowerConfig:

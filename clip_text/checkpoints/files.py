@@ -1,7 +1,8 @@
-"""Files of weights, read without running what is in them."""
+"""Files of a checkpoint: written whole, and read without running what is in them."""
 
 import json
 import pickle
+import shutil
 import struct
 import warnings
 import zipfile
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clip_text.errors import CheckpointError
@@ -113,6 +114,36 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"expected JSON in {path}, got {error}. Save or download the checkpoint again."
         ) from error
+
+
+def partial_folder(folder: Path) -> Path:
+    """Make an empty folder beside ``folder``, to be renamed to it once it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    return partial
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that exists.
+
+    Raises:
+        FileExistsError: If it does.
+    """
+    if folder.exists():
+        raise FileExistsError(f"expected a new folder, got {folder}. Name another one.")
+
+
+def write_weights(weights: dict[str, Tensor], path: Path) -> None:
+    """Write safetensors that everybody may read, as transformers and open_clip expect them."""
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it readable by its owner only
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON in ASCII: open_clip reads it without naming an encoding."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _torch_load(path: Path, *, zipped: bool) -> object:

@@ -13,19 +13,22 @@ Read as well: ``open_clip_pytorch_model.bin``, and a checkpoint of open_clip's t
 (``epoch_5.pt``) that lies beside the config.
 """
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from open_clip import CLIPTextCfg
-from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedConfig
 
 from clip_text.checkpoints import keys
-from clip_text.checkpoints.files import State, read_json
+from clip_text.checkpoints.files import (
+    State,
+    partial_folder,
+    read_json,
+    write_json,
+    write_weights,
+)
 from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
@@ -83,16 +86,11 @@ def save_checkpoint(
         dtype: Of the stored floating-point weights; float16 halves the file.
     """
     weights = stored(checkpoint.model.state_dict(), dtype)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-    (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
+    partial = partial_folder(folder)
+    write_weights(weights, partial / WEIGHTS_FILE)
     checkpoint.config.backbone.save_pretrained(partial)
     checkpoint.tokenizer.save(partial)
-    text = json.dumps(_to_json(checkpoint), indent=2, ensure_ascii=True)
-    (partial / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(partial / CONFIG_FILE, _to_json(checkpoint))
     if not folder.exists():
         partial.rename(folder)
         return

@@ -8,18 +8,23 @@ The format has no place for the context length. We write it as ``context_length`
 ``config.json``, where transformers keeps but does not read it; without it, it is 52.
 """
 
-import json
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import BertConfig, ChineseCLIPConfig
 
 from clip_text.checkpoints import keys
 from clip_text.checkpoints.cn_clip import VOCABULARY_SIZE, chinese_tokenizer, differences
-from clip_text.checkpoints.files import State, read_json
+from clip_text.checkpoints.files import (
+    State,
+    check_new,
+    partial_folder,
+    read_json,
+    write_json,
+    write_weights,
+)
 from clip_text.checkpoints.parts import (
     BROKEN,
     OPENAI_MEAN,
@@ -78,7 +83,7 @@ def read(folder: Path, path: Path, state: State, context_length: int | None = No
         mapped.weights,
         dropped,
         tuple(mapped.problems),
-        _their_name,
+        partial(keys.their_name, table=keys.HUGGING_FACE),
     )
 
 
@@ -97,21 +102,16 @@ def save_hugging_face(
         FileExistsError: If the folder exists.
     """
     check_expressible(checkpoint)
-    if folder.exists():
-        raise FileExistsError(f"expected a new folder, got {folder}. Name another one.")
+    check_new(folder)
     mapped = keys.to_right(stored(checkpoint.model.state_dict(), dtype), keys.HUGGING_FACE)
     assert not mapped.problems, mapped.problems  # check_expressible saw to it
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_file(mapped.weights, partial / "model.safetensors", metadata={"format": "pt"})
-    (partial / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read it
+    unfinished = partial_folder(folder)
+    write_weights(mapped.weights, unfinished / "model.safetensors")
     config = _to_theirs(checkpoint, dtype)
-    config.save_pretrained(partial)
-    checkpoint.tokenizer.save(partial)
-    _write_json(partial / "preprocessor_config.json", _preprocessor(checkpoint.preprocessing))
-    partial.rename(folder)
+    config.save_pretrained(unfinished)
+    checkpoint.tokenizer.save(unfinished)
+    write_json(unfinished / "preprocessor_config.json", _preprocessor(checkpoint.preprocessing))
+    unfinished.rename(folder)
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:
@@ -132,11 +132,6 @@ def check_expressible(checkpoint: Checkpoint) -> None:
             "expected a model that transformers' ChineseCLIPModel can be (a ViT and a BERT), got "
             f"one with {'; '.join(unlike)}. Write cn_clip's or open_clip's format."
         )
-
-
-def _their_name(name: str) -> str:
-    found = keys.right_names(name, keys.HUGGING_FACE)
-    return " + ".join(found[1]) if found else name
 
 
 def _tower_config(theirs: ChineseCLIPConfig, context_length: int | None) -> TowerConfig:
@@ -243,7 +238,3 @@ def _preprocessor(preprocessing: Preprocessing) -> dict[str, Any]:
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

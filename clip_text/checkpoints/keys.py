@@ -91,9 +91,6 @@ HUGGING_FACE: Table = (
 )
 """open_clip and transformers' ``ChineseCLIPModel``, which has no ResNet."""
 
-OPEN_CLIP: Table = (Rule("*", "*"),)
-"""Our own names are open_clip's."""
-
 LEGACY_LAYER_NORM: Table = (
     Rule("*LayerNorm.weight", "*LayerNorm.gamma"),
     Rule("*LayerNorm.bias", "*LayerNorm.beta"),
@@ -196,6 +193,12 @@ def right_names(name: str, table: Table) -> tuple[Rule, list[str]] | None:
         if match:
             return rule, [_fill(part, match.groups()) for part in rule.parts]
     return None
+
+
+def their_name(name: str, table: Table) -> str:
+    """Say what a file calls one of our (left) tensors; its own name where the table has none."""
+    found = right_names(name, table)
+    return " + ".join(found[1]) if found else name
 
 
 def drop(

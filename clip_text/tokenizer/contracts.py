@@ -194,9 +194,7 @@ def pipeline(
             f"expected a fast tokenizer, got {type(backend).__name__}. "
             "Convert it to a tokenizer.json and load that."
         )
-    copied: Pipeline = Pipeline.from_str(backend.backend_tokenizer.to_str())
-    copied.no_truncation()
-    copied.no_padding()
+    copied = copy_of(backend)
     before, after = _special_ids(copied)
     if compat != "cn_clip":
         copied.encode_special_tokens = compat == "clip_text" or backend.split_special_tokens
@@ -214,6 +212,14 @@ def pipeline(
     words = Pipeline(model)  # without added tokens: cn_clip knows none
     words.pre_tokenizer = CharDelimiterSplit(" ")
     return words, before, after
+
+
+def copy_of(backend: PreTrainedTokenizerBase) -> Pipeline:
+    """Copy what runs inside a fast tokenizer, cutting and padding left behind."""
+    copied: Pipeline = Pipeline.from_str(backend.backend_tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied
 
 
 def _special_ids(tokenizer: Pipeline) -> tuple[list[int], list[int]]:

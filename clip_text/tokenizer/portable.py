@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from clip_text.tokenizer.contracts import (
     CJK,
     NORMALISE,
+    copy_of,
     is_dropped,
     is_mark,
     is_punctuation,
@@ -41,9 +42,7 @@ def portable(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
             "for the cleaning."
         )
     backend = tokenizer.backend
-    pipeline = Pipeline.from_str(backend.backend_tokenizer.to_str())
-    pipeline.no_truncation()
-    pipeline.no_padding()
+    pipeline = copy_of(backend)
     if tokenizer.compat == "clip_text":
         pipeline.normalizer = normalizers.Sequence(
             [

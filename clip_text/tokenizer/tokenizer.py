@@ -164,8 +164,7 @@ class Tokenizer:
             self._report_one(text, seen, encoding)
             for text, seen, encoding in zip(texts, prepared, encodings, strict=True)
         ]
-        specials = len(self._before) + len(self._after)
-        return TokenReport(reports, specials, self.context_length, self.compat)
+        return TokenReport(reports, self._specials, self.context_length, self.compat)
 
     def _report_one(self, text: str, prepared: str, encoding: Encoding) -> TextReport:
         ids, spans, room = encoding.ids, encoding.offsets, self._room(None)
@@ -178,8 +177,8 @@ class Tokenizer:
             if token == self.backend.unk_token_id
         )
         lost = source[at[spans[room][0]] :].strip() if len(ids) > room else ""
-        specials = len(self._before) + len(self._after)
-        return TextReport(text, len(ids) + specials, min(len(ids), room) + specials, unknown, lost)
+        read = min(len(ids), room)
+        return TextReport(text, len(ids) + self._specials, read + self._specials, unknown, lost)
 
     def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
         """Stack rows of ids into int64 [n, length], padded at the end.
@@ -208,10 +207,15 @@ class Tokenizer:
         length = (
             self.context_length if context_length is None else self._check_length(context_length)
         )
-        return length - len(self._before) - len(self._after)
+        return length - self._specials
+
+    @property
+    def _specials(self) -> int:
+        """Special tokens of every text."""
+        return len(self._before) + len(self._after)
 
     def _check_length(self, context_length: int) -> int:
-        specials = len(self._before) + len(self._after)
+        specials = self._specials
         if context_length <= specials:
             raise ValueError(
                 f"expected a context_length above {specials} (the special tokens), "
