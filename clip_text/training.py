@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from clip_text.data import Collator, Draw, DrawDataset, MixtureBatchSampler, Source
-from clip_text.losses import cosine_distillation, multi_positive_contrastive
+from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
+from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import MAX_LOGIT_SCALE
 
@@ -198,7 +199,7 @@ class ContrastiveModel(nn.Module):
         The teacher has read far more than our captions: it says which pictures are alike where
         the text tower, which learns the captions by heart, no longer does.
         """
-        known = teacher.abs().sum(1) > 0
+        known = taught_rows(teacher)
         seen = positives[known].any(0)
         if self.to_teacher is None or not known.any():
             return image_features.sum() * 0
@@ -233,7 +234,7 @@ class Recipe:
         tail_learning_rate: Of the image tower's tail.
         weight_decay: On matrices; norms, biases and the logit scale get none.
         warmup_steps: Of linear warm-up; cosine decay follows.
-        bf16: Compute in bfloat16 where it is faster.
+        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
         seed: Of weights, draws and dropout.
         evaluations: How often validation runs during the stage.
     """
@@ -303,7 +304,7 @@ class ContrastiveTrainer(Trainer):
             lr_scheduler_type="cosine",
             warmup_steps=recipe.warmup_steps,
             max_grad_norm=1.0,
-            bf16=recipe.bf16,
+            bf16=recipe.bf16 and bf16_pays("cuda" if torch.cuda.is_available() else "cpu"),
             seed=recipe.seed,
             logging_steps=20,
             eval_strategy="steps",
