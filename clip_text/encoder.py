@@ -69,8 +69,9 @@ class Encoder:
         It needs nothing of this package to load, and gives the rows of :meth:`encode_text`.
 
         Raises:
-            ValueError: If the tokeniser contract or the backbone cannot be carried over; see
+            CheckpointError: If the tokeniser contract or the backbone cannot be carried over; see
                 :func:`clip_text.sentence_transformers.save_sentence_transformers`.
+            FileExistsError: If the folder exists.
         """
         from clip_text.sentence_transformers import (  # noqa: PLC0415  (few need it)
             save_sentence_transformers,
