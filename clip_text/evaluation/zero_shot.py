@@ -132,7 +132,7 @@ def class_weights(
             on_progress(len(classes))
         return kept
     weights = _ensemble(encoder, classes, templates, on_progress)
-    broken = [classes[at].label for at in np.flatnonzero(~np.isfinite(weights).all(1))]
+    broken = [classes[at].label for at in np.flatnonzero(~np.isfinite(weights).all(1)).tolist()]
     refuse("the class list", "a finite row for every class", broken, "Reword")
     if file:
         _write_cached(file, weights)

@@ -1,0 +1,126 @@
+"""The picture of which classes are taken for which."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_text.errors import ClipTextError, DataError
+from clip_text.evaluation.zero_shot import ZeroShot
+from retrieval.fonts import Face, find_font
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+MOST_CLASSES = 40
+"""More names than these are not readable on one page."""
+
+_MOST_NUMBERED = 20  # with more classes the numbers don't fit into the cells
+_LONGEST_NAME = 12  # characters
+
+
+def check_drawable(out: Path, *, multi_label: bool) -> None:
+    """Refuse early what :func:`draw_confusion` could not do after a long run.
+
+    Raises:
+        ClipTextError: If matplotlib is missing.
+        DataError: If a picture may have several labels, or the file's ending is none of
+            :data:`SUFFIXES`.
+    """
+    if multi_label:
+        raise DataError(
+            "expected one label a picture for a confusion picture, got several. "
+            "Leave --confusion out."
+        )
+    if out.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
+            "Rename it."
+        )
+    _matplotlib("figure")
+
+
+def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = None) -> None:
+    """Draw the share of each class's pictures (row) that was put in each class (column).
+
+    Of more than :data:`MOST_CLASSES` classes those are shown whose pictures go astray most.
+
+    Args:
+        result: With a confusion matrix.
+        out: File to write, in a format its ending names.
+        names: What to write for a label, if not the label itself.
+
+    Raises:
+        ClipTextError: If matplotlib is missing.
+        DataError: As :func:`check_drawable`.
+    """
+    check_drawable(out, multi_label=result.multi_label)
+    assert result.confusion is not None  # so for one label a picture
+    shown, counts = worst_classes(result.confusion)
+    of_class = result.confusion.sum(1)[shown]
+    shares = counts / np.maximum(of_class, 1)[:, None]
+    figure = _matplotlib("figure").Figure(figsize=(_inches(shown), _inches(shown)), dpi=120)
+    figure.set_layout_engine("constrained")
+    # without pyplot nothing global is touched, and no display is looked for
+    _matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the row's pictures")
+    written = [(names or {}).get(label, label) for label in result.labels]
+    _name_axes(axes, [written[at] for at in shown])
+    if len(shown) <= _MOST_NUMBERED:
+        _number_cells(axes, shares)
+    left_out = len(result.labels) - len(shown)
+    axes.set_title(
+        f"top-1 {result.accuracy.get(1, float('nan')):.1%} of {result.pictures:,} pictures"
+        + (f"; the {len(shown)} most confused of {len(result.labels):,} classes" * bool(left_out))
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+
+
+def worst_classes(confusion: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Keep at most :data:`MOST_CLASSES` classes: those in most wrong answers, given or got.
+
+    Returns:
+        Their positions, ascending, and the part of the matrix between them.
+    """
+    astray = confusion.sum(0) + confusion.sum(1) - 2 * confusion.diagonal()
+    shown = np.sort(np.argsort(-astray, kind="stable")[:MOST_CLASSES])
+    return shown, confusion[np.ix_(shown, shown)]
+
+
+def _inches(shown: NDArray[np.int64]) -> float:
+    return 4.5 + 0.32 * len(shown)
+
+
+def _name_axes(axes: Any, names: list[str]) -> None:  # noqa: ANN401
+    path = find_font()
+    face = Face(path, 12)
+    fits = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
+    written = [face.writable(name) for name in fits]
+    font = _matplotlib("font_manager").FontProperties(fname=path) if path else None
+    ticks = range(len(names))
+    axes.set_xticks(ticks, written, rotation=90, fontproperties=font)
+    axes.set_yticks(ticks, written, fontproperties=font)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("right class")
+
+
+def _number_cells(axes: Any, shares: NDArray[np.float64]) -> None:  # noqa: ANN401
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            colour = "white" if share > 0.5 else "black"
+            text = f"{share:.0%}".rstrip("%")
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+
+
+def _matplotlib(module: str) -> Any:  # noqa: ANN401
+    try:
+        return import_module(f"matplotlib.{module}")
+    except ImportError:
+        raise ClipTextError(
+            "expected the package matplotlib for a picture, got none. "
+            "Run: pip install 'clip-text[evaluate]'."
+        ) from None

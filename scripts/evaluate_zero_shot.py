@@ -1,0 +1,298 @@
+"""Sort labelled pictures into classes by their names: ``clip-text evaluate zero-shot``."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clip_text.errors import DataError
+from clip_text.evaluation.classes import NamedClass, named_classes, read_classes, truth_matrix
+from clip_text.evaluation.labelled import Labelled, read_labelled
+from clip_text.evaluation.probe import Examples, check_installed, few_shot, linear_probe, split
+from clip_text.evaluation.ranking import Features
+from clip_text.evaluation.templates import SETS, read_templates
+from clip_text.evaluation.zero_shot import class_weights, classify
+
+from .zero_shot_report import Evaluation, as_json, as_tables
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from clip_text import Encoder
+
+DEFAULT_CACHE = user_cache_path("clip-text") / "class-weights"
+
+_PARTS = (0.6, 0.2, 0.2)  # to learn from, to choose by, to test on, where --train is not given
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What to learn from examples.
+
+    Args:
+        full: Whether to fit on all of them.
+        shots: Numbers of examples a class to fit on.
+        seeds: How many draws for each.
+        train: To learn from; parts of the evaluated pictures if not given.
+    """
+
+    full: bool = False
+    shots: tuple[int, ...] = ()
+    seeds: int = 3
+    train: Labelled | None = None
+
+
+def evaluate_zero_shot(
+    encoder: "Encoder",
+    pictures: Labelled,
+    classes: Sequence[NamedClass] | None = None,
+    templates: Sequence[str] = SETS["original"],
+    *,
+    ks: Sequence[int] = (1, 5),
+    probing: Probing | None = None,
+    cache: Path | None = None,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Classify pictures by class names in sentences, and by classifiers learnt from examples.
+
+    Args:
+        encoder: The model.
+        pictures: With their labels.
+        classes: With their names; called by the labels in the data if not given.
+        templates: Sentences with ``{}``.
+        ks: Depths.
+        probing: What to learn from examples.
+        cache: Folder for the rows of the classes.
+        batch_size: Pictures per forward pass.
+
+    Raises:
+        DataError: If labels and classes do not match, a picture cannot be read, or there are too
+            few examples for what is asked.
+        ClipTextError: If a package is missing.
+    """
+    probing = probing or Probing()
+    learns = probing.full or bool(probing.shots)
+    taught = probing.train if learns else None
+    if classes is None:
+        classes = _classes_of([pictures, taught] if taught else [pictures])
+    # what does not match is told before the long part begins
+    truth = truth_matrix(pictures.labels, classes, pictures.name)
+    train_truth = truth_matrix(taught.labels, classes, taught.name) if taught else None
+    if learns:
+        check_installed()
+        _refuse_several([pictures, taught] if taught else [pictures])
+    with progress_bar() as bar:
+        weights = _weights(encoder, classes, templates, cache, bar)
+        rows = encode_pictures(encoder, pictures.paths, bar, batch_size)
+        train_rows = encode_pictures(encoder, taught.paths, bar, batch_size) if taught else None
+    labels = tuple(one.label for one in classes)
+    several = pictures.multi_label
+    result = Evaluation(
+        classify(rows, weights, truth, labels, ks=ks, multi_label=several),
+        {one.label: one.names[0] for one in classes},
+        len(templates),
+    )
+    if not learns:
+        return result
+    test = Examples(rows, truth.argmax(1), labels)
+    if train_rows is None or train_truth is None:
+        return _learnt(result, probing, *split(test, _PARTS))
+    train = Examples(train_rows, train_truth.argmax(1), labels)
+    return _learnt(result, probing, train, None, test)
+
+
+def _classes_of(parts: Sequence[Labelled]) -> list[NamedClass]:
+    return named_classes(
+        sorted({label for part in parts for labels in part.labels for label in labels})
+    )
+
+
+def _refuse_several(parts: Sequence[Labelled]) -> None:
+    for part in parts:
+        if part.multi_label:
+            raise DataError(
+                f"expected one label a picture to fit on, got several in {part.name}. "
+                "Leave --probe and --shots out."
+            )
+
+
+def _weights(
+    encoder: "Encoder",
+    classes: Sequence[NamedClass],
+    templates: Sequence[str],
+    cache: Path | None,
+    bar: Progress,
+) -> Features:
+    task = bar.add_task("classes", total=len(classes))
+    return class_weights(
+        encoder,
+        classes,
+        templates,
+        cache=cache,
+        on_progress=lambda done: bar.advance(task, done),
+    )
+
+
+def _learnt(
+    evaluation: Evaluation,
+    probing: Probing,
+    train: Examples,
+    validation: Examples | None,
+    test: Examples,
+) -> Evaluation:
+    probe = linear_probe(train, test, validation) if probing.full else None
+    # the few draw their own validation part
+    pool = train.joined(validation) if validation else train
+    seeds = range(probing.seeds)
+    shots = few_shot(pool, test, probing.shots, seeds=seeds) if probing.shots else []
+    return replace(evaluation, probe=probe, shots=tuple(shots))
+
+
+def encode_pictures(
+    encoder: "Encoder", paths: Sequence[Path], bar: Progress, batch_size: int = 64
+) -> Features:
+    """Read pictures ahead in threads and encode them; unit rows, [paths, embed_dim].
+
+    Raises:
+        DataError: If one cannot be read; the message names it.
+    """
+    from clip_text.features import Pixels, ahead
+
+    def load(path: Path) -> Pixels:
+        try:
+            return encoder.load_pixels(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error} Replace or remove the picture.") from error
+
+    task = bar.add_task("pictures", total=len(paths))
+    pixels = ahead(load, paths, workers=2, depth=2 * batch_size)
+    rows = []
+    while batch := list(islice(pixels, batch_size)):
+        rows.append(encoder.encode_pixels(batch))
+        bar.advance(task, len(batch))
+    return np.concatenate(rows)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar with the time left, on stderr and only on a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        yield bar
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Read an option like ``1,5``.
+
+    Raises:
+        typer.BadParameter: If it is not a list of whole numbers from 1.
+    """
+    try:
+        found = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        found = (0,)
+    if any(number < 1 for number in found):
+        raise typer.BadParameter(f"expected numbers like 1,5, got {text!r}. Start from 1.")
+    return found
+
+
+def command(
+    data: Annotated[
+        Path, typer.Argument(help="Folder with a sub-folder a class, or a jsonl file of labels.")
+    ],
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Class names, one a line: name|synonym, or label, a tab, name|synonym."),
+    ] = None,
+    templates: Annotated[
+        str, typer.Option(help=f"Sentences: a file, or {', '.join(SETS)}.")
+    ] = "original",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of a jsonl file's pictures; its own by default.")
+    ] = None,
+    label_field: Annotated[str, typer.Option(help="Field of a jsonl file.")] = "label",
+    top_k: Annotated[str, typer.Option("--top-k", "-k", help="Depths, like 1,5.")] = "1,5",
+    confusion: Annotated[
+        Path | None, typer.Option(help="Also draw which class is taken for which (png, pdf, …).")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also fit a classifier on the picture's features.")
+    ] = False,
+    shots: Annotated[
+        str, typer.Option(help="Also fit on so few examples a class, like 1,2,4.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws for each number of shots.")] = 3,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="What to fit on, like DATA; three fifths of DATA by default."),
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(help="Folder that keeps the rows of class names.", show_default=False)
+    ] = DEFAULT_CACHE,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="CLIP_TEXT_MODEL",
+            help="starter, a folder, a file, or a hub name.",
+        ),
+    ] = "starter",
+    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Sort pictures into classes by the classes' names: accuracy, mAP, which is taken for which.
+
+    A class is the mean of its names in all the sentences. Ties count in part: a model that
+    scores all classes alike is as good as chance.
+
+    Examples:
+        clip-text evaluate zero-shot animals/ --classes names.txt --confusion confusion.png
+
+        clip-text evaluate zero-shot test/ --train train/ --probe --shots 1,2,4,8,16
+    """
+    from . import cli
+
+    depths, few = numbers(top_k) or (1, 5), numbers(shots)
+    if train is not None and not (probe or few):
+        raise typer.BadParameter("--train needs something to fit. Add --probe or --shots.")
+    pictures = read_labelled(data, images, label_field)
+    if confusion is not None:
+        from .confusion import check_drawable
+
+        check_drawable(confusion, multi_label=pictures.multi_label)
+    taught = read_labelled(train, images, label_field) if train is not None else None
+    evaluation = evaluate_zero_shot(
+        cli.load_encoder(model),
+        pictures,
+        read_classes(classes) if classes is not None else None,
+        read_templates(templates),
+        ks=depths,
+        probing=Probing(probe, few, seeds, taught),
+        cache=cache,
+    )
+    if confusion is not None:
+        from .confusion import draw_confusion
+
+        draw_confusion(evaluation.zero_shot, confusion, evaluation.names)
+    if as_json_:
+        cli.print_json(as_json(evaluation))
+        return
+    for table in as_tables(evaluation):
+        cli.out.print(table)
+    if confusion is not None:
+        cli.err.print(f"drawn in {confusion}")
