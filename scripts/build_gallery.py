@@ -54,7 +54,6 @@ GALLERY = Path(__file__).resolve().parent.parent / "retrieval" / "gallery"
 # Chosen so that the whole gallery stays below its limit of 12 MB.
 EMOJI_SIDE, EMOJI_QUALITY = 120, 70
 PHOTO_SIDE, PHOTO_QUALITY = 512, 76
-LANGUAGES = ("zh", "zh-hant", "en", "ja", "ko", "fr", "de", "es", "pt", "it", "ru", "vi", "th")
 
 _DIRECTORY, _ZLIB, _ZSTD = 2, 1, 4  # flags of an entry in a Qt resource
 _CREATIVE_COMMONS = "https://creativecommons.org/licenses/"
@@ -251,7 +250,7 @@ def emoji_entry(emoji: EmojiNames) -> Entry:
     return Entry(
         file_name=f"emoji/{emoji.hexcode}.webp",
         caption=emoji.labels["zh"],
-        names={language: emoji.labels[language] for language in LANGUAGES},
+        names=emoji.labels,  # in every language of emojibase
         tags=emoji.tags["zh"],
         group=emoji.group,
         emoji=emoji.emoji,
@@ -355,12 +354,24 @@ def _holders() -> tuple[str, str]:
     )
 
 
-def build(cache: Path, out: Path) -> list[Entry]:
+def write_metadata(folder: Path, entries: list[Entry], table: dict[str, Any], cache: Path) -> None:
+    """Write what the pictures show and whose they are."""
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for entry in entries:
+            line = json.dumps(
+                asdict(entry), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+            )
+            file.write(f"{line}\n")
+    write_notice(folder / "NOTICE", table, cache)
+
+
+def build(cache: Path, out: Path, *, pictures: bool = True) -> list[Entry]:
     """Write the whole gallery, replacing what is there only when all of it is done.
 
     Args:
         cache: Folder of packages.
         out: Folder of the gallery.
+        pictures: False keeps those that are there, and writes metadata and notice alone.
 
     Returns:
         What is in it, in the order of metadata.jsonl.
@@ -369,22 +380,22 @@ def build(cache: Path, out: Path) -> list[Entry]:
         SourceError: If a package cannot be had.
     """
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    pictures = emoji_pictures("fluent-3d", cache)
+    drawn = emoji_pictures("fluent-3d", cache)
     names = [
-        emoji
-        for key, emoji in emoji_names(cache).items()
-        if key in pictures and not emoji.skin_tone
+        emoji for key, emoji in emoji_names(cache).items() if key in drawn and not emoji.skin_tone
     ]
+    entries = [emoji_entry(emoji) for emoji in names]
+    entries += [photo_entry(row, table["package"]) for row in table["photo"]]
+    if not pictures:
+        write_metadata(out, entries, table, cache)
+        return entries
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".gallery-") as scratch:
         fresh = Path(scratch) / "gallery"
         (fresh / "emoji").mkdir(parents=True)
         (fresh / "photos").mkdir()
-        entries = []
         for emoji in track(names, "emoji", console=console, disable=not console.is_terminal):
-            entry = emoji_entry(emoji)
-            save_emoji(pictures[emoji.hexcode], fresh / entry.file_name)
-            entries.append(entry)
+            save_emoji(drawn[emoji.hexcode], fresh / emoji_entry(emoji).file_name)
         for row, content in track(
             read_photos(table, cache),
             "photos",
@@ -392,16 +403,8 @@ def build(cache: Path, out: Path) -> list[Entry]:
             console=console,
             disable=not console.is_terminal,
         ):
-            entry = photo_entry(row, table["package"])
-            save_photo(content, fresh / entry.file_name, row.get("backdrop", "white"))
-            entries.append(entry)
-        with (fresh / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for entry in entries:
-                line = json.dumps(
-                    asdict(entry), ensure_ascii=False, sort_keys=True, separators=(",", ":")
-                )
-                file.write(f"{line}\n")
-        write_notice(fresh / "NOTICE", table, cache)
+            save_photo(content, fresh / "photos" / row["file"], row.get("backdrop", "white"))
+        write_metadata(fresh, entries, table, cache)
         if out.exists():
             out.rename(Path(scratch) / "old")
         fresh.rename(out)
@@ -413,13 +416,19 @@ def main(
     out: Annotated[
         Path, typer.Option(help="Folder of the gallery.", show_default="retrieval/gallery")
     ] = GALLERY,
+    pictures: Annotated[
+        bool, typer.Option(help="Draw the pictures again, or only describe those there.")
+    ] = True,
 ) -> None:
     """Rebuild the bundled gallery from pinned packages.
 
-    Example: python scripts/build_gallery.py --cache ~/.cache/clip-text-sources
+    Examples:
+        python scripts/build_gallery.py --cache ~/.cache/clip-text-sources
+
+        python scripts/build_gallery.py --cache ~/.cache/clip-text-sources --no-pictures
     """
     try:
-        entries = build(cache, out)
+        entries = build(cache, out, pictures=pictures)
     except SourceError as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(1) from error

@@ -76,6 +76,29 @@ def test_every_entry_says_what_and_whose_it_is(entries):
         assert all(entry["names"].values())
 
 
+def test_every_emoji_is_named_in_28_languages(entries):
+    languages = {frozenset(entry["names"]) for entry in entries if entry["emoji"]}
+    assert len(languages) == 1
+    assert len(*languages) == 28
+    assert {"zh", "zh-hant", "en", "ja", "hi", "uk"} <= set(*languages)
+
+
+def test_describing_anew_leaves_the_pictures_alone(tmp_path, monkeypatch):
+    dog = sources.EmojiNames(
+        "1F436", "🐶", "animals-nature", "", False, {"zh": "狗脸", "uk": "морда собаки"}, {"zh": []}
+    )
+    monkeypatch.setattr(build_gallery, "emoji_pictures", lambda *_: {"1F436": Path("none.webp")})
+    monkeypatch.setattr(build_gallery, "emoji_names", lambda _: {"1F436": dog})
+    monkeypatch.setattr(build_gallery, "write_notice", lambda path, *_: path.write_text("!"))
+    (tmp_path / "emoji").mkdir()
+    (tmp_path / "emoji" / "1F436.webp").write_bytes(b"as it was")
+    build_gallery.build(tmp_path, tmp_path, pictures=False)
+    assert (tmp_path / "emoji" / "1F436.webp").read_bytes() == b"as it was"
+    first, *photos = (tmp_path / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first)["names"] == {"uk": "морда собаки", "zh": "狗脸"}
+    assert len(photos) == 221
+
+
 def test_licences_allow_passing_on(entries):
     allowed = {"MIT", "Public domain", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0"}
     assert {entry["licence"] for entry in entries} <= allowed | {"CC-BY-SA-3.0", "CC-BY-SA-4.0"}

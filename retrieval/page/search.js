@@ -5,6 +5,7 @@
 const FIRST = 30; // hits per search, and how many "more" adds
 const MOST = 200; // the service's own limit on top_k
 const TILE = window.devicePixelRatio > 1 ? 512 : 256; // pixels of a tile's picture
+const NAMES = 6; // of a picture, shown at once; further languages unfold
 const SMALL = 256; // below this, pictures blur when they fill the space
 const EXAMPLES = ["狗", "草莓蛋糕", "下雨", "红色的心", "a birthday party", "富士山"];
 
@@ -25,6 +26,7 @@ const TEXTS = {
     next: "下一张",
     close: "关闭",
     original: "打开原图",
+    moreNames: "其他语言",
     missing: "图片不见了",
     searching: "正在找…",
     found: (query, shown, total, ms) => `“${query}”：${total} 张图里最接近的 ${shown} 张 · ${ms} 毫秒`,
@@ -60,6 +62,7 @@ const TEXTS = {
     next: "Next picture",
     close: "Close",
     original: "Open the original",
+    moreNames: "Other languages",
     missing: "This picture is gone",
     searching: "Searching…",
     found: (query, shown, total, ms) => `“${query}”: the closest ${shown} of ${total} pictures · ${ms} ms`,
@@ -378,7 +381,10 @@ function showPicture(index) {
   $("lightbox-score").textContent = `${text.score} ${hit.score.toFixed(4)} · ${hit.rank} / ${current.hits.length}`;
   $("lightbox-score").title = text.scoreHint;
   $("lightbox-tags").replaceChildren(...tagsOf(hit).map((tag) => make("li", {}, makeSearchLink(tag))));
-  $("lightbox-names").replaceChildren(...describeNames(hit));
+  const names = describeNames(hit);
+  $("lightbox-names").replaceChildren(...names.slice(0, NAMES).flat());
+  $("lightbox-more-names").replaceChildren(...names.slice(NAMES).flat());
+  $("lightbox-more").hidden = names.length <= NAMES;
   $("lightbox-about").replaceChildren(...describeRest(hit));
   $("facts").scrollTop = 0;
   $("previous").disabled = index === 0;
@@ -418,7 +424,7 @@ function describeNames(hit) {
   return Object.entries(namesOf(hit))
     .filter(([, name]) => typeof name === "string")
     .sort((a, b) => place(a) - place(b))
-    .flatMap(([code, name]) => {
+    .map(([code, name]) => {
       let label = code;
       try {
         label = languages.of(code);
