@@ -1,0 +1,70 @@
+"""A picture of one figure for each of several things: horizontal bars."""
+
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
+
+from clip_text.errors import ClipTextError, DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def check_bars(out: Path) -> None:
+    """Refuse early what :func:`draw_bars` could not do after a long run.
+
+    Raises:
+        ClipTextError: If matplotlib is missing.
+        DataError: If the file's ending is none of :data:`SUFFIXES`.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
+            "Rename it."
+        )
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ClipTextError(
+            "expected the package matplotlib for a picture, got none. "
+            "Run: pip install 'clip-text[evaluate]'."
+        ) from None
+
+
+def draw_bars(
+    out: Path, names: Sequence[str], values: Sequence[float], *, title: str, label: str
+) -> None:
+    """Draw a bar for each value with the value beside it, the first on top.
+
+    Args:
+        out: File to write, in a format its ending names.
+        names: What the bars are about; in a script the default font has.
+        values: Shares or differences of shares, drawn in percent; a NaN has no bar.
+        title: Above the bars.
+        label: Under the axis.
+
+    Raises:
+        ClipTextError: If matplotlib is missing.
+        DataError: If the file's ending is none of :data:`SUFFIXES`.
+    """
+    check_bars(out)
+    # without pyplot nothing global is touched, and no display is looked for
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6 + 0.3 * len(names)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    percent = [0.0 if isnan(value) else 100 * value for value in values]
+    colours = ["#b93a29" if value < 0 else "#3b6ea5" for value in percent]
+    bars = axes.barh(range(len(names)), percent, color=colours)
+    texts = ["none" if isnan(value) else f"{100 * value:.1f}" for value in values]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.12, y=0.01)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(label)
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)

@@ -1,0 +1,119 @@
+"""Recall by the language of the texts, over the same pictures: ``clip-text evaluate languages``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from clip_text.evaluation.languages import LanguageRecall, by_language
+
+KS = (1, 5, 10)
+
+
+def by_recall(results: Sequence[LanguageRecall]) -> list[LanguageRecall]:
+    """Best first; by the deepest recall, then by the median rank."""
+    return sorted(results, key=lambda one: (-one.recall[max(one.recall)], one.median_rank))
+
+
+def as_table(results: Sequence[LanguageRecall]) -> Table:
+    """Draw the results for a terminal, best language first."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("language")
+    ks = list(results[0].recall) if results else []
+    for column in (*(f"recall@{k}" for k in ks), "median rank", "texts", "pictures", "[UNK]"):
+        table.add_column(escape(column), justify="right")
+    for one in by_recall(results):
+        recalls = [f"{one.recall[k]:.1%}" for k in ks]
+        counts = [f"{one.median_rank:g}", f"{one.texts:,}", f"{one.pictures:,}"]
+        table.add_row(escape(one.language or "none"), *recalls, *counts, f"{one.unknown:.1%}")
+    return table
+
+
+def as_json(results: Sequence[LanguageRecall]) -> dict[str, Any]:
+    """Flatten the results: ``zh_recall@1`` and so on, shares in [0, 1]; best language first."""
+    flat: dict[str, Any] = {}
+    for one in by_recall(results):
+        name = one.language or "none"
+        flat |= {f"{name}_recall@{k}": value for k, value in one.recall.items()}
+        flat[f"{name}_median_rank"] = one.median_rank
+        flat[f"{name}_texts"] = one.texts
+        flat[f"{name}_pictures"] = one.pictures
+        flat[f"{name}_unknown"] = one.unknown
+    return flat
+
+
+def draw(results: Sequence[LanguageRecall], out: Path) -> None:
+    """Draw the deepest recall of each language, best first; see :func:`.bars.draw_bars`."""
+    from .bars import draw_bars
+
+    ordered = by_recall(results)
+    k = max(ordered[0].recall)
+    names = [one.language or "none" for one in ordered]
+    title = f"Text to image by language, {ordered[0].pictures:,} pictures"
+    values = [one.recall[k] for one in ordered]
+    draw_bars(out, names, values, title=title, label=f"recall@{k}, percent")
+
+
+def command(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="A data set with texts of several kinds; the bundled emoji if none."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, if not beside the texts.")
+    ] = None,
+    captions: Annotated[
+        str, typer.Option(help="Languages to ask in, like zh,en,ja; of the emoji all, if none.")
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="CLIP_TEXT_MODEL",
+            help="starter, a folder, a file, or a hub name.",
+        ),
+    ] = "starter",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Ask only so many texts a language, at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw recall by language (png, pdf, …).")
+    ] = None,
+) -> None:
+    """Measure text-to-image recall in each language, over the same pictures.
+
+    Without DATA: the emoji of the bundled gallery by their names in 28 languages. [UNK] is the
+    share of tokens the model has no word for; a language full of them cannot be found by.
+
+    Examples:
+        clip-text evaluate languages
+
+        clip-text evaluate languages captions.jsonl --captions zh,en --plot languages.png
+    """
+    from . import cli
+    from .retrieval_sets import encode_pictures, read_or_gallery, sample_texts
+
+    if plot is not None:
+        from .bars import check_bars
+
+        check_bars(plot)
+    kinds = [kind.strip() for kind in captions.split(",") if kind.strip()] or None
+    collection = read_or_gallery(data, images, kinds)
+    if sample is not None:
+        collection = sample_texts(collection, sample, seed)
+    encoder = cli.load_encoder(model)
+    results = by_language(encoder, collection, encode_pictures(encoder, collection), KS)
+    if plot is not None:
+        draw(results, plot)
+    if as_json_:
+        cli.print_json(as_json(results))
+        return
+    cli.out.print(as_table(results))
+    if plot is not None:
+        cli.err.print(f"drawn in {plot}")

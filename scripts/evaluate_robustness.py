@@ -1,0 +1,143 @@
+"""Recall before and after the texts are changed: ``clip-text evaluate robustness``."""
+
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from clip_text.errors import ClipTextError
+from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
+
+KS = (1, 5, 10)
+
+
+def as_table(results: Sequence[Robustness]) -> Table:
+    """Draw the results for a terminal; recalls in percent, of the texts changed unless it says."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("perturbation", no_wrap=True)
+    ks = list(results[0].clean) if results else []
+    deepest = [f"all texts @{max(ks)}"] if ks else []
+    for column in ("changed", *(f"recall@{k}" for k in ks), "change", *deepest, "cosine"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in results:
+        recalls = [_moved(one.changed_clean[k], one.changed_perturbed[k]) for k in ks]
+        last = max(ks)
+        gained = "" if not one.changed else f"{100 * one.change[last]:+.1f}"
+        table.add_row(
+            escape(one.perturbation),
+            f"{one.changed:,} of {one.texts:,}",
+            *recalls,
+            gained,
+            _moved(one.clean[last], one.perturbed[last]),
+            "" if isnan(one.cosine) else f"{one.cosine:.3f}",
+        )
+    return table
+
+
+def _moved(before: float, after: float) -> str:
+    return "" if isnan(before) else f"{100 * before:.1f} → {100 * after:.1f}"
+
+
+def as_json(results: Sequence[Robustness]) -> dict[str, Any]:
+    """Flatten the results: ``homophone_change@10`` and so on, shares in [0, 1].
+
+    ``clean`` and ``perturbed`` are over all texts; ``changed_clean``, ``changed_perturbed``,
+    ``change`` and ``cosine`` over those that a perturbation changes, and None if there are none.
+    """
+    flat: dict[str, Any] = {"texts": results[0].texts if results else 0}
+    for one in results:
+        name = one.perturbation
+        flat[f"{name}_changed"] = one.changed
+        for what in ("clean", "perturbed", "changed_clean", "changed_perturbed", "change"):
+            flat |= {f"{name}_{what}@{k}": _known(r) for k, r in getattr(one, what).items()}
+        flat[f"{name}_cosine"] = _known(one.cosine)
+    return flat
+
+
+def _known(value: float) -> float | None:
+    return None if isnan(value) else value
+
+
+def draw(results: Sequence[Robustness], out: Path) -> None:
+    """Draw how far each perturbation moves the deepest recall; see :func:`.bars.draw_bars`."""
+    from .bars import draw_bars
+
+    k = max(results[0].clean)
+    draw_bars(
+        out,
+        [f"{one.perturbation} ({one.changed:,})" for one in results],
+        [one.change[k] for one in results],
+        title=f"What a change to the text does to text-to-image recall, {results[0].texts:,} texts",
+        label=f"change of recall@{k} over the texts changed, percentage points",
+    )
+
+
+def command(
+    data: Annotated[
+        Path | None, typer.Argument(help="A data set; the bundled emoji and their names if none.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, if not beside the texts.")
+    ] = None,
+    captions: Annotated[
+        str | None, typer.Option(help="Kind of captions to change; zh where there are several.")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="CLIP_TEXT_MODEL",
+            help="starter, a folder, a file, or a hub name.",
+        ),
+    ] = "starter",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Ask only so many texts, drawn at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the changes.")] = 0,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the change of recall (png, pdf, …).")
+    ] = None,
+) -> None:
+    """Misspell, retype and reword the texts, and measure what that does to recall.
+
+    Traditional characters, full width, punctuation, homophones, dropped and swapped letters, word
+    order, synonyms, spaces, case. The change counts the texts that a perturbation changes at all.
+
+    Examples:
+        clip-text evaluate robustness
+
+        clip-text evaluate robustness val.jsonl --captions zh --sample 1000 --plot robustness.png
+    """
+    from . import cli
+    from .retrieval_sets import encode_pictures, read_or_gallery, sample_texts
+
+    if plot is not None:
+        from .bars import check_bars
+
+        check_bars(plot)
+    try:  # before the long part: a library that is missing
+        for perturbation in PERTURBATIONS.values():
+            perturbation("一个男人")
+    except ImportError as error:
+        raise ClipTextError(str(error)) from error
+    kind = captions or ("zh" if data is None else None)  # a data set has a usual kind of its own
+    collection = read_or_gallery(data, images, [kind] if kind else None)
+    if sample is not None:
+        collection = sample_texts(collection, sample, seed)
+    encoder = cli.load_encoder(model)
+    pictures = encode_pictures(encoder, collection)
+    results = robustness(encoder.encode_text, collection, pictures, ks=KS, seed=seed)
+    if plot is not None:
+        draw(results, plot)
+    if as_json_:
+        cli.print_json(as_json(results))
+        return
+    cli.out.print(as_table(results))
+    if plot is not None:
+        cli.err.print(f"drawn in {plot}")

@@ -1,0 +1,129 @@
+"""What the evaluating commands share: the bundled collection, samples, encoded pictures."""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import replace
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from clip_text.errors import DataError
+from clip_text.evaluation import RetrievalSet, Text, retrieval_set
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from clip_text import Encoder
+    from clip_text.evaluation.ranking import Features
+    from clip_text.features import Pixels
+    from clip_text.images import ImageSource
+
+_BATCH = 64  # pictures
+
+
+def gallery_emoji(
+    kinds: Collection[str] | None = None, pictures: int | None = None
+) -> RetrievalSet:
+    """The emoji of the bundled gallery, with their names by language.
+
+    Args:
+        kinds: Languages to keep, such as ``zh``; all of them unless told.
+        pictures: Only the first so many.
+
+    Raises:
+        DataError: If the gallery has no names in one of the languages.
+    """
+    folder = Path(str(files("retrieval") / "gallery"))
+    images: dict[str, ImageSource] = {}
+    texts: list[Text] = []
+    for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["emoji"] and (pictures is None or len(images) < pictures):
+            path = folder / entry["file_name"]
+            images[path.stem] = path
+            texts += [
+                Text(f"{kind} {path.stem}", name, (path.stem,), kind)
+                for kind, name in entry["names"].items()
+            ]
+    known = {text.kind for text in texts}
+    if kinds is not None and (unknown := [kind for kind in kinds if kind not in known]):
+        raise DataError(
+            f"expected languages among {', '.join(sorted(known))}, "
+            f"got {', '.join(map(repr, unknown))}. Correct the name."
+        )
+    if kinds is not None:
+        texts = [text for text in texts if text.kind in kinds]
+    return retrieval_set("gallery emoji", images, texts)
+
+
+def read_or_gallery(
+    data: Path | None, images: Path | None = None, kinds: Collection[str] | None = None
+) -> RetrievalSet:
+    """Read a data set, or take the gallery's emoji where none is named.
+
+    Raises:
+        DataError: If it cannot be read, or has no texts of one of the kinds.
+    """
+    if data is None:
+        return gallery_emoji(kinds)
+    from clip_text.evaluation.readers import read_retrieval_set
+
+    return read_retrieval_set(data, images=images, kinds=kinds)
+
+
+def sample_texts(collection: RetrievalSet, number: int, seed: int = 0) -> RetrievalSet:
+    """Draw at most so many texts of each kind; the pictures stay, so no rank changes.
+
+    Args:
+        collection: What to draw from; its order is kept.
+        number: Of texts a kind.
+        seed: Of the draw.
+    """
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for at, text in enumerate(collection.texts):
+        places[text.kind].append(at)
+    rng = random.Random(seed)  # noqa: S311
+    kept = sorted(one for at in places.values() for one in rng.sample(at, min(number, len(at))))
+    return replace(
+        collection,
+        texts=[collection.texts[at] for at in kept],
+        answers=[collection.answers[at] for at in kept],
+    )
+
+
+def encode_pictures(encoder: "Encoder", collection: RetrievalSet) -> "Features":
+    """Encode a collection's pictures, read ahead in threads; unit rows [pictures, embed_dim].
+
+    Raises:
+        DataError: If one cannot be read; the message names it.
+    """
+    from clip_text.features import ahead
+
+    def load(at: int) -> "Pixels":
+        try:
+            return encoder.load_pixels(collection.images[at])
+        except (OSError, ValueError) as error:
+            name = collection.image_ids[at]
+            raise DataError(f"{name}: {error} Replace or remove the picture.") from error
+
+    console = Console(stderr=True)
+    places = range(len(collection.image_ids))
+    pixels = iter(
+        track(
+            ahead(load, places, workers=2, depth=2 * _BATCH),
+            "pictures",
+            total=len(places),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+    )
+    rows = []
+    while batch := list(islice(pixels, _BATCH)):
+        rows.append(encoder.encode_pixels(batch))
+    return np.concatenate(rows)
