@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
 from clip_text.features import Pixels, hash_weights
 from clip_text.images import ImageSource, load_image, squash
-from clip_text.tokenizer import TokenReport
+from clip_text.tokenizer import Compat, TokenReport
 
 Features = NDArray[np.float32]
 
@@ -45,7 +45,12 @@ class Encoder:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = STARTER, device: str | torch.device | None = None
+        cls,
+        name: str | Path = STARTER,
+        device: str | torch.device | None = None,
+        *,
+        context_length: int | None = None,
+        compat: Compat | None = None,
     ) -> "Encoder":
         """Load a model.
 
@@ -53,11 +58,20 @@ class Encoder:
             name: ``"starter"`` (bundled), a local folder or file of any format that
                 :mod:`clip_text.checkpoints` reads, or a Hugging Face hub name.
             device: As for the class.
+            context_length: Longest text in tokens, if not the model's own.
+            compat: Whose tokens a text becomes, if not those the model was saved with:
+                ``clip_text``, ``cn_clip``, ``hf`` or ``open_clip``; see
+                :mod:`clip_text.tokenizer`. Both are part of the fingerprint.
 
         Raises:
-            CheckpointError: If there is none, or it is damaged.
+            CheckpointError: If there is none, it is damaged, or it cannot have that context or
+                contract.
+
+        Example:
+            >>> Encoder.from_pretrained("starter", compat="cn_clip").tokenizer.contract
+            'cn_clip/1'
         """
-        return cls(load_checkpoint(name), device)
+        return cls(load_checkpoint(name, context_length, compat), device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a folder that :meth:`from_pretrained` reads."""

@@ -55,6 +55,7 @@ Model = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 ModelFormat = Literal["cn_clip", "hf", "open_clip"]
+Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
 StoredAs = Literal["fp32", "fp16"]
 
 DEFAULT_INDEX = user_data_path("clip-text") / "index"
@@ -242,17 +243,22 @@ def convert(
 def tokens(
     file: Annotated[Path, typer.Argument(allow_dash=True, help="Texts, one a line; - is stdin.")],
     model: Model = "starter",
+    compat: Annotated[
+        Contract | None, typer.Option(help="Whose tokens; by default those of the model.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Name the texts with words the model does not know, and those it cuts off.
 
-    Example:
+    Examples:
         clip-text tokens captions.txt
+
+        clip-text tokens captions.txt --compat cn_clip
     """
     from .tokens import as_json as flat
     from .tokens import as_table, read_texts, summary
 
-    report = load_encoder(model).text_report(read_texts(file))
+    report = load_encoder(model, compat).text_report(read_texts(file))
     if as_json:
         print_json(flat(report))
         return
@@ -313,12 +319,12 @@ DEMO_QUERIES = (
 )
 
 
-def load_encoder(model: str) -> "Encoder":
+def load_encoder(model: str, compat: Contract | None = None) -> "Encoder":
     """Load the model, with Hugging Face's own progress bars off."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from clip_text import Encoder
 
-    return Encoder.from_pretrained(model)
+    return Encoder.from_pretrained(model, compat=compat)
 
 
 @contextmanager

@@ -203,7 +203,10 @@ def _reload(
             f"{tokenizer.context_length} wherever you load it"
         )
     if tokenizer.compat != again.tokenizer.compat:
-        say(f"note            a cn_clip file has no contract: ask for {tokenizer.compat!r} again")
+        say(
+            "note            a cn_clip file has no contract: "
+            f"load it with compat={tokenizer.compat!r}"
+        )
     same = Tokenizer(again.tokenizer.backend, tokenizer.context_length, tokenizer.compat)
     return replace(again, tokenizer=same)
 

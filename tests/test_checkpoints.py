@@ -163,6 +163,20 @@ def test_a_context_no_longer_than_the_positions_of_a_roberta(tmp_path):
         load_checkpoint(tmp_path / "ours", context_length=64)
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"context_length": 2}, r"expected a context_length above 2 .*, got 2\. Use 52"),
+        ({"context_length": 0}, r"expected a context_length above 2 .*, got 0\. Use 52"),
+        ({"context_length": 65}, r"context_length of at most 64, .*, got 65\. Ask for fewer"),
+        ({"compat": "clip"}, r"expected compat clip_text, .*, got 'clip'\. Choose one of them"),
+    ],
+)
+def test_what_a_model_cannot_have_is_refused(asked, expected, tiny_folder):
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(tiny_folder, **asked)
+
+
 def delete(name):
     return lambda folder: (folder / name).unlink()
 

@@ -201,6 +201,36 @@ def test_logit_scale_is_the_factor():
     assert ENCODER.logit_scale == pytest.approx(1 / 0.07)
 
 
+@pytest.mark.parametrize("compat", ["clip_text", "cn_clip", "hf", "open_clip"])
+def test_the_contract_can_be_chosen_and_is_part_of_the_fingerprint(compat, tiny_folder, tmp_path):
+    texts = ["“红”", "Ｄｏｇ", "[MASK]", "红，绿"]
+    encoder = Encoder.from_pretrained(tiny_folder, "cpu", compat=compat)
+    expected = Tokenizer(bert_tokenizer(), 16, compat)
+    assert encoder.tokenizer.token_ids(texts) == expected.token_ids(texts)
+    changed = compat != "clip_text"
+    assert (encoder.fingerprint != ENCODER.fingerprint) == changed
+    difference = abs(encoder.encode_text(texts) - ENCODER.encode_text(texts)).max()
+    assert (difference > 1e-2) == changed
+    # and it is kept where the model is saved
+    encoder.save_pretrained(tmp_path / "saved")
+    again = Encoder.from_pretrained(tmp_path / "saved", "cpu")
+    assert again.tokenizer.compat == compat
+    assert again.fingerprint == encoder.fingerprint
+    own = Encoder.from_pretrained(tmp_path / "saved", "cpu", compat="clip_text")
+    assert own.fingerprint == ENCODER.fingerprint
+
+
+def test_the_context_length_can_be_chosen_and_is_part_of_the_fingerprint(tiny_folder):
+    encoder = Encoder.from_pretrained(tiny_folder, "cpu", context_length=5)
+    assert encoder.context_length == encoder.checkpoint.config.context_length == 5
+    assert encoder.fingerprint != ENCODER.fingerprint
+    cut, whole = encoder.encode_text(["大小红绿蓝", "大小红"])
+    np.testing.assert_allclose(cut, whole, atol=SAME)
+    assert Encoder.from_pretrained(tiny_folder, "cpu", context_length=16).fingerprint == (
+        ENCODER.fingerprint
+    )
+
+
 def test_the_encoder_leaves_training_mode():
     checkpoint = tiny_checkpoint()
     checkpoint.model.train()

@@ -342,3 +342,6 @@ def test_a_context_longer_than_the_positions(model, tmp_path):
     assert load_checkpoint(path, context_length=64).tokenizer.context_length == 64
     with pytest.raises(CheckpointError, match=r"context_length of at most 64, .*, got 65"):
         load_checkpoint(path, context_length=65)
+    assert load_checkpoint(path, compat="hf").tokenizer.compat == "hf"
+    with pytest.raises(CheckpointError, match=r"context_length above 2 .*, got 1\. "):
+        load_checkpoint(path, context_length=1)

@@ -1,6 +1,7 @@
 """The report behind ``clip-text tokens``."""
 
 import io
+import json
 import sys
 from types import SimpleNamespace
 
@@ -44,6 +45,26 @@ def test_summary_and_table():
     header, *lines = [line.split() for line in page.getvalue().splitlines()]
     assert header == ["line", "tokens", "[UNK]", "cut", "off"]
     assert lines == [["2", "7", "啊"], ["4", "20", "[b]啊"], ["5", "4", "啊"]]
+
+
+@pytest.mark.parametrize(
+    ("compat", "unknown"), [(None, []), ("cn_clip", ["“", "”"]), ("open_clip", [])]
+)
+def test_the_contract_can_be_chosen(compat, unknown, tiny_folder, tmp_path, run):
+    (tmp_path / "texts").write_text("“红”\n", encoding="utf-8")
+    chosen = ["--compat", compat] if compat else []
+    code, out, err = run("tokens", tmp_path / "texts", "--model", tiny_folder, "--json", *chosen)
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["contract"] == (compat or "clip_text")
+    assert [part for line in report["lines"] for part in line["unknown"]] == unknown
+
+
+def test_an_unknown_contract_is_a_wrong_option(tmp_path, run):
+    (tmp_path / "texts").write_text("红\n", encoding="utf-8")
+    code, _, err = run("tokens", tmp_path / "texts", "--compat", "clip")
+    assert code == 2
+    assert "open_clip" in err
 
 
 def test_json():

@@ -37,7 +37,7 @@ _HUGE = 80
 """ViT-H/14 has 16 heads of width 80 where all others have heads of width 64."""
 
 
-def read(path: Path, state: State, context_length: int | None = None) -> Source:
+def read(path: Path, state: State) -> Source:
     """Read a state dict of ``cn_clip.clip.model.CLIP``, with FlashAttention's names or without.
 
     Raises:
@@ -50,7 +50,7 @@ def read(path: Path, state: State, context_length: int | None = None) -> Source:
         weights, problems = plain.weights, plain.problems
     mapped = keys.to_left(weights, keys.CN_CLIP)
     try:
-        config = _tower_config(mapped.weights, context_length)
+        config = _tower_config(mapped.weights)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         lacks = isinstance(error, KeyError)
         reason = f"no {_their_name(str(error.args[0]))}" if lacks else str(error)
@@ -187,7 +187,7 @@ def _vocabulary() -> dict[str, int]:
 _their_name = partial(keys.their_name, table=keys.CN_CLIP)
 
 
-def _tower_config(weights: Mapping[str, Tensor], context_length: int | None) -> TowerConfig:
+def _tower_config(weights: Mapping[str, Tensor]) -> TowerConfig:
     backbone = bert_config(weights, "text.transformer.")
     return TowerConfig(
         embed_dim=int(weights["text.proj.weight"].shape[0]),
@@ -195,7 +195,7 @@ def _tower_config(weights: Mapping[str, Tensor], context_length: int | None) -> 
         backbone=backbone,
         pooler="cls",
         projection="linear",
-        context_length=context_length or default_context_length(backbone.max_position_embeddings),
+        context_length=default_context_length(backbone.max_position_embeddings),
         quick_gelu="visual.proj" in weights,
     )
 

@@ -57,7 +57,7 @@ _DEFAULTS = {
 }
 
 
-def read(folder: Path, path: Path, state: State, context_length: int | None = None) -> Source:
+def read(folder: Path, path: Path, state: State) -> Source:
     """Read a folder's configuration and tokenizer, for weights that were read before.
 
     Raises:
@@ -66,7 +66,7 @@ def read(folder: Path, path: Path, state: State, context_length: int | None = No
     raw = read_json(folder / CONFIG_FILE)
     try:
         backbone = AutoConfig.from_pretrained(folder, local_files_only=True)
-        shape = _tower_config(raw["model_cfg"], cast(PreTrainedConfig, backbone), context_length)
+        shape = _tower_config(raw["model_cfg"], cast(PreTrainedConfig, backbone))
         preprocessing = _preprocessing(raw["preprocess_cfg"])
         tokenizer = Tokenizer.from_folder(folder, shape.context_length)
     except BROKEN as error:
@@ -100,9 +100,7 @@ def save_checkpoint(
     partial.rmdir()
 
 
-def _tower_config(
-    raw: Mapping[str, Any], backbone: PreTrainedConfig, context_length: int | None
-) -> TowerConfig:
+def _tower_config(raw: Mapping[str, Any], backbone: PreTrainedConfig) -> TowerConfig:
     # what a config leaves out is what open_clip takes it for: its CLIPTextCfg says
     text = {**_DEFAULTS, **raw["text_cfg"]}
     pooler = text["hf_pooler_type"]
@@ -116,7 +114,7 @@ def _tower_config(
         backbone=backbone,
         pooler=ours[pooler],
         projection=cast(Projection, text["hf_proj_type"] or "none"),
-        context_length=int(context_length or text["context_length"]),
+        context_length=int(text["context_length"]),
         quick_gelu=bool(raw.get("quick_gelu", False)),
         extra={key: value for key, value in raw.items() if key not in known},
     )

@@ -54,7 +54,7 @@ _LAYER_NORM_EPS = 1e-5
 _BICUBIC = 3
 
 
-def read(folder: Path, path: Path, state: State, context_length: int | None = None) -> Source:
+def read(folder: Path, path: Path, state: State) -> Source:
     """Read a folder's configuration and tokenizer, for weights that were read before.
 
     Raises:
@@ -65,7 +65,7 @@ def read(folder: Path, path: Path, state: State, context_length: int | None = No
         if raw.get("model_type") != MODEL_TYPE:
             raise ValueError(f"expected model_type {MODEL_TYPE}, got {raw.get('model_type')!r}")
         theirs = ChineseCLIPConfig.from_dict(raw)
-        config = _tower_config(theirs, context_length or raw.get("context_length"))
+        config = _tower_config(theirs, raw.get("context_length"))
         preprocessing = _preprocessing(folder / "preprocessor_config.json", theirs.vision_config)
         tokenizer = _tokenizer(folder, config)
     except CheckpointError:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from clip_text.checkpoints.parts import (
 )
 from clip_text.checkpoints.places import resolve
 from clip_text.errors import CheckpointError
+from clip_text.tokenizer import Compat, Tokenizer
 from clip_text.towers import build_model
 
 # What transformers.Trainer leaves beside a model.
@@ -87,17 +88,22 @@ class Description:
         return out
 
 
-def load_checkpoint(name: str | Path, context_length: int | None = None) -> Checkpoint:
+def load_checkpoint(
+    name: str | Path, context_length: int | None = None, compat: Compat | None = None
+) -> Checkpoint:
     """Read a checkpoint of any format onto the CPU in fp32, in evaluation mode.
 
     Args:
         name: ``"starter"``, a local folder or file, or a Hugging Face hub name.
         context_length: Overrides the checkpoint's own, in tokens.
+        compat: Overrides its tokeniser contract: ``clip_text``, ``cn_clip``, ``hf`` or
+            ``open_clip``; see :mod:`clip_text.tokenizer`.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, or the weights do not fit the config.
+        CheckpointError: If a file is missing or damaged, the weights do not fit the config, or
+            the model cannot have that context or contract.
     """
-    return build(read_source(name, context_length))
+    return build(read_source(name, context_length, compat))
 
 
 def recognise(name: str | Path) -> Description:
@@ -112,13 +118,17 @@ def recognise(name: str | Path) -> Description:
     return describe(read_source(name))
 
 
-def read_source(name: str | Path, context_length: int | None = None) -> Source:
+def read_source(
+    name: str | Path, context_length: int | None = None, compat: Compat | None = None
+) -> Source:
     """Find, recognise and read a checkpoint; see :func:`load_checkpoint`."""
     place = resolve(name)
     if place.is_dir():
-        source = _read_folder(place, context_length)
+        source = _read_folder(place)
     else:
-        source = _read(place.parent, place, read_state(place), context_length)
+        source = _read(place.parent, place, read_state(place))
+    if context_length is not None or compat is not None:
+        source = _as_asked(source, context_length, compat)
     check_positions(source.config.backbone, source.config.context_length, source.path)
     return source
 
@@ -164,7 +174,20 @@ def describe(source: Source) -> Description:
     )
 
 
-def _read_folder(place: Path, context_length: int | None) -> Source:
+def _as_asked(source: Source, context_length: int | None, compat: Compat | None) -> Source:
+    """Give a checkpoint another context length or contract than its own."""
+    own = source.tokenizer
+    length = source.config.context_length if context_length is None else context_length
+    try:
+        tokenizer = Tokenizer(own.backend, length, own.compat if compat is None else compat)
+    except ValueError as error:  # no room for a token, or no contract for this vocabulary
+        raise CheckpointError(str(error)) from error
+    return replace(
+        source, config=replace(source.config, context_length=length), tokenizer=tokenizer
+    )
+
+
+def _read_folder(place: Path) -> Source:
     found: dict[str, Path] = {}
     if (place / CONFIG_FILE).is_file():
         found["open_clip"] = place / CONFIG_FILE
@@ -187,11 +210,11 @@ def _read_folder(place: Path, context_length: int | None) -> Source:
             "Name the file of weights that you mean."
         )
     if files:
-        return _read(place, files[0], read_state(files[0]), context_length)
+        return _read(place, files[0], read_state(files[0]))
     if found:
         names_of = folder.WEIGHTS_FILES if "open_clip" in found else huggingface.WEIGHTS_FILES
         path, state = read_sharded(place, names_of)
-        return _read(place, path, state, context_length)
+        return _read(place, path, state)
     raise CheckpointError(
         f"expected {CONFIG_FILE} (open_clip), a config.json of model_type chinese_clip "
         f"(Hugging Face) or one .pt file (cn_clip) in {place}, got no such file"
@@ -203,13 +226,13 @@ def _read_folder(place: Path, context_length: int | None) -> Source:
     )
 
 
-def _read(place: Path, path: Path, state: State, context_length: int | None) -> Source:
+def _read(place: Path, path: Path, state: State) -> Source:
     format_ = _format_of(path, state.weights)
     if format_ == "cn_clip":
-        return cn_clip.read(path, state, context_length)
+        return cn_clip.read(path, state)
     if format_ == "hf":
-        return huggingface.read(place, path, state, context_length)
-    return folder.read(place, path, state, context_length)
+        return huggingface.read(place, path, state)
+    return folder.read(place, path, state)
 
 
 def _format_of(path: Path, weights: Mapping[str, Tensor]) -> Format:
