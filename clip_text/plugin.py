@@ -29,6 +29,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -48,8 +49,10 @@ from transformers import (
 )
 
 from clip_text.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
-from clip_text.checkpoints.files import read_state
+from clip_text.checkpoints.files import read_json, read_state
+from clip_text.checkpoints.folder import preprocess_cfg
 from clip_text.errors import CheckpointError
+from clip_text.towers import is_vit
 
 __all__ = ["PRESETS", "STARTER_PRESET", "load_presets", "main", "register_with_open_clip"]
 
@@ -193,8 +196,12 @@ class _Weights(dict[str, dict[str, Any]]):
     weights meet their preprocessing: a file it finds by itself gets the shortest side resized
     and the centre cropped, which is wrong for all our models.
 
+    Weights bring their own preprocessing where their format has a place for it. Not so the
+    activation of a ViT: when open_clip asks here, it has settled on the preset's, and would only
+    warn of another one.
+
     Args:
-        settings: Preprocessing, and ``quick_gelu``, which open_clip compares with the model's.
+        settings: The preset's preprocessing, for weights that bring none, and its ``quick_gelu``.
         tags: Name to file.
     """
 
@@ -206,12 +213,39 @@ class _Weights(dict[str, dict[str, Any]]):
         """Find the entry of a tag, or make one for a file or folder that exists.
 
         Raises:
-            CheckpointError: If it cannot be read, or two files could be meant.
+            CheckpointError: If it cannot be read, has another activation than the preset, or two
+                files could be meant.
         """
         if tag in self:
             return self[tag]
         found = _find(tag)
-        return default if found is None else {**self.settings, "file": str(_as_open_clip(found))}
+        if found is None:
+            return default
+        weights = _as_open_clip(found)
+        needs = self.settings["quick_gelu"]
+        if weights.quick_gelu not in (None, needs):
+            names = {True: "QuickGELU", False: "GELU"}
+            raise CheckpointError(
+                f"expected an image tower with {names[needs]}, the preset's activation, got one "
+                f"with {names[not needs]} in {found}. "
+                "Load it with clip_text.Encoder.from_pretrained, which reads it from the config."
+            )
+        return {**self.settings, **weights.preprocess_cfg, "file": str(weights.file)}
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenClipWeights:
+    """A file that open_clip reads, and what its source says beside it.
+
+    Args:
+        file: open_clip's names and shapes.
+        preprocess_cfg: In open_clip's words; empty where the source says nothing.
+        quick_gelu: None where the source says nothing, or the image tower is no ViT.
+    """
+
+    file: Path
+    preprocess_cfg: Mapping[str, Any] = field(default_factory=dict)
+    quick_gelu: bool | None = None
 
 
 def _find(tag: str) -> Path | None:
@@ -246,27 +280,48 @@ def _names(folder: Path, part: str) -> list[str]:
     return [name for name in names if open_clip.pretrained._clean_tag(name) == part]
 
 
-def _as_open_clip(source: Path) -> Path:
+def _as_open_clip(source: Path) -> _OpenClipWeights:
     """Give the file of an open_clip checkpoint as it is, and convert any other into one.
 
     Raises:
         CheckpointError: If it cannot be read.
     """
     if (source / WEIGHTS_FILE).is_file():
-        return source / WEIGHTS_FILE
+        return _beside_config(source / WEIGHTS_FILE)
     if source.is_file() and any(n.startswith("text.") for n in read_state(source).weights):
-        return source
-    stat = source.stat()
-    return _converted(source.resolve(), (stat.st_mtime_ns, stat.st_size))
+        return _beside_config(source)
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    stats = [file.stat() for file in files if file.exists()]
+    return _converted(source.resolve(), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+
+
+def _beside_config(file: Path) -> _OpenClipWeights:
+    """Read what the config beside open_clip's own weights says, if there is one."""
+    config = file.parent / CONFIG_FILE
+    if not config.is_file():
+        return _OpenClipWeights(file)
+    raw = read_json(config)
+    try:
+        model = raw["model_cfg"]
+        vit = is_vit(model["vision_cfg"])
+        quick_gelu = bool(model.get("quick_gelu", False)) if vit else None
+        return _OpenClipWeights(file, dict(raw["preprocess_cfg"]), quick_gelu)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected model_cfg with vision_cfg, and preprocess_cfg, in {config}, got "
+            f"{type(error).__name__}: {error}. Save or download the checkpoint again."
+        ) from error
 
 
 @functools.cache
-def _converted(source: Path, stamp: tuple[int, int]) -> Path:  # noqa: ARG001
+def _converted(source: Path, stamp: tuple[tuple[int, int], ...]) -> _OpenClipWeights:  # noqa: ARG001
     """Write another format's weights where this process can read them; ``stamp`` is its state."""
-    weights = load_checkpoint(source).model.state_dict()
+    checkpoint = load_checkpoint(source)
+    config, weights = checkpoint.config, checkpoint.model.state_dict()
     file = Path(tempfile.mkdtemp(dir=_scratch())) / WEIGHTS_FILE
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
-    return file
+    quick_gelu = config.quick_gelu if is_vit(config.vision) else None
+    return _OpenClipWeights(file, preprocess_cfg(checkpoint.preprocessing), quick_gelu)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ The text tower keeps the key names of open_clip's own Hugging Face text encoder
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -92,6 +92,11 @@ class TowerConfig:
     quick_gelu: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     """Keys of ``model_cfg`` this version does not know; written back as they came."""
+
+
+def is_vit(vision: Mapping[str, Any]) -> bool:
+    """Say whether a ``vision_cfg`` is open_clip's own ViT, all that ``quick_gelu`` changes."""
+    return isinstance(vision.get("layers"), int)
 
 
 def _make_backbone(config: PreTrainedConfig) -> PreTrainedModel:

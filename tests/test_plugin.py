@@ -379,6 +379,50 @@ def test_what_is_saved_loads_without_the_plug_in(kind, tmp_path):
     close(again.eval()(tokens).last_hidden_state, plain(tokens).last_hidden_state)
 
 
+def edit_json(path: Path, change) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def published(tmp_path: Path) -> tuple[torch.nn.Module, dict]:
+    """``clip_cn-tiny.pt`` and the same in ``HF``; their model, and what makes the preset it."""
+    from transformers import ChineseCLIPModel
+
+    from clip_text.checkpoints import load_checkpoint, save_as
+
+    config = cn_clip_config(PRESET) | {
+        "embed_dim": 24,
+        "image_resolution": 32,
+        "vision_layers": 1,
+        "vision_width": 64,
+        "text_hidden_size": 64,
+        "text_num_attention_heads": 1,
+        "text_num_hidden_layers": 1,
+        "text_intermediate_size": 48,
+        "text_max_position_embeddings": 64,
+    }
+    torch.manual_seed(0)
+    theirs = cn_clip_model(**config)
+    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "clip_cn-tiny.pt")
+    save_as(load_checkpoint(tmp_path / "clip_cn-tiny.pt"), tmp_path / "HF", "hf")
+    ChineseCLIPModel.from_pretrained(tmp_path / "HF")  # it is one
+    shape = open_clip.get_model_config(PRESET)
+    text = shape["text_cfg"] | {
+        "hf_model_pretrained": False,
+        "hf_model_name": make_backbone(
+            tmp_path / "text",
+            vocab_size=21128,
+            hidden_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+        ),
+    }
+    vision = shape["vision_cfg"] | {"image_size": 32, "layers": 1, "width": 64}
+    return theirs, {"text_cfg": text, "vision_cfg": vision}
+
+
 class TestPretrainedPath:
     """``pretrained=path``, which reaches the plug-in in small letters with - turned into _."""
 
@@ -428,43 +472,70 @@ class TestPretrainedPath:
 
     def test_cn_clips_and_hugging_faces_formats(self, tmp_path):
         """Read as they are, into what ``clip-text convert`` would have written first."""
-        from transformers import ChineseCLIPModel
-
-        from clip_text.checkpoints import load_checkpoint, save_as
-
-        config = cn_clip_config(PRESET) | {
-            "embed_dim": 24,
-            "image_resolution": 32,
-            "vision_layers": 1,
-            "vision_width": 64,
-            "text_hidden_size": 64,
-            "text_num_attention_heads": 1,
-            "text_num_hidden_layers": 1,
-            "text_intermediate_size": 48,
-            "text_max_position_embeddings": 64,
-        }
-        torch.manual_seed(0)
-        theirs = cn_clip_model(**config)
-        state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
-        torch.save({"epoch": 3, "state_dict": state}, tmp_path / "clip_cn-tiny.pt")
-        save_as(load_checkpoint(tmp_path / "clip_cn-tiny.pt"), tmp_path / "HF", "hf")
-        ChineseCLIPModel.from_pretrained(tmp_path / "HF")  # it is one
-        shape = open_clip.get_model_config(PRESET)
-        text = shape["text_cfg"] | {
-            "hf_model_pretrained": False,
-            "hf_model_name": make_backbone(
-                tmp_path / "text",
-                vocab_size=21128,
-                hidden_size=64,
-                num_hidden_layers=1,
-                num_attention_heads=1,
-            ),
-        }
-        vision = shape["vision_cfg"] | {"image_size": 32, "layers": 1, "width": 64}
+        theirs, kwargs = published(tmp_path)
         expected = {k: v.contiguous() for k, v in to_open_clip(theirs.state_dict()).items()}
         for source in ("clip_cn-tiny.pt", "HF"):
-            model = self.load(str(tmp_path / source), tmp_path, text_cfg=text, vision_cfg=vision)
+            model = self.load(str(tmp_path / source), tmp_path, **kwargs)
             assert_close(dict(model.state_dict()), expected, atol=0, rtol=0)
+            settings = model.visual.preprocess_cfg
+            assert (tuple(settings["mean"]), tuple(settings["std"])) == (MEAN, STD)
+
+    @staticmethod
+    def our_folder(model, folder, **changes):
+        """A folder of ours: weights, and a config with a mean and deviation of its own."""
+        config = {
+            "model_cfg": {"embed_dim": 24, "quick_gelu": True, "vision_cfg": VISION["vit"]},
+            "preprocess_cfg": {
+                **{"size": IMAGE_SIZE, "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.3, 0.35]},
+                **{"interpolation": "bicubic", "resize_mode": "squash"},
+            },
+        }
+        config["model_cfg"] |= changes
+        folder.mkdir()
+        save_file(model.state_dict(), folder / WEIGHTS_FILE)
+        (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="ascii")
+        return folder
+
+    def test_preprocessing_of_our_folder(self, model, tmp_path):
+        folder = self.our_folder(model, tmp_path / "own")
+        torch.save(model.state_dict(), folder / "epoch_1.pt")
+        for path in (folder, folder / WEIGHTS_FILE, folder / "epoch_1.pt"):
+            settings = self.load(str(path), tmp_path).visual.preprocess_cfg
+            assert (settings["mean"], settings["std"]) == ([0.5, 0.4, 0.3], [0.25, 0.3, 0.35])
+            assert settings["interpolation"] == "bicubic"
+
+    def test_another_activation_is_refused(self, model, tmp_path):
+        folder = self.our_folder(model, tmp_path / "own", quick_gelu=False)
+        with pytest.raises(CheckpointError, match=r"with QuickGELU, .* got one with GELU in .*own"):
+            self.load(str(folder), tmp_path)
+        # where there is none, nothing can differ
+        resnet = {"quick_gelu": False, "vision_cfg": {"layers": [3, 4, 6, 3], "width": 64}}
+        self.load(str(self.our_folder(model, tmp_path / "resnet", **resnet)), tmp_path)
+
+    @pytest.mark.parametrize("broken", ["[]", "{}", '{"model_cfg": {"vision_cfg": []}}', "{"])
+    def test_a_config_that_is_wrong(self, broken, model, tmp_path):
+        folder = self.our_folder(model, tmp_path / "own")
+        (folder / "open_clip_config.json").write_text(broken, encoding="ascii")
+        with pytest.raises(CheckpointError, match=r"open_clip_config\.json"):
+            self.load(str(folder), tmp_path)
+
+    def test_what_a_hugging_face_folder_says(self, tmp_path):
+        """Its mean and deviation are used; a GELU that the preset has not is no silent mistake."""
+        from clip_text.checkpoints import load_checkpoint, save_as
+
+        _, kwargs = published(tmp_path)
+        folder = tmp_path / "HF"
+        own = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25, 0.3, 0.35]}
+        edit_json(folder / "preprocessor_config.json", lambda settings: settings.update(own))
+        settings = self.load(str(folder), tmp_path, **kwargs).visual.preprocess_cfg
+        assert (settings["mean"], settings["std"]) == ([0.5, 0.4, 0.3], [0.25, 0.3, 0.35])
+        # the same folder in another state, which a cache must not hide
+        gelu = {"hidden_act": "gelu"}
+        edit_json(folder / "config.json", lambda config: config["vision_config"].update(gelu))
+        save_as(load_checkpoint(folder), tmp_path / "converted", "open_clip")
+        for path in (folder, tmp_path / "converted"):
+            with pytest.raises(CheckpointError, match=r"with QuickGELU, .* got one with GELU in"):
+                self.load(str(path), tmp_path, **kwargs)
 
     def test_the_wrong_size(self, model, tmp_path):
         torch.save(model.state_dict(), tmp_path / "w.pt")

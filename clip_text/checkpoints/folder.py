@@ -137,6 +137,17 @@ def _preprocessing(raw: Mapping[str, Any]) -> Preprocessing:
     )
 
 
+def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Say how pictures are prepared in open_clip's words."""
+    return {
+        "size": preprocessing.size,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
+
+
 def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     return {
@@ -155,11 +166,5 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
                 "context_length": config.context_length,
             },
         },
-        "preprocess_cfg": {
-            "size": checkpoint.preprocessing.size,
-            "mean": list(checkpoint.preprocessing.mean),
-            "std": list(checkpoint.preprocessing.std),
-            "interpolation": "bicubic",
-            "resize_mode": "squash",
-        },
+        "preprocess_cfg": preprocess_cfg(checkpoint.preprocessing),
     }
