@@ -7,7 +7,14 @@ import shutil
 
 import pytest
 import torch
-from models import CONTEXT_LENGTH, rows, shared_checkpoint, tiny_checkpoint
+from models import (
+    CONTEXT_LENGTH,
+    VOCABULARY,
+    bert_tokenizer,
+    rows,
+    shared_checkpoint,
+    tiny_checkpoint,
+)
 from open_clip import CustomTextCLIP
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -23,6 +30,7 @@ from clip_text.checkpoints import (
 from clip_text.checkpoints import folder as folders
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, ClipTextError
+from clip_text.tokenizer import Tokenizer
 
 TEXTS = ["红色的心", "dog", "", "“一只狗” running [MASK]"]
 TOKENS = rows([2, 9, 30, 3], [2, 3])
@@ -193,6 +201,25 @@ def truncate(name, keep):
     return damage
 
 
+def more_tokens(count):
+    """Put the tokenizer of a model with more tokens."""
+
+    def change(folder):
+        Tokenizer(bert_tokenizer([*VOCABULARY, *"新词"[:count]])).save(folder)
+
+    return change
+
+
+def without_padding(folder):
+    """A tokenizer of a class that has no padding token unless it is told."""
+
+    def change(settings):
+        del settings["pad_token"]
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+
+    edit_json(folder / "tokenizer_config.json", change)
+
+
 def config(change):
     return lambda folder: edit_json(folder / CONFIG_FILE, change)
 
@@ -236,6 +263,18 @@ DAMAGE = {
     "no context_length": (  # open_clip takes it for 77
         config(lambda c: c["model_cfg"]["text_cfg"].pop("context_length")),
         "context_length of at most 64, .*, got 77",
+    ),
+    "a tokenizer with more tokens": (
+        more_tokens(1),
+        r"token ids below (\d+) .* got a tokenizer with ids up to \1\. Put",
+    ),
+    "a tokenizer with another padding": (
+        lambda folder: edit_json(folder / "config.json", lambda c: c.update(pad_token_id=1)),
+        r"pads with id 1 \(pad_token_id .*got 0\. Put",
+    ),
+    "a tokenizer without a padding": (
+        without_padding,
+        r"pads with id 0 .*got None\. Put",
     ),
     "other resize_mode": (
         config(lambda c: c["preprocess_cfg"].update(resize_mode="shortest")),
@@ -295,6 +334,15 @@ def test_a_damaged_folder_says_what_is_wrong(what, folder):
     assert re.search(expected, message, re.DOTALL), message
     assert str(folder) in message
     assert isinstance(caught.value, ClipTextError)
+
+
+def test_a_table_longer_than_the_vocabulary_is_read(folder):
+    """Tables get padded to a round number; no id points behind the vocabulary."""
+    expected = features(load_checkpoint(folder))
+    edit_json(folder / "config.json", lambda c: c.update(vocab_size=c["vocab_size"] + 7))
+    name = "text.transformer.embeddings.word_embeddings.weight"
+    edit_weights(folder, lambda w: w.update({name: torch.nn.functional.pad(w[name], (0, 0, 0, 7))}))
+    assert same(features(load_checkpoint(folder)), expected)
 
 
 def test_an_unknown_projection_or_pooler_does_not_reach_the_disk(tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from models import backbone
+from models import VOCABULARY, backbone, bert_tokenizer, tiny_tokenizer
 from open_clip import CustomTextCLIP
 from published import (
     CONTEXT_LENGTH,
@@ -50,6 +50,7 @@ from clip_text.checkpoints.parts import OPENAI_MEAN, OPENAI_STD
 from clip_text.checkpoints.recognition import read_source
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
+from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
 
 pytest.importorskip("cn_clip", reason="pip install --no-deps cn_clip six")
@@ -442,10 +443,15 @@ def test_a_masked_language_model_starts_a_text_tower(pooler, tmp_path):
 
 
 def test_xlm_roberta_starts_a_text_tower(tmp_path):
-    config = backbone("xlm-roberta", vocab_size=21128, **TINY | {"pad_token_id": 1})
+    config = backbone("xlm-roberta", **TINY | {"pad_token_id": 1})
     model = randomise(XLMRobertaForMaskedLM(config))
     model.save_pretrained(tmp_path)
-    chinese_tokenizer(CONTEXT_LENGTH).save(tmp_path)
+    tiny_tokenizer().save(tmp_path)
+    # [PAD] is 0 there: a row would depend on how much of it its neighbours cause
+    with pytest.raises(CheckpointError, match=r"pads with id 1 .*, got 0\. Put"):
+        load_text_tower(tmp_path, 24)
+    vocabulary = [VOCABULARY[1], VOCABULARY[0], *VOCABULARY[2:]]
+    Tokenizer(bert_tokenizer(vocabulary)).save(tmp_path)
     loaded = load_text_tower(tmp_path, 24, projection="mlp")
     tokens = torch.tensor([[0, 5, 9, 2, 1, 1], [0, 7, 8, 9, 10, 2]])
     with torch.inference_mode():

@@ -24,6 +24,7 @@ from clip_text.checkpoints.huggingface import WEIGHTS_FILES
 from clip_text.checkpoints.parts import (
     BROKEN,
     check_positions,
+    check_tokenizer,
     default_context_length,
     incomplete,
     load_weights,
@@ -74,7 +75,7 @@ def load_text_tower(
 
     Raises:
         CheckpointError: If a file is missing or damaged, a tensor is missing, extra or misshapen,
-            or the context longer than the encoder's positions.
+            the context longer than the encoder's positions, or the tokenizer another encoder's.
         ValueError: If the pooler or projection is unknown or does not fit the width.
     """
     folder = resolve(name)
@@ -89,6 +90,7 @@ def load_text_tower(
         tokenizer = Tokenizer.from_folder(folder, length)
     except BROKEN as error:
         raise incomplete(folder, error) from error
+    check_tokenizer(tokenizer, config, folder)
     modern = keys.to_left(state.weights, keys.LEGACY_LAYER_NORM)
     if projection == "tanh":
         return _taiyi(tower, tokenizer, modern, path, drop)

@@ -120,6 +120,32 @@ def check_positions(backbone: PreTrainedConfig, context_length: int, source: Pat
         )
 
 
+def check_tokenizer(tokenizer: Tokenizer, backbone: PreTrainedConfig, source: Path) -> None:
+    """Refuse a tokenizer of another text tower.
+
+    Fewer tokens than the tower has embeddings are fine: tables get padded to round numbers.
+
+    Raises:
+        CheckpointError: If an id has no embedding, or short rows are filled with an id that the
+            tower takes for a word, so that a text's row would depend on its neighbours.
+    """
+    rows = getattr(backbone, "vocab_size", None)
+    longest = max(tokenizer.backend.get_vocab().values(), default=-1)
+    if rows is not None and longest >= rows:
+        raise CheckpointError(
+            f"expected token ids below {rows} (the text tower's embeddings) in {source}, got a "
+            f"tokenizer with ids up to {longest}. Put the tokenizer files of this model there."
+        )
+    # as TextTower takes a missing one
+    padding = int(getattr(backbone, "pad_token_id", 0) or 0)
+    if tokenizer.backend.pad_token_id != padding:
+        raise CheckpointError(
+            f"expected a tokenizer that pads with id {padding} (pad_token_id of the text tower's "
+            f"config) in {source}, got {tokenizer.backend.pad_token_id}. Put the tokenizer files "
+            "of this model there, or correct its config.json."
+        )
+
+
 def load_weights(
     model: torch.nn.Module,
     weights: Mapping[str, Tensor],

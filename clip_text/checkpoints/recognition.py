@@ -17,6 +17,7 @@ from clip_text.checkpoints.parts import (
     Format,
     Source,
     check_positions,
+    check_tokenizer,
     incomplete,
     load_weights,
 )
@@ -130,6 +131,7 @@ def read_source(
     if context_length is not None or compat is not None:
         source = _as_asked(source, context_length, compat)
     check_positions(source.config.backbone, source.config.context_length, source.path)
+    check_tokenizer(source.tokenizer, source.config.backbone, source.path)
     return source
 
 
