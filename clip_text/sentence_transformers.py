@@ -55,24 +55,23 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
     tower = checkpoint.model.text
     assert isinstance(tower, TextTower)
     backbone, weights = _backbone(tower)
-    partial = partial_folder(folder)  # after all that may refuse
-    backbone.save_pretrained(partial)
-    write_weights(weights, partial / "model.safetensors")
-    tokenizer.save_pretrained(str(partial))
-    # the name that transformers 4 and 5 both know
-    config = json.loads((partial / "tokenizer_config.json").read_text(encoding="utf-8"))
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_json(partial / "tokenizer_config.json", config)
-    length = {"max_seq_length": checkpoint.tokenizer.context_length, "do_lower_case": False}
-    write_json(partial / "sentence_bert_config.json", length)
-    settings: dict[str, Any] = {
-        "prompts": {},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
-    write_json(partial / "config_sentence_transformers.json", settings)
-    write_json(partial / "modules.json", _save_modules(tower, partial))
-    partial.rename(folder)
+    with partial_folder(folder) as partial:
+        backbone.save_pretrained(partial)
+        write_weights(weights, partial / "model.safetensors")
+        tokenizer.save_pretrained(str(partial))
+        # the name that transformers 4 and 5 both know
+        config = json.loads((partial / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        write_json(partial / "tokenizer_config.json", config)
+        length = {"max_seq_length": checkpoint.tokenizer.context_length, "do_lower_case": False}
+        write_json(partial / "sentence_bert_config.json", length)
+        settings: dict[str, Any] = {
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        }
+        write_json(partial / "config_sentence_transformers.json", settings)
+        write_json(partial / "modules.json", _save_modules(tower, partial))
 
 
 def _backbone(tower: TextTower) -> tuple[PreTrainedConfig, dict[str, Tensor]]:

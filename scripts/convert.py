@@ -124,7 +124,6 @@ def convert(
     checkpoint = build(found)
     destination.parent.mkdir(parents=True, exist_ok=True)
     written = destination.with_name(f".{destination.name}.converting")
-    unfinished = written.with_name(f"{written.name}.partial")
     _remove(written)
     try:
         save_as(checkpoint, written, to, dtype=dtype)
@@ -133,7 +132,6 @@ def convert(
             _put(written, destination)
     finally:
         _remove(written)
-        _remove(unfinished)
     say("")
     say(f"{destination} ({to})" if parity.holds else f"{destination}: nothing written")
     for line in parity.lines():

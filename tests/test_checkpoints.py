@@ -23,6 +23,7 @@ from clip_text.checkpoints import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Preprocessing,
+    files,
     load_checkpoint,
     resolve,
     save_checkpoint,
@@ -413,8 +414,14 @@ def test_an_interrupted_save_leaves_the_old_one(broken, folder, monkeypatch):
             patch.setattr(folders, "_to_json", full)
         with pytest.raises(OSError, match="No space"):
             save_checkpoint(other, folder)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert same(features(load_checkpoint(folder)), features(shared_checkpoint()))
-    save_checkpoint(other, folder)  # what the interrupted one left lying does not disturb
+    # what a process that was killed left lying does not disturb
+    left = folder.with_name(f"{folder.name}.partial")
+    left.mkdir()
+    (left / "half").write_bytes(b"")
+    save_checkpoint(other, folder)
+    assert not (folder / "half").exists()
     assert same(features(load_checkpoint(folder)), features(other))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
@@ -426,7 +433,26 @@ def test_an_interrupted_first_save_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "write_weights", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(shared_checkpoint(), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_some(path):
+    """Write what does not fit on the disk."""
+    path.write_bytes(b"some")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    file = tmp_path / "new" / "model.pt"
+    for earlier in ([], ["model.pt"]):
+        with pytest.raises(OSError, match="No space"), files.partial_file(file) as partial:
+            write_some(partial)
+        assert [path.name for path in file.parent.iterdir()] == earlier
+        with files.partial_file(file) as partial:
+            partial.write_text(f"whole {len(earlier)}", encoding="utf-8")
+            assert file.exists() == bool(earlier)
+        assert file.read_text(encoding="utf-8") == f"whole {len(earlier)}"
+        assert [path.name for path in file.parent.iterdir()] == ["model.pt"]
 
 
 def test_open_clips_forms_of_size_are_read(folder):

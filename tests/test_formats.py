@@ -1,6 +1,7 @@
 """The three formats against the real libraries: files both ways, features within 1e-5."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,6 +197,24 @@ def test_transformers_cannot_have_a_resnet(tmp_path):
     file, _, _ = published("RN50", tmp_path)
     with pytest.raises(CheckpointError, match=r"got one with a ResNet image tower\. Write cn_clip"):
         save_as(load_checkpoint(file), tmp_path / "hf", "hf")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("to", ["cn_clip", "hf", "open_clip"])
+def test_a_full_disk_leaves_nothing(to, tmp_path, monkeypatch):
+    file, _, _ = published("ViT-B-16", tmp_path)
+    checkpoint = load_checkpoint(file)
+
+    def full(*arguments):
+        next(path for path in arguments if isinstance(path, Path)).write_bytes(b"some")
+        raise OSError(28, "No space left on device")
+
+    # each the last that its writer calls
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr("clip_text.checkpoints.huggingface.write_json", full)
+    monkeypatch.setattr("clip_text.checkpoints.folder.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        save_as(checkpoint, tmp_path / "new.pt", to)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 

@@ -14,6 +14,7 @@ from test_tokenizer_parity import HARD, mixture
 from transformers import AutoTokenizer, T5Config
 
 from clip_text import Encoder
+from clip_text import sentence_transformers as module
 from clip_text.checkpoints import Checkpoint, resolve
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
@@ -127,6 +128,16 @@ def test_half_of_a_model_cannot_be_carried(tmp_path):
 def test_a_folder_is_not_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="expected a new folder"):
         Encoder(tiny_checkpoint(), "cpu").save_sentence_transformers(tmp_path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        Encoder(tiny_checkpoint(), "cpu").save_sentence_transformers(tmp_path / "st")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saving_draws_no_random_number(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from clip_text.checkpoints import keys
-from clip_text.checkpoints.files import State
+from clip_text.checkpoints.files import State, partial_file
 from clip_text.checkpoints.parts import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -92,12 +92,10 @@ def save_cn_clip(checkpoint: Checkpoint, path: Path, *, dtype: torch.dtype = tor
     check_expressible(checkpoint)
     mapped = keys.to_right(stored(checkpoint.model.state_dict(), dtype), keys.CN_CLIP)
     assert not mapped.problems, mapped.problems  # check_expressible saw to it
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
     # "module." because cn_clip resumes into DistributedDataParallel and strips it elsewhere
     state = {f"module.{name}": tensor for name, tensor in mapped.weights.items()}
-    torch.save({"epoch": 0, "step": 0, "name": "clip-text", "state_dict": state}, unfinished)
-    unfinished.replace(path)
+    with partial_file(path) as unfinished:
+        torch.save({"epoch": 0, "step": 0, "name": "clip-text", "state_dict": state}, unfinished)
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:

@@ -6,7 +6,8 @@ import shutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -116,13 +117,39 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def partial_folder(folder: Path) -> Path:
-    """Make an empty folder beside ``folder``, to be renamed to it once it is complete."""
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder that appears only when it is complete.
+
+    Gives an empty folder beside ``folder`` and renames it at the end; after an error, a full disk
+    say, nothing of it stays. Where ``folder`` exists, each file is replaced whole, and others
+    there stay.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
-    return partial
+    try:
+        yield partial
+        if folder.exists():
+            for file in sorted(partial.iterdir()):
+                file.replace(folder / file.name)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def partial_file(file: Path) -> Iterator[Path]:
+    """Write a file that appears only when it is complete; an older one stays whole until then."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_new(folder: Path) -> None:

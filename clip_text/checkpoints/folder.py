@@ -86,18 +86,11 @@ def save_checkpoint(
         dtype: Of the stored floating-point weights; float16 halves the file.
     """
     weights = stored(checkpoint.model.state_dict(), dtype)
-    partial = partial_folder(folder)
-    write_weights(weights, partial / WEIGHTS_FILE)
-    checkpoint.config.backbone.save_pretrained(partial)
-    checkpoint.tokenizer.save(partial)
-    write_json(partial / CONFIG_FILE, _to_json(checkpoint))
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    folder.mkdir(exist_ok=True)
-    for file in sorted(partial.iterdir()):  # each file is replaced whole; others there stay
-        file.replace(folder / file.name)
-    partial.rmdir()
+    with partial_folder(folder) as partial:
+        write_weights(weights, partial / WEIGHTS_FILE)
+        checkpoint.config.backbone.save_pretrained(partial)
+        checkpoint.tokenizer.save(partial)
+        write_json(partial / CONFIG_FILE, _to_json(checkpoint))
 
 
 def _tower_config(raw: Mapping[str, Any], backbone: PreTrainedConfig) -> TowerConfig:

@@ -105,13 +105,12 @@ def save_hugging_face(
     check_new(folder)
     mapped = keys.to_right(stored(checkpoint.model.state_dict(), dtype), keys.HUGGING_FACE)
     assert not mapped.problems, mapped.problems  # check_expressible saw to it
-    unfinished = partial_folder(folder)
-    write_weights(mapped.weights, unfinished / "model.safetensors")
-    config = _to_theirs(checkpoint, dtype)
-    config.save_pretrained(unfinished)
-    checkpoint.tokenizer.save(unfinished)
-    write_json(unfinished / "preprocessor_config.json", _preprocessor(checkpoint.preprocessing))
-    unfinished.rename(folder)
+    with partial_folder(folder) as unfinished:  # "partial" is functools' here
+        write_weights(mapped.weights, unfinished / "model.safetensors")
+        _to_theirs(checkpoint, dtype).save_pretrained(unfinished)
+        checkpoint.tokenizer.save(unfinished)
+        settings = _preprocessor(checkpoint.preprocessing)
+        write_json(unfinished / "preprocessor_config.json", settings)
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:
