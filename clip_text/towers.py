@@ -164,6 +164,7 @@ class TextTower(nn.Module):
         self.config = backbone
         self.transformer = _make_backbone(backbone)
         self.pooler = pooler
+        self.projection = projection
         self.width = int(self.transformer.config.hidden_size)
         self.proj = _make_projection(self.width, embed_dim, projection)
         # open_clip and the tools around it read these three

@@ -1,11 +1,12 @@
 """The three formats against the real libraries: files both ways, features within 1e-5."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from models import VOCABULARY, backbone, bert_tokenizer, tiny_tokenizer
+from models import VOCABULARY, backbone, bert_tokenizer, tiny_checkpoint, tiny_tokenizer
 from open_clip import CustomTextCLIP
 from published import (
     CONTEXT_LENGTH,
@@ -521,6 +522,78 @@ def test_taiyi_clip_is_matched(tmp_path):
         assert torch.equal(again.encode_text(tokens), tower(tokens))
     with pytest.raises(CheckpointError, match="projection tanh, not linear"):
         save_as(parts, tmp_path / "pair.pt", "cn_clip")
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp", "tanh"])
+def test_another_text_tower_is_saved_with_what_belongs_to_it(projection, tmp_path):
+    plain_bert(tmp_path / "bert", BertForSequenceClassification, num_labels=24)
+    drop = () if projection == "tanh" else ("classifier.*",)
+    start = load_text_tower(tmp_path / "bert", 24, projection=projection, drop=drop)
+    old = tiny_checkpoint()
+    texts, images = ["一只狗在草地上跑", "dog", ""], [torch.rand(40, 50, 3).numpy()]
+    before = Encoder(old, "cpu").encode_text(texts)
+    new = Encoder(old.with_text_tower(start), "cpu")
+    rows = new.encode_text(texts)
+    assert abs(rows - before).max() > 0.01
+    assert (new.model.visual, new.context_length) == (old.model.visual, 40)
+    new.save_pretrained(tmp_path / "pair")
+    again = Encoder.from_pretrained(tmp_path / "pair", "cpu")
+    assert (again.encode_text(texts) == rows).all()
+    assert (again.encode_image(images) == new.encode_image(images)).all()
+    assert again.fingerprint == new.fingerprint
+    assert (Encoder(old, "cpu").encode_text(texts) == before).all()
+    assert old.model.logit_scale is not new.model.logit_scale
+
+
+def test_a_text_tower_of_another_space_is_refused(tmp_path):
+    plain_bert(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"embed_dim 24 .*, got 16\. Load it with embed_dim=2"
+    ):
+        tiny_checkpoint().with_text_tower(load_text_tower(tmp_path, 16))
+
+
+@pytest.mark.parametrize("to", ["cn_clip", "hf", "open_clip"])
+def test_a_config_of_another_model_is_not_written(to, tmp_path):
+    (tmp_path / "bert").mkdir()
+    plain_bert(tmp_path / "bert")
+    file, _, _ = published("ViT-B-16", tmp_path)
+    tower = load_text_tower(tmp_path / "bert", 32).tower
+
+    def refuse(checkpoint, *expected):
+        with pytest.raises(CheckpointError) as caught:
+            save_as(checkpoint, tmp_path / "new.pt", to)
+        for each in (*expected, "fits the checkpoint's config", "Checkpoint.with_text_tower."):
+            assert each in str(caught.value)
+
+    whole = load_checkpoint(file)
+    changes = {
+        "pooler": ("mean", "pooler 'cls', not 'mean'"),
+        "projection": ("mlp", "projection 'linear', not 'mlp'"),
+        "context_length": (40, "context_length 52, not 40"),
+        "quick_gelu": (False, "quick_gelu True, not False"),
+        "embed_dim": (16, "embed_dim 32, not 16"),
+        "backbone": (tower.config, "backbone "),
+        "vision": (whole.config.vision | {"layers": 1}, "unknown visual.transformer.resblocks.1."),
+    }
+    for name, (value, expected) in changes.items():
+        refuse(replace(whole, config=replace(whole.config, **{name: value})), expected)
+    whole.model.text = tower
+    refuse(whole, "context_length 40, not 52", "backbone ")
+    whole.model.text = torch.nn.Identity()
+    with pytest.raises(CheckpointError, match=r"expected a .*TextTower to write, got a Identity"):
+        save_as(whole, tmp_path / "new.pt", to)
+    assert {path.name for path in tmp_path.iterdir()} == {"bert", file.name}
+
+
+def test_an_image_tower_of_timm_is_written_with_its_config(tmp_path):
+    whole = tiny_checkpoint(vision="timm")
+    save_checkpoint(whole, tmp_path / "ours")
+    backbone_ = backbone("bert", intermediate_size=64)
+    other = replace(whole, config=replace(whole.config, backbone=backbone_))
+    other.model.text.config = backbone_
+    with pytest.raises(CheckpointError, match=r"got: text\.transformer\.encoder\.layer\.0\."):
+        save_checkpoint(other, tmp_path / "other")
 
 
 def test_a_classifier_is_not_lost_silently(tmp_path):

@@ -8,7 +8,7 @@ open_clip  a folder with ``open_clip_config.json``: our own format, see :mod:`.f
 
 :func:`load_checkpoint` tells the format by itself, :func:`recognise` says what it found, and
 :func:`save_as` writes any of them. :func:`load_text_tower` starts a text tower from a plain
-encoder.
+encoder, and :meth:`Checkpoint.with_text_tower` puts it beside an image tower.
 """
 
 from pathlib import Path
@@ -61,7 +61,8 @@ def save_as(
         dtype: Of the stored floating-point weights.
 
     Raises:
-        CheckpointError: If the format has no place for something of the model.
+        CheckpointError: If the format has no place for something of the model, or the config is
+            not the model's.
     """
     writers = {"cn_clip": save_cn_clip, "hf": save_hugging_face, "open_clip": save_checkpoint}
     writers[to](checkpoint, path, dtype=dtype)

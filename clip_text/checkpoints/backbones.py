@@ -41,7 +41,7 @@ class LoadedTextTower:
     """A text tower and what belongs to it.
 
     Args:
-        tower: In evaluation mode, fp32; put it into a pair with ``model.text = tower``.
+        tower: In evaluation mode, fp32; ``checkpoint.with_text_tower(start)`` makes a pair of it.
         tokenizer: Of the folder.
         dropped: Tensors of the file that the tower has no use for.
         new: Tensors of the tower that start random.

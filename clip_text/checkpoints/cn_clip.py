@@ -24,6 +24,7 @@ from clip_text.checkpoints.parts import (
     Checkpoint,
     Preprocessing,
     Source,
+    check_fits,
     default_context_length,
     stored,
 )
@@ -87,8 +88,9 @@ def save_cn_clip(checkpoint: Checkpoint, path: Path, *, dtype: torch.dtype = tor
         dtype: Of the stored weights.
 
     Raises:
-        CheckpointError: If cn_clip has no such model.
+        CheckpointError: If cn_clip has no such model, or the config is not the model's.
     """
+    check_fits(checkpoint)
     check_expressible(checkpoint)
     mapped = keys.to_right(stored(checkpoint.model.state_dict(), dtype), keys.CN_CLIP)
     assert not mapped.problems, mapped.problems  # check_expressible saw to it

@@ -36,6 +36,7 @@ from clip_text.checkpoints.parts import (
     Checkpoint,
     Preprocessing,
     Source,
+    check_fits,
     incomplete,
     stored,
 )
@@ -84,7 +85,11 @@ def save_checkpoint(
         checkpoint: What to write.
         folder: Created with its parents.
         dtype: Of the stored floating-point weights; float16 halves the file.
+
+    Raises:
+        CheckpointError: If the config is not the model's, or a weight too large for the type.
     """
+    check_fits(checkpoint)
     weights = stored(checkpoint.model.state_dict(), dtype)
     with partial_folder(folder) as partial:
         write_weights(weights, partial / WEIGHTS_FILE)

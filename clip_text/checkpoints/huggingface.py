@@ -32,6 +32,7 @@ from clip_text.checkpoints.parts import (
     Checkpoint,
     Preprocessing,
     Source,
+    check_fits,
     default_context_length,
     incomplete,
     stored,
@@ -98,9 +99,10 @@ def save_hugging_face(
         dtype: Of the stored weights.
 
     Raises:
-        CheckpointError: If transformers has no such model.
+        CheckpointError: If transformers has no such model, or the config is not the model's.
         FileExistsError: If the folder exists.
     """
+    check_fits(checkpoint)
     check_expressible(checkpoint)
     check_new(folder)
     mapped = keys.to_right(stored(checkpoint.model.state_dict(), dtype), keys.HUGGING_FACE)

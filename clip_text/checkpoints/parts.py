@@ -1,19 +1,24 @@
 """What a checkpoint is made of, whatever its format."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from open_clip import CustomTextCLIP
+from open_clip.transformer import QuickGELU
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
-from clip_text.towers import TowerConfig
+from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_model, is_vit
+
+if TYPE_CHECKING:
+    from clip_text.checkpoints.backbones import LoadedTextTower
 
 Format = Literal["cn_clip", "hf", "open_clip"]
 
@@ -53,6 +58,39 @@ class Checkpoint:
     config: TowerConfig
     tokenizer: Tokenizer
     preprocessing: Preprocessing
+
+    def with_text_tower(self, start: "LoadedTextTower") -> "Checkpoint":
+        """Put another text tower beside the image tower, to train the two together.
+
+        Args:
+            start: What :func:`clip_text.checkpoints.load_text_tower` gave.
+
+        Returns:
+            A new checkpoint with the tower, and the config and tokenizer that belong to it. It
+            shares the image tower with this one, which stays as it is.
+
+        Raises:
+            CheckpointError: If the tower is not as wide as the shared space.
+        """
+        tower = start.tower
+        if tower.output_dim != self.config.embed_dim:
+            raise CheckpointError(
+                f"expected a text tower of embed_dim {self.config.embed_dim} (the image tower's), "
+                f"got {tower.output_dim}. Load it with embed_dim={self.config.embed_dim}."
+            )
+        tower.to(self.model.logit_scale.device)
+        old = self.model
+        # a copy that takes the one tower as it is, and the new one for the other
+        model = copy.deepcopy(old, {id(old.visual): old.visual, id(old.text): tower})
+        model.context_length, model.vocab_size = tower.context_length, tower.vocab_size
+        config = replace(
+            self.config,
+            backbone=tower.config,
+            pooler=cast(Pooler, tower.pooler),
+            projection=cast(Projection, tower.projection),
+            context_length=tower.context_length,
+        )
+        return Checkpoint(model.eval(), config, start.tokenizer, self.preprocessing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,23 +204,94 @@ def load_weights(
         CheckpointError: If a tensor is missing, extra or of another shape.
     """
     expected = model.state_dict()
-    wrong = list(problems)
-    wrong += [f"missing {their_name(name)}" for name in expected if name not in weights]
+    wrong = [*problems, *_misfits(expected, weights, their_name)]
+    if wrong:
+        raise CheckpointError(
+            f"expected {len(expected)} tensors that fit each other and the config in {source}, "
+            f"got: {_first(wrong)}. "
+            "Use the weights and the config of one and the same model."
+        )
+    model.load_state_dict(dict(weights))
+
+
+def check_fits(checkpoint: Checkpoint) -> None:
+    """Refuse to write a config that is not the model's: it could not be read, or run otherwise.
+
+    Of timm's image towers the shapes are not compared; some compute while they are made.
+
+    Raises:
+        CheckpointError: Naming what is different.
+    """
+    model, config, tower = checkpoint.model, checkpoint.config, checkpoint.model.text
+    if not isinstance(tower, TextTower):
+        raise CheckpointError(
+            f"expected a clip_text.towers.TextTower to write, got a {type(tower).__name__}. "
+            "Put one into the model with Checkpoint.with_text_tower."
+        )
+    settings: dict[str, tuple[object, object]] = {
+        "embed_dim": (tower.output_dim, config.embed_dim),
+        "pooler": (tower.pooler, config.pooler),
+        "projection": (tower.projection, config.projection),
+        "context_length": (tower.context_length, config.context_length),
+        "context_length of the tokenizer": (
+            checkpoint.tokenizer.context_length,
+            config.context_length,
+        ),
+    }
+    if is_vit(config.vision):
+        quick_gelu = any(isinstance(module, QuickGELU) for module in model.visual.modules())
+        settings["quick_gelu"] = (quick_gelu, config.quick_gelu)
+    real, said = _settings(tower.config), _settings(config.backbone)
+    settings |= {f"backbone {name}": (real.get(name), said.get(name)) for name in real | said}
+    wrong = [
+        f"{name} {has!r}, not {says!r}" for name, (has, says) in settings.items() if has != says
+    ]
+    wrong = wrong or _shape_misfits(model, config)
+    if wrong:
+        raise CheckpointError(
+            f"expected a model that fits the checkpoint's config, to write both, got: "
+            f"{_first(wrong)}. Replace a part together with its config, a text tower with "
+            "Checkpoint.with_text_tower."
+        )
+
+
+def _settings(backbone: PreTrainedConfig) -> dict[str, Any]:
+    """What a backbone computes with; not who wrote its config, or when."""
+    notes = {"transformers_version", "architectures", "dtype", "_name_or_path"}
+    return {name: value for name, value in backbone.to_dict().items() if name not in notes}
+
+
+def _shape_misfits(model: CustomTextCLIP, config: TowerConfig) -> list[str]:
+    """Compare the weights with those the config asks for, without memory for the latter."""
+    if "layers" in config.vision:
+        with torch.device("meta"):
+            expected = build_model(config)
+        return _misfits(expected.state_dict(), model.state_dict())
+    with torch.device("meta"):
+        tower = TextTower(config.backbone, config.embed_dim, config.pooler, config.projection)
+    return _misfits(tower.state_dict(), model.text.state_dict(), "text.{}".format)
+
+
+def _misfits(
+    expected: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    their_name: Callable[[str], str] = str,
+) -> list[str]:
+    """Say which weights are missing, extra or of another shape, a phrase each."""
+    wrong = [f"missing {their_name(name)}" for name in expected if name not in weights]
     wrong += [f"unknown {their_name(name)}" for name in weights if name not in expected]
     wrong += [
         f"{their_name(name)} is {list(weights[name].shape)}, not {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    return wrong
+
+
+def _first(wrong: Sequence[str]) -> str:
+    """Join the first few of many phrases."""
     wrong = list(dict.fromkeys(wrong))
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(
-            f"expected {len(expected)} tensors that fit each other and the config in {source}, "
-            f"got: {'; '.join(wrong[:5])}{more}. "
-            "Use the weights and the config of one and the same model."
-        )
-    model.load_state_dict(dict(weights))
+    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
 
 
 def stored(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
