@@ -384,6 +384,31 @@ def test_hugging_face_keeps_what_others_fix(tmp_path):
         assert what in str(caught.value)
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_hub_repository_with_the_weights_of_cn_clip_too(sharded, tmp_path, monkeypatch):
+    """As OFA-Sys publishes them; here in the hub's cache, which needs no network."""
+    repository = tmp_path / "models--OFA-Sys--chinese-clip"
+    snapshot = repository / "snapshots" / "0123abc"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(snapshot.name, encoding="ascii")
+    hf_folder(snapshot)
+    save_published(cn_clip_model("ViT-B-16", seed=9), snapshot / "clip_cn_vit-b-16.pt")
+    if sharded:
+        places = dict.fromkeys(load_file(snapshot / "model.safetensors"), "all.safetensors")
+        (snapshot / "model.safetensors").rename(snapshot / "all.safetensors")
+        index = snapshot / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = recognise("OFA-Sys/chinese-clip")
+    name = "model.safetensors" + (".index.json" if sharded else "")
+    assert (found.format, found.path) == ("hf", snapshot / name)
+    expected = load_checkpoint(found.path).model.state_dict()
+    same_tensors(load_checkpoint("OFA-Sys/chinese-clip").model.state_dict(), expected)
+    assert recognise(snapshot / "clip_cn_vit-b-16.pt").format == "cn_clip"
+    with pytest.raises(CheckpointError, match="got several"):  # what lies here is for us to say
+        recognise(snapshot)
+
+
 @pytest.mark.parametrize("kind", ["bin", "training"])
 def test_open_clip_weights_in_other_files(kind, tmp_path):
     save_as(load_checkpoint(published("ViT-B-16", tmp_path)[0]), tmp_path / "ours", "open_clip")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clip_text.checkpoints.places import INDEX
 from clip_text.errors import CheckpointError
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -80,7 +81,7 @@ def read_sharded(folder: Path, names: Sequence[str]) -> tuple[Path, State]:
     for name in names:
         if (folder / name).is_file():
             return folder / name, read_state(folder / name)
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{INDEX}"
         if index.is_file():
             places = read_json(index).get("weight_map")
             shards = sorted(set(places.values())) if isinstance(places, dict) else []

@@ -37,12 +37,13 @@ from clip_text.checkpoints.parts import (
     incomplete,
     stored,
 )
+from clip_text.checkpoints.places import HUGGING_FACE
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig
 
 MODEL_TYPE = "chinese_clip"
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS_FILES = HUGGING_FACE
 
 # fields that a BertConfig and a ChineseCLIPTextConfig share
 _TEXT_FIELDS = (

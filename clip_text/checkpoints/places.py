@@ -11,11 +11,18 @@ _SMALL = ("*.json", "*.txt", "*.model")
 # In this order, and no more than one: hub folders often hold the same weights several times.
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
+HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
+"""Names of transformers' weights, in order of preference; each may be in shards with an index."""
+
+INDEX = ".index.json"
+
 
 def resolve(name: str | Path) -> Path:
     """Find a checkpoint: ``"starter"``, a local folder or file, or a Hugging Face hub name.
 
-    Only a name that is nothing local and looks like ``owner/model`` asks the hub.
+    Only a name that is nothing local and looks like ``owner/model`` asks the hub. The published
+    Chinese-CLIPs hold transformers' files and a ``clip_cn_*.pt`` of the same weights there: the
+    former are meant.
 
     Raises:
         CheckpointError: If there is no such thing, or the hub does not give it.
@@ -47,4 +54,7 @@ def _from_hub(name: str) -> Path:
             f"expected a local folder or a model on the hub, got {name!r} "
             f"({type(error).__name__}). Check the name and the network."
         ) from error
-    return folder
+    # the cache may hold more than was asked for now
+    both = any(folder.glob("*.pt"))
+    names = [weights + suffix for weights in HUGGING_FACE for suffix in ("", INDEX)]
+    return next((folder / name for name in names if both and (folder / name).is_file()), folder)

@@ -21,7 +21,7 @@ from clip_text.checkpoints.parts import (
     incomplete,
     load_weights,
 )
-from clip_text.checkpoints.places import resolve
+from clip_text.checkpoints.places import INDEX, resolve
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Compat, Tokenizer
 from clip_text.towers import build_model
@@ -126,6 +126,8 @@ def read_source(
     place = resolve(name)
     if place.is_dir():
         source = _read_folder(place)
+    elif place.name.endswith(INDEX):
+        source = _read(place.parent, *read_sharded(place.parent, [place.name.removesuffix(INDEX)]))
     else:
         source = _read(place.parent, place, read_state(place))
     if context_length is not None or compat is not None:
