@@ -49,7 +49,7 @@ from transformers import (
 )
 
 from clip_text.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
-from clip_text.checkpoints.files import read_json, read_state
+from clip_text.checkpoints.files import read_json, read_names
 from clip_text.checkpoints.folder import preprocess_cfg
 from clip_text.errors import CheckpointError
 from clip_text.towers import is_vit
@@ -288,7 +288,7 @@ def _as_open_clip(source: Path) -> _OpenClipWeights:
     """
     if (source / WEIGHTS_FILE).is_file():
         return _beside_config(source / WEIGHTS_FILE)
-    if source.is_file() and any(n.startswith("text.") for n in read_state(source).weights):
+    if source.is_file() and any(n.startswith("text.") for n in read_names(source)):
         return _beside_config(source)
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     stats = [file.stat() for file in files if file.exists()]

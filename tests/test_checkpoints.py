@@ -246,8 +246,8 @@ DAMAGE = {
     ),
     "config cut short": (truncate(CONFIG_FILE, 0.5), "expected JSON"),
     "config not UTF-8": (write(CONFIG_FILE, b'{"a": "\xff"}'), "expected JSON"),
-    "config a list": (write(CONFIG_FILE, b"[1]"), "expected a complete checkpoint"),
-    "config null": (write(CONFIG_FILE, b"null"), "expected a complete checkpoint"),
+    "config a list": (write(CONFIG_FILE, b"[1]"), "expected a JSON object in .*, got a list"),
+    "config null": (write(CONFIG_FILE, b"null"), "expected a JSON object in .*, got a NoneType"),
     "no model_cfg": (config(lambda c: c.pop("model_cfg")), "model_cfg"),
     "no preprocess_cfg": (config(lambda c: c.pop("preprocess_cfg")), "preprocess_cfg"),
     "preprocess_cfg null": (config(lambda c: c.update(preprocess_cfg=None)), "complete"),
@@ -289,6 +289,11 @@ DAMAGE = {
         config(lambda c: c["preprocess_cfg"].update(interpolation="bilinear")),
         "interpolation bicubic.* got 'squash' and 'bilinear'",
     ),
+    "pictures that are no square": (
+        config(lambda c: c["preprocess_cfg"].update(size=[32, 48])),
+        r"squashed to a square, got size \[32, 48\]",
+    ),
+    "no size": (config(lambda c: c["preprocess_cfg"].update(size=[])), r"got size \[\]"),
     "two means": (config(lambda c: c["preprocess_cfg"].update(mean=[0.5, 0.5])), "mean"),
     "other pooler": (
         config(lambda c: c["model_cfg"]["text_cfg"].update(hf_pooler_type="cls_pooler")),

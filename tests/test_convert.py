@@ -43,6 +43,7 @@ def test_it_says_what_it_found_and_proves_what_it_wrote(source, tmp_path, run):
         "context_length  52",
         "tensors         71 (71 float16), 3,449,473 numbers",
         "left out        1 that compute nothing: bert.pooler.dense.bias",
+        "left out        epoch, step, name",
         f"{tmp_path / 'hf'} (hf)",
         "tensors         all as stored",
         "bound           1e-05: kept",

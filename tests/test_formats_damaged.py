@@ -208,6 +208,8 @@ def test_tensors_that_do_not_fit_a_cn_clip(model, tmp_path):
     misfit(saved(lambda s: s.pop("logit_scale")), "missing logit_scale")
     two = {"logit_scale": torch.ones(2)}
     misfit(saved(lambda s: s.update(two)), r"logit_scale is \[2\], not \[\]")
+    quantised = {NORM: torch.ones(128, dtype=torch.int8)}
+    misfit(saved(lambda s: s.update(quantised)), rf"got: {NORM} in whole numbers \(int8\)")
     misfit(saved(lambda s: s.update(surplus=torch.ones(1))), "got: unknown surplus")
     misfit(saved(lambda s: s.update({"bert.surplus": torch.ones(1)})), r"unknown bert\.surplus")
     misfit(saved(lambda s: s.update({NORM: torch.ones(7)})), rf"{NORM} is \[7\], not \[128\]")
@@ -304,6 +306,10 @@ def test_hugging_face_files_that_are_damaged(hf_folder):
     for places in (None, {}, {"a": "../outside.safetensors"}):
         index.write_text(json.dumps({"weight_map": places}), encoding="utf-8")
         refused(hf_folder, "under weight_map", of=index)
+    index.write_text(json.dumps({"weight_map": {"a": ["list"]}}), encoding="utf-8")
+    refused(hf_folder, r"expected \['list'\] in")
+    index.write_text(json.dumps([{"weight_map": {}}]), encoding="utf-8")
+    refused(hf_folder, "expected a JSON object in .*, got a list", of=index)
     index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}), encoding="utf-8")
     refused(hf_folder, r"expected gone\.safetensors in")
     index.unlink()

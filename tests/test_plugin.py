@@ -470,6 +470,21 @@ class TestPretrainedPath:
         self.same(self.load(str(tmp_path / WEIGHTS_FILE), tmp_path), model)
         self.same(self.load(str(tmp_path), tmp_path), model)
 
+    def test_only_the_names_of_safetensors_are_read(self, model, tmp_path, monkeypatch):
+        weights = {f"module.{name}": value for name, value in model.state_dict().items()}
+        save_file(weights, tmp_path / "epoch_1.safetensors")
+
+        def whole(_):
+            raise AssertionError("read whole")
+
+        monkeypatch.setattr("clip_text.checkpoints.files.load_file", whole)
+        self.same(self.load(str(tmp_path / "epoch_1.safetensors"), tmp_path), model)
+        (tmp_path / "cut.safetensors").write_bytes(
+            (tmp_path / "epoch_1.safetensors").read_bytes()[:99]
+        )
+        with pytest.raises(CheckpointError, match=r"safetensors file at .*cut\.safetensors"):
+            self.load(str(tmp_path / "cut.safetensors"), tmp_path)
+
     def test_cn_clips_and_hugging_faces_formats(self, tmp_path):
         """Read as they are, into what ``clip-text convert`` would have written first."""
         theirs, kwargs = published(tmp_path)

@@ -6,14 +6,14 @@ import shutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,18 +48,47 @@ def read_state(path: Path) -> State:
     Raises:
         CheckpointError: If it is damaged, is something else, or holds code.
     """
+    head = _head(path)
+    if _is_pickle(head):
+        return _state_of(path, _torch_load(path, zipped=head.startswith(_ZIP)))
+    with _safetensors(path):
+        return _state_of(path, load_file(path))
+
+
+def read_names(path: Path) -> list[str]:
+    """Read the names of a file's tensors alone; of safetensors that is their header.
+
+    Raises:
+        CheckpointError: As :func:`read_state`.
+    """
+    if _is_pickle(_head(path)):
+        return list(read_state(path).weights)
+    with _safetensors(path), safe_open(path, "pt") as file:
+        names = list(file.keys())
+    return [name.removeprefix(_wrapper(names)) for name in names]
+
+
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            return file.read(9)
     except FileNotFoundError:
         raise CheckpointError(
             f"expected {path.name} in {path.parent}, got no such file. Download it again."
         ) from None
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Say whether ``torch.save`` may have written what begins so."""
     # safetensors begin with the length of their header, any eight bytes, and a JSON object
-    if head[8:] != b"{" and head.startswith((_ZIP, _PICKLE)):
-        return _state_of(path, _torch_load(path, zipped=head.startswith(_ZIP)))
+    return head[8:] != b"{" and head.startswith((_ZIP, _PICKLE))
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    """Say in our words what is wrong with a file of safetensors."""
     try:
-        return _state_of(path, load_file(path))
+        yield
     except (SafetensorError, OSError) as error:
         kind = "safetensors file" if path.suffix == ".safetensors" else "file of weights"
         raise CheckpointError(
@@ -84,7 +113,8 @@ def read_sharded(folder: Path, names: Sequence[str]) -> tuple[Path, State]:
         index = folder / f"{name}{INDEX}"
         if index.is_file():
             places = read_json(index).get("weight_map")
-            shards = sorted(set(places.values())) if isinstance(places, dict) else []
+            values = places.values() if isinstance(places, dict) else ()
+            shards = sorted({str(value) for value in values})
             if not shards or any(Path(shard).name != shard for shard in shards):
                 raise CheckpointError(
                     f"expected file names of {folder} under weight_map in {index}, got "
@@ -106,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: If there is none.
     """
     try:
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"expected {path.name} in {path.parent}, got no such file. "
@@ -116,6 +146,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"expected JSON in {path}, got {error}. Save or download the checkpoint again."
         ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"expected a JSON object in {path}, got a {type(value).__name__}. "
+            "Save or download the checkpoint again."
+        )
+    return value
 
 
 @contextmanager
@@ -239,8 +275,15 @@ def _state_of(path: Path, content: object) -> State:
             f"expected names and tensors (a state_dict) in {path}, got a {what}. "
             "Save model.state_dict()."
         )
-    weights = {name: tensor.detach() for name, tensor in content.items()}
-    for prefix in WRAPPERS * 2:  # in either order
-        if weights and all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    wrapper = _wrapper(content)
+    weights = {name.removeprefix(wrapper): tensor.detach() for name, tensor in content.items()}
     return State(weights, beside)
+
+
+def _wrapper(names: Collection[str]) -> str:
+    """Find the prefixes that all names have, in whatever order."""
+    found = ""
+    for prefix in WRAPPERS * 2:
+        if names and all(name.startswith(found + prefix) for name in names):
+            found += prefix
+    return found

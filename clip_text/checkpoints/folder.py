@@ -124,12 +124,14 @@ def _preprocessing(raw: Mapping[str, Any]) -> Preprocessing:
             "expected resize_mode squash and interpolation bicubic, "
             f"got {raw.get('resize_mode')!r} and {raw.get('interpolation')!r}"
         )
-    size = raw["size"]
+    sides = raw["size"] if isinstance(raw["size"], list) else [raw["size"]]
+    if len(sides) not in (1, 2) or sides[0] != sides[-1]:
+        raise ValueError(f"expected pictures squashed to a square, got size {sides}")
     mean, std = (tuple(float(v) for v in raw[key]) for key in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"expected mean and std of three channels, got {mean} and {std}")
     return Preprocessing(
-        size=int(size[0] if isinstance(size, list) else size),
+        size=int(sides[0]),
         mean=mean,
         std=std,
     )

@@ -107,6 +107,7 @@ class Source:
         dropped: Tensors of the file that compute nothing.
         problems: What did not fit the format's key table, a phrase each.
         their_name: What the file calls one of our tensors.
+        beside: What else the file holds, and nothing here reads: epoch, optimizer, …
     """
 
     format: Format
@@ -118,6 +119,7 @@ class Source:
     dropped: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     their_name: Callable[[str], str] = str
+    beside: tuple[str, ...] = ()
 
 
 def incomplete(folder: Path, error: Exception) -> CheckpointError:
@@ -201,10 +203,18 @@ def load_weights(
         their_name: What the file calls a tensor of the model.
 
     Raises:
-        CheckpointError: If a tensor is missing, extra or of another shape.
+        CheckpointError: If a tensor is missing, extra, of another shape, or quantised.
     """
     expected = model.state_dict()
     wrong = [*problems, *_misfits(expected, weights, their_name)]
+    # copied into a float they would become numbers that mean nothing: a scale is missing
+    wrong += [
+        f"{their_name(name)} in whole numbers ({str(tensor.dtype).removeprefix('torch.')})"
+        for name, tensor in weights.items()
+        if name in expected
+        and expected[name].is_floating_point()
+        and not tensor.is_floating_point()
+    ]
     if wrong:
         raise CheckpointError(
             f"expected {len(expected)} tensors that fit each other and the config in {source}, "

@@ -55,6 +55,7 @@ class Description:
         tensors: Number of tensors that are used.
         parameters: Numbers in them.
         dropped: Names of tensors that compute nothing and are left out.
+        beside: What else the file holds and is left out: epoch, optimizer, …
     """
 
     format: Format
@@ -70,6 +71,7 @@ class Description:
     tensors: int
     parameters: int
     dropped: tuple[str, ...]
+    beside: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """Say it, a line each."""
@@ -86,6 +88,8 @@ class Description:
         if self.dropped:
             names = ", ".join(self.dropped[:4]) + (", …" if len(self.dropped) > 4 else "")
             out.append(f"left out        {len(self.dropped)} that compute nothing: {names}")
+        if self.beside:
+            out.append(f"left out        {', '.join(self.beside)}")
         return out
 
 
@@ -175,6 +179,7 @@ def describe(source: Source) -> Description:
         tensors=len(weights),
         parameters=sum(tensor.numel() for tensor in weights.values()),
         dropped=source.dropped,
+        beside=source.beside,
     )
 
 
@@ -200,7 +205,7 @@ def _read_folder(place: Path) -> Source:
     if config.is_file():
         # where it belongs to an open_clip checkpoint, that one's reader says what is wrong with it
         raw = _lenient(config) if found else read_json(config)
-        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        kind = raw.get("model_type")
         if kind == huggingface.MODEL_TYPE:
             found["hf"] = config
     files = sorted(each for each in place.glob("*.pt") if each.name not in _TRAINER_FILES)
@@ -233,10 +238,12 @@ def _read_folder(place: Path) -> Source:
 def _read(place: Path, path: Path, state: State) -> Source:
     format_ = _format_of(path, state.weights)
     if format_ == "cn_clip":
-        return cn_clip.read(path, state)
-    if format_ == "hf":
-        return huggingface.read(place, path, state)
-    return folder.read(place, path, state)
+        source = cn_clip.read(path, state)
+    elif format_ == "hf":
+        source = huggingface.read(place, path, state)
+    else:
+        source = folder.read(place, path, state)
+    return replace(source, beside=state.beside)
 
 
 def _format_of(path: Path, weights: Mapping[str, Tensor]) -> Format:
