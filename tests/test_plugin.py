@@ -15,7 +15,7 @@ import open_clip.hf_model
 import open_clip.pretrained
 import pytest
 import torch
-from models import IMAGE_SIZE, VISION, backbone
+from models import IMAGE_SIZE, VISION, backbone, bert_tokenizer, tiny_checkpoint
 from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, BertModel, XLMRobertaModel
 
 import clip_text
 from clip_text import plugin
-from clip_text.checkpoints import WEIGHTS_FILE, resolve
+from clip_text.checkpoints import WEIGHTS_FILE, resolve, save_checkpoint
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
@@ -282,6 +282,19 @@ def test_tokenizer_of_xlm_roberta_is_the_hubs():
     config = open_clip.get_model_config("clip-text-xlm-roberta-base-ViT-B-16")
     assert config["text_cfg"]["hf_tokenizer_name"] == "FacebookAI/xlm-roberta-base"
     assert config["text_cfg"]["context_length"] == 52
+
+
+def test_tokenizer_of_xlm_roberta_without_the_hub(tmp_path, monkeypatch):
+    """Of a folder of the hub's name, and of a model of ours; see docs/open_clip.md."""
+    name = "clip-text-xlm-roberta-base-ViT-B-16"
+    monkeypatch.chdir(tmp_path)
+    expected = Tokenizer(bert_tokenizer(), 52, "open_clip")
+    expected.save(tmp_path / "FacebookAI" / "xlm-roberta-base")
+    texts = ["红色的心", "dog", "“一只狗”"]
+    assert open_clip.get_tokenizer(name)(texts).equal(expected(texts))
+    save_checkpoint(tiny_checkpoint(kind="xlm-roberta", context_length=9), tmp_path / "my-model")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'my-model'}")(texts)
+    assert tokens.equal(expected(texts, 9))
 
 
 @torch.inference_mode()
