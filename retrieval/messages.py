@@ -1,0 +1,97 @@
+"""What goes over HTTP: requests and answers, as the OpenAPI page shows them."""
+
+import json
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+MAX_QUERY_CHARACTERS: Final = 1_000
+MAX_TOP_K: Final = 200
+
+_EXAMPLE: Final[dict[str, JsonValue]] = {"query": "红色的心", "top_k": 10}
+SEND_EXAMPLE: Final = f"Send {json.dumps(_EXAMPLE, ensure_ascii=False)} as application/json"
+
+
+class SearchRequest(BaseModel):
+    """What to look for."""
+
+    # Strict: JSON has types of its own, and top_k: true is a mistake, not a 1.
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": _EXAMPLE})
+
+    query: str = Field(
+        min_length=1,
+        max_length=MAX_QUERY_CHARACTERS,
+        description="The text to search with: Chinese, or any language the model has learned.",
+        examples=["红色的心", "一只狗在雪地里", "a birthday party"],
+    )
+    top_k: int = Field(
+        default=10,
+        ge=1,
+        le=MAX_TOP_K,
+        description="How many hits at most. More than are indexed gives all of them.",
+        examples=[10],
+    )
+
+
+class FoundPicture(BaseModel):
+    """One picture found for a query."""
+
+    rank: int = Field(description="Place in the result; 1 is best.", examples=[1])
+    score: float = Field(
+        description="Cosine of query and picture in [-1, 1]; higher is better.", examples=[0.3172]
+    )
+    image_id: str = Field(
+        description="The picture's own name: its path below the indexed folder.",
+        examples=["hearts/red.png"],
+    )
+    row: int = Field(
+        description="The picture's number in the index; never given to another picture.",
+        examples=[42],
+    )
+    caption: str | None = Field(
+        description="Its caption from metadata.jsonl; null without one.", examples=["红心"]
+    )
+    metadata: dict[str, Any] = Field(
+        description="Everything else metadata.jsonl says about it.",
+        examples=[{"tags": ["爱", "心"], "author": "…", "licence": "Apache-2.0"}],
+    )
+    image_url: str = Field(description="The original picture.", examples=["/v1/images/42"])
+    thumbnail_url: str = Field(
+        description="A small WebP; add ?size= for another longest side, in pixels.",
+        examples=["/v1/images/42/thumbnail"],
+    )
+
+
+class SearchResponse(BaseModel):
+    """The pictures nearest to a query, best first."""
+
+    query: str = Field(description="The query as received.", examples=["红色的心"])
+    took_ms: float = Field(
+        description="Milliseconds for encoding and search, without the network.", examples=[12.3]
+    )
+    total: int = Field(description="How many pictures are indexed.", examples=[1_200])
+    hits: list[FoundPicture] = Field(description="At most top_k pictures, best first.")
+
+
+class HealthResponse(BaseModel):
+    """The service is up."""
+
+    status: str = Field(description="Always ok; a service that is down does not answer.")
+    total: int = Field(description="How many pictures are indexed.", examples=[1_200])
+    version: str = Field(description="The version of clip-text.", examples=["0.1.0"])
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    type: str = Field(description="For programs; stable.", examples=["invalid_request"])
+    message: str = Field(
+        description="For people: expected what, got what, what to do.",
+        examples=["expected top_k to be less than or equal to 200, got 5000. Ask for fewer."],
+    )
+
+
+class ErrorResponse(BaseModel):
+    """The form of every error."""
+
+    error: ErrorDetail

@@ -1,0 +1,189 @@
+"""Errors as answers: ``{"error": {"type": …, "message": …}}``, and never a stack trace."""
+
+import logging
+import re
+import reprlib
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from retrieval.errors import (
+    CorruptIndexError,
+    IndexLockedError,
+    IndexMismatchError,
+    IndexNotFoundError,
+    QueryError,
+    RetrievalError,
+)
+from retrieval.guard import MAX_BODY_BYTES, guard_headers
+from retrieval.messages import MAX_QUERY_CHARACTERS, SEND_EXAMPLE, ErrorResponse
+
+_LOG = logging.getLogger(__name__)
+_SHORT: Final = 80
+
+
+class ProblemError(Exception):
+    """An answer in the house's error form."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
+def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for the OpenAPI page."""
+    described = {
+        400: "The query has nothing to search for, or the body cannot be read.",
+        404: "No such row in the index.",
+        410: "The row is indexed, but its picture is gone from the disk or damaged.",
+        413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
+        422: "A field is missing, unknown, of the wrong type or out of range.",
+        503: "The index cannot be used now.",
+    }
+    return {
+        status: {"model": ErrorResponse, "description": described[status]} for status in statuses
+    }
+
+
+def _answer(
+    status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse({"error": {"type": kind, "message": message}}, status, headers)
+
+
+async def _on_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return _answer(error.status, error.kind, str(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    path = _clip(request.url.path)
+    kind, message = {
+        400: (
+            "invalid_request",
+            f"expected a body in JSON, got one that cannot be read. {SEND_EXAMPLE}.",
+        ),
+        404: ("not_found", f"expected a known address, got {path}. See /docs for the list."),
+        405: (
+            "method_not_allowed",
+            f"expected another method for {path}, got {_clip(request.method)}. "
+            "See /docs for the list.",
+        ),
+        413: (
+            "request_too_large",
+            f"expected at most {MAX_BODY_BYTES} bytes, got more. Send a shorter query.",
+        ),
+    }.get(
+        error.status_code,
+        ("http_error", f"expected another request, got {error.detail}. See /docs."),
+    )
+    return _answer(error.status_code, kind, message, error.headers)
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
+    if too_long is not None:
+        return _answer(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "query_too_long",
+            f"expected a query of at most {MAX_QUERY_CHARACTERS} characters, "
+            f"got {len(too_long['input'])}. Shorten it.",
+        )
+    expectations = [_expectation(fault) for fault in faults[:3]]
+    if len(faults) > len(expectations):
+        expectations.append(f"and {len(faults) - len(expectations)} more")
+    in_body = any(fault["loc"][0] == "body" for fault in faults)
+    advice = SEND_EXAMPLE if in_body else "Correct the address"
+    return _answer(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid_request",
+        f"{'; '.join(expectations)}. {advice}; see /docs.",
+    )
+
+
+def _expectation(fault: dict[str, Any]) -> str:
+    """One of pydantic's findings as ``expected <what>, got <value>``."""
+    field = ".".join(_clip(str(part)) for part in fault["loc"][1:]) or "the body"
+    if fault["type"] == "json_invalid":
+        return f"expected a body in JSON, got {fault['ctx']['error']} at character {field}"
+    if fault["type"] == "missing":
+        return f"expected {field}, got nothing"
+    if fault["type"] == "extra_forbidden":
+        return f"expected only query and top_k, got {field}"
+    should = re.sub(r"^\w+ should", "to", fault["msg"])
+    return f"expected {field} {should}, got {shorten(fault['input'])}"
+
+
+def shorten(value: object) -> str:
+    """A value as Python writes it, at most one short line."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 40
+    shortener.maxdict = shortener.maxlist = 3
+    shortener.maxlevel = 2
+    return _clip(shortener.repr(value))
+
+
+def _clip(text: str) -> str:
+    """At most one short line, however long what the caller sent is."""
+    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
+
+
+async def _on_retrieval_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, QueryError):
+        return _answer(HTTPStatus.BAD_REQUEST, "invalid_query", str(error))
+    # The messages below stay general because the engine's own ones name folders.
+    for kind, name, message in (
+        (
+            IndexMismatchError,
+            "index_mismatch",
+            "expected the index this service was started with, got one built by another model. "
+            "Restart the service with that model.",
+        ),
+        (
+            IndexLockedError,
+            "index_locked",
+            "expected an index at rest, got one being written. Try again in a moment.",
+        ),
+        (
+            (IndexNotFoundError, CorruptIndexError),
+            "index_unavailable",
+            "expected a readable index, got none. Index the folder again; "
+            "the service's log has more.",
+        ),
+    ):
+        if isinstance(error, kind):
+            _LOG.error("search refused: %s", error)
+            return _answer(HTTPStatus.SERVICE_UNAVAILABLE, name, message)
+    _LOG.error("search failed", exc_info=error)
+    return await _on_crash(request, error)
+
+
+async def _on_crash(request: Request, _error: Exception) -> Response:
+    # Starlette sends this one from outside all middleware, so it needs its own headers;
+    # the stack trace is left to the server's log.
+    answer = _answer(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "expected an answer, got a failure inside the service. The service's log has the cause.",
+    )
+    guard_headers(answer.headers, request.url.path)
+    return answer
+
+
+HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], Awaitable[Response]]]] = {
+    ProblemError: _on_problem,
+    StarletteHTTPException: _on_http_error,
+    RequestValidationError: _on_invalid,
+    RetrievalError: _on_retrieval_error,
+    Exception: _on_crash,
+}
+"""By what is raised; for FastAPI's ``exception_handlers``."""
