@@ -4,30 +4,7 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
-from clip_text.errors import ClipTextError, DataError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-
-
-def check_bars(out: Path) -> None:
-    """Refuse early what :func:`draw_bars` could not do after a long run.
-
-    Raises:
-        ClipTextError: If matplotlib is missing.
-        DataError: If the file's ending is none of :data:`SUFFIXES`.
-    """
-    if out.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
-            "Rename it."
-        )
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ClipTextError(
-            "expected the package matplotlib for a picture, got none. "
-            "Run: pip install 'clip-text[evaluate]'."
-        ) from None
+from .drawing import check_drawable, new_figure, save_figure
 
 
 def draw_bars(
@@ -44,15 +21,10 @@ def draw_bars(
 
     Raises:
         ClipTextError: If matplotlib is missing.
-        DataError: If the file's ending is none of :data:`SUFFIXES`.
+        DataError: If the file's ending is of no format; see :func:`check_drawable`.
     """
-    check_bars(out)
-    # without pyplot nothing global is touched, and no display is looked for
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1.6 + 0.3 * len(names)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    check_drawable(out)
+    figure = new_figure(8, 1.6 + 0.3 * len(names))
     axes = figure.add_subplot()
     percent = [0.0 if isnan(value) else 100 * value for value in values]
     colours = ["#b93a29" if value < 0 else "#3b6ea5" for value in percent]
@@ -66,5 +38,4 @@ def draw_bars(
     axes.set_xlabel(label)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    save_figure(figure, out)

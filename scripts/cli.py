@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 an error, told in one line; 2 a wrong option; 3 indexed, b
 were set aside.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from platformdirs import user_data_path
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,6 +23,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from . import evaluate
+from .output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -40,9 +41,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Search pictures with Chinese (and other) words.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
+app.add_typer(evaluate.app, name="evaluate")
 IndexDir = Annotated[
     Path,
     typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),
@@ -167,32 +166,6 @@ def serve(
     with Searcher.open(index_dir, load_encoder(model)) as searcher:
         err.print(f"{len(searcher):,} pictures. Page: http://{host}:{port}/   API: /docs")
         serve_api(searcher, host, port)
-
-
-@app.command()
-def evaluate(
-    captions: Annotated[Path, typer.Argument(help="jsonl file: a picture and captions a line.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
-    ] = None,
-    kind: Annotated[str, typer.Option(help="Field that holds the captions.")] = "zh",
-    model: Model = "starter",
-    as_json: AsJson = False,
-) -> None:
-    """Measure recall@1/5/10, text to image and image to text.
-
-    Example:
-        clip-text evaluate flickr8k-cn/val.jsonl --kind zh
-    """
-    from .evaluate import as_json as flat
-    from .evaluate import as_table
-    from .evaluate import evaluate as measure
-
-    results = measure(captions, images or captions.parent / "images", kind, model)
-    if as_json:
-        print_json(flat(results))
-    else:
-        out.print(as_table(results))
 
 
 @app.command()
@@ -392,11 +365,6 @@ def printable(path: Path) -> str:
     from retrieval.walk import displayed
 
     return displayed(os.fsencode(path))
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def main() -> None:

@@ -1,44 +1,22 @@
 """The picture of which classes are taken for which."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.errors import ClipTextError, DataError
+from clip_text.errors import DataError
 from clip_text.evaluation.zero_shot import ZeroShot
 from retrieval.fonts import Face, find_font
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+from .drawing import check_drawable, new_figure, save_figure
 
 MOST_CLASSES = 40
 """More names than these are not readable on one page."""
 
 _MOST_NUMBERED = 20  # with more classes the numbers don't fit into the cells
 _LONGEST_NAME = 12  # characters
-
-
-def check_drawable(out: Path, *, multi_label: bool) -> None:
-    """Refuse early what :func:`draw_confusion` could not do after a long run.
-
-    Raises:
-        ClipTextError: If matplotlib is missing.
-        DataError: If a picture may have several labels, or the file's ending is none of
-            :data:`SUFFIXES`.
-    """
-    if multi_label:
-        raise DataError(
-            "expected one label a picture for a confusion picture, got several. "
-            "Leave --confusion out."
-        )
-    if out.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
-            "Rename it."
-        )
-    _matplotlib("figure")
 
 
 def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = None) -> None:
@@ -53,17 +31,20 @@ def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = N
 
     Raises:
         ClipTextError: If matplotlib is missing.
-        DataError: As :func:`check_drawable`.
+        DataError: If pictures may have several labels, or the file's ending is of no format; see
+            :func:`check_drawable`.
     """
-    check_drawable(out, multi_label=result.multi_label)
-    assert result.confusion is not None  # so for one label a picture
+    check_drawable(out)
+    if result.confusion is None:
+        raise DataError(
+            "expected one label a picture for a confusion picture, got several. "
+            "Leave --confusion out."
+        )
     shown, counts = worst_classes(result.confusion)
     of_class = result.confusion.sum(1)[shown]
     shares = counts / np.maximum(of_class, 1)[:, None]
-    figure = _matplotlib("figure").Figure(figsize=(_inches(shown), _inches(shown)), dpi=120)
-    figure.set_layout_engine("constrained")
-    # without pyplot nothing global is touched, and no display is looked for
-    _matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
+    side = 4.5 + 0.32 * len(shown)
+    figure = new_figure(side, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the row's pictures")
@@ -76,8 +57,7 @@ def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = N
         f"top-1 {result.accuracy.get(1, float('nan')):.1%} of {result.pictures:,} pictures"
         + (f"; the {len(shown)} most confused of {len(result.labels):,} classes" * bool(left_out))
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def worst_classes(confusion: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -91,16 +71,14 @@ def worst_classes(confusion: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     return shown, confusion[np.ix_(shown, shown)]
 
 
-def _inches(shown: NDArray[np.int64]) -> float:
-    return 4.5 + 0.32 * len(shown)
-
-
 def _name_axes(axes: Any, names: list[str]) -> None:  # noqa: ANN401
+    from matplotlib.font_manager import FontProperties
+
     path = find_font()
     face = Face(path, 12)
     fits = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
     written = [face.writable(name) for name in fits]
-    font = _matplotlib("font_manager").FontProperties(fname=path) if path else None
+    font = FontProperties(fname=path) if path else None
     ticks = range(len(names))
     axes.set_xticks(ticks, written, rotation=90, fontproperties=font)
     axes.set_yticks(ticks, written, fontproperties=font)
@@ -114,13 +92,3 @@ def _number_cells(axes: Any, shares: NDArray[np.float64]) -> None:  # noqa: ANN4
             colour = "white" if share > 0.5 else "black"
             text = f"{share:.0%}".rstrip("%")
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-
-
-def _matplotlib(module: str) -> Any:  # noqa: ANN401
-    try:
-        return import_module(f"matplotlib.{module}")
-    except ImportError:
-        raise ClipTextError(
-            "expected the package matplotlib for a picture, got none. "
-            "Run: pip install 'clip-text[evaluate]'."
-        ) from None

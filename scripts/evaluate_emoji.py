@@ -6,43 +6,93 @@ The starter never saw the Twitter style, so this tells whether it learned the th
 """
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from clip_text import Encoder
-from clip_text.evaluation import Retrieval, retrieval
+from clip_text.evaluation import RetrievalSet, Text, retrieval_set
+from clip_text.images import ImageSource
 from scripts.sources import Style, emoji_names, emoji_pictures, load_picture
+
+if TYPE_CHECKING:
+    from clip_text import Encoder
+    from clip_text.evaluation import Retrieval
+
+CACHE = Path(".cache/starter/packages")
+
+
+class _Drawings(Mapping[str, ImageSource]):
+    """Emoji pictures by hexcode, drawn when they are asked for."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+
+    def __getitem__(self, code: str) -> ImageSource:
+        return load_picture(self._files[code])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def emoji_set(
+    style: Style, languages: Sequence[str], cache: Path, *, skin_tones: bool = False
+) -> RetrievalSet:
+    """Emoji pictures of one style, with a name per language.
+
+    Args:
+        style: Drawing style.
+        languages: Of the names, as emojibase calls them: ``zh``, ``en``, ``ja``, …; an emoji
+            needs a name in each.
+        cache: Folder for the npm packages.
+        skin_tones: Whether the five tones of each gesture are asked for and searched among too.
+
+    Raises:
+        SourceError: If a package cannot be fetched.
+        DataError: If no emoji has a name in each of the languages.
+    """
+    pictures, names = emoji_pictures(style, cache), emoji_names(cache)
+    files = {
+        code: file
+        for code, file in pictures.items()
+        if code in names
+        and names[code].labels.keys() >= set(languages)
+        and (skin_tones or not names[code].skin_tone)
+    }
+    texts = [
+        Text(f"{code} {language}", names[code].labels[language], (code,), language)
+        for language in languages
+        for code in files
+    ]
+    return retrieval_set(f"emoji {style}", _Drawings(files), texts)
 
 
 def emoji_recall(
-    encoder: Encoder, style: Style, language: str, cache: Path
-) -> dict[str, Retrieval]:
+    encoder: "Encoder", style: Style, language: str, cache: Path
+) -> "dict[str, Retrieval]":
     """Ask for every emoji by its name, over all pictures of a style.
 
-    Args:
-        encoder: The model.
-        style: Drawing style.
-        language: Of the names, as emojibase calls it: ``zh``, ``en``, ``ja``, …
-        cache: Folder for the npm packages.
-
     Returns:
-        ``without skin tones``, and ``with skin tones``, where the five tones of each gesture are
-        asked for and searched among too.
+        ``without skin tones`` and ``with skin tones``; see :func:`emoji_set`.
     """
-    pictures, names = emoji_pictures(style, cache), emoji_names(cache)
-    codes = [code for code in pictures if code in names and language in names[code].labels]
-    images = encoder.encode_image([load_picture(pictures[code]) for code in codes])
-    texts = encoder.encode_text([names[code].labels[language] for code in codes])
-    plain = [at for at, code in enumerate(codes) if not names[code].skin_tone]
+    from clip_text.evaluation.measure import Encoded, encode_set, measure
+
+    everything = emoji_set(style, [language], cache, skin_tones=True)
+    plain = emoji_set(style, [language], cache)
+    encoded = encode_set(encoder, everything)
+    # one text a picture, so both lie at the same places
+    kept = [everything.image_ids.index(code) for code in plain.image_ids]
+    digests = [encoded.digests[at] for at in kept]
+    part = Encoded(encoded.texts[kept], encoded.images[kept], digests)
     return {
-        "without skin tones": retrieval(
-            texts[plain], images[plain], [[at] for at in range(len(plain))]
-        ),
-        "with skin tones": retrieval(texts, images, [[at] for at in range(len(codes))]),
+        "without skin tones": measure(plain, part).by_direction["t2i"],
+        "with skin tones": measure(everything, encoded).by_direction["t2i"],
     }
 
 
@@ -52,11 +102,11 @@ def main(
     ),
     language: Annotated[str, typer.Option(help="Of the names: zh, en, ja, …")] = "zh",
     model: Annotated[str, typer.Option(help="Starter, a folder or a hub name.")] = "starter",
-    cache: Annotated[Path, typer.Option(help="Folder for the npm packages.")] = Path(
-        ".cache/starter/packages"
-    ),
+    cache: Annotated[Path, typer.Option(help="Folder for the npm packages.")] = CACHE,
 ) -> None:
     """Print recall@1/5/10 without and with skin tones."""
+    from clip_text import Encoder
+
     encoder = Encoder.from_pretrained(model)
     results = emoji_recall(encoder, style, language, cache)  # type: ignore[arg-type]
     for what, result in results.items():

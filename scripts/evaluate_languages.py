@@ -10,6 +10,8 @@ from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
 
+from .options import listed
+
 KS = (1, 5, 10)
 
 
@@ -65,7 +67,7 @@ def command(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, if not beside the texts.")
     ] = None,
-    captions: Annotated[
+    kind: Annotated[
         str, typer.Option(help="Languages to ask in, like zh,en,ja; of the emoji all, if none.")
     ] = "",
     model: Annotated[
@@ -94,17 +96,16 @@ def command(
     Examples:
         clip-text evaluate languages
 
-        clip-text evaluate languages captions.jsonl --captions zh,en --plot languages.png
+        clip-text evaluate languages captions.jsonl --kind zh,en --plot languages.png
     """
     from . import cli
     from .retrieval_sets import encode_pictures, read_or_gallery, sample_texts
 
     if plot is not None:
-        from .bars import check_bars
+        from .drawing import check_drawable
 
-        check_bars(plot)
-    kinds = [kind.strip() for kind in captions.split(",") if kind.strip()] or None
-    collection = read_or_gallery(data, images, kinds)
+        check_drawable(plot)
+    collection = read_or_gallery(data, images, listed(kind))
     if sample is not None:
         collection = sample_texts(collection, sample, seed)
     encoder = cli.load_encoder(model)

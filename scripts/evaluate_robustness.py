@@ -83,7 +83,7 @@ def command(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, if not beside the texts.")
     ] = None,
-    captions: Annotated[
+    kind: Annotated[
         str | None, typer.Option(help="Kind of captions to change; zh where there are several.")
     ] = None,
     model: Annotated[
@@ -112,21 +112,21 @@ def command(
     Examples:
         clip-text evaluate robustness
 
-        clip-text evaluate robustness val.jsonl --captions zh --sample 1000 --plot robustness.png
+        clip-text evaluate robustness val.jsonl --kind zh --sample 1000 --plot robustness.png
     """
     from . import cli
     from .retrieval_sets import encode_pictures, read_or_gallery, sample_texts
 
     if plot is not None:
-        from .bars import check_bars
+        from .drawing import check_drawable
 
-        check_bars(plot)
+        check_drawable(plot)
     try:  # before the long part: a library that is missing
         for perturbation in PERTURBATIONS.values():
             perturbation("一个男人")
     except ImportError as error:
         raise ClipTextError(str(error)) from error
-    kind = captions or ("zh" if data is None else None)  # a data set has a usual kind of its own
+    kind = kind or ("zh" if data is None else None)  # a data set has a usual kind of its own
     collection = read_or_gallery(data, images, [kind] if kind else None)
     if sample is not None:
         collection = sample_texts(collection, sample, seed)

@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from platformdirs import user_cache_path
 from rich.console import Console
@@ -21,6 +19,8 @@ from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import SETS, read_templates
 from clip_text.evaluation.zero_shot import class_weights, classify
 
+from .drawing import check_drawable
+from .options import numbers
 from .zero_shot_report import Evaluation, as_json, as_tables
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -162,21 +162,17 @@ def encode_pictures(
     Raises:
         DataError: If one cannot be read; the message names it.
     """
-    from clip_text.features import Pixels, ahead
-
-    def load(path: Path) -> Pixels:
-        try:
-            return encoder.load_pixels(path)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: {error} Replace or remove the picture.") from error
+    from clip_text.evaluation.measure import encode_images
 
     task = bar.add_task("pictures", total=len(paths))
-    pixels = ahead(load, paths, workers=2, depth=2 * batch_size)
-    rows = []
-    while batch := list(islice(pixels, batch_size)):
-        rows.append(encoder.encode_pixels(batch))
-        bar.advance(task, len(batch))
-    return np.concatenate(rows)
+    rows, _ = encode_images(
+        encoder,
+        paths,
+        paths,
+        batch_size=batch_size,
+        on_progress=lambda done: bar.advance(task, done),
+    )
+    return rows
 
 
 @contextmanager
@@ -194,21 +190,6 @@ def progress_bar() -> Iterator[Progress]:
     )
     with bar:
         yield bar
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Read an option like ``1,5``.
-
-    Raises:
-        typer.BadParameter: If it is not a list of whole numbers from 1.
-    """
-    try:
-        found = tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        found = (0,)
-    if any(number < 1 for number in found):
-        raise typer.BadParameter(f"expected numbers like 1,5, got {text!r}. Start from 1.")
-    return found
 
 
 def command(
@@ -271,10 +252,10 @@ def command(
     if train is not None and not (probe or few):
         raise typer.BadParameter("--train needs something to fit. Add --probe or --shots.")
     pictures = read_labelled(data, images, label_field)
-    if confusion is not None:
-        from .confusion import check_drawable
-
-        check_drawable(confusion, multi_label=pictures.multi_label)
+    if confusion is not None:  # before the long part
+        check_drawable(confusion)
+        if pictures.multi_label:
+            raise typer.BadParameter("--confusion needs one label a picture. Leave it out.")
     taught = read_labelled(train, images, label_field) if train is not None else None
     evaluation = evaluate_zero_shot(
         cli.load_encoder(model),

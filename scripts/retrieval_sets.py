@@ -6,24 +6,18 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from clip_text.errors import DataError
 from clip_text.evaluation import RetrievalSet, Text, retrieval_set
 
+from .output import picture_bar
+
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
     from clip_text.evaluation.ranking import Features
-    from clip_text.features import Pixels
     from clip_text.images import ImageSource
-
-_BATCH = 64  # pictures
 
 
 def gallery_emoji(
@@ -97,33 +91,15 @@ def sample_texts(collection: RetrievalSet, number: int, seed: int = 0) -> Retrie
 
 
 def encode_pictures(encoder: "Encoder", collection: RetrievalSet) -> "Features":
-    """Encode a collection's pictures, read ahead in threads; unit rows [pictures, embed_dim].
+    """Encode a collection's pictures with a bar; unit rows [pictures, embed_dim].
 
     Raises:
         DataError: If one cannot be read; the message names it.
     """
-    from clip_text.features import ahead
+    from clip_text.evaluation.measure import encode_images
 
-    def load(at: int) -> "Pixels":
-        try:
-            return encoder.load_pixels(collection.images[at])
-        except (OSError, ValueError) as error:
-            name = collection.image_ids[at]
-            raise DataError(f"{name}: {error} Replace or remove the picture.") from error
-
-    console = Console(stderr=True)
-    places = range(len(collection.image_ids))
-    pixels = iter(
-        track(
-            ahead(load, places, workers=2, depth=2 * _BATCH),
-            "pictures",
-            total=len(places),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+    with picture_bar(len(collection.images)) as advance:
+        rows, _ = encode_images(
+            encoder, collection.images, collection.image_ids, on_progress=advance
         )
-    )
-    rows = []
-    while batch := list(islice(pixels, _BATCH)):
-        rows.append(encoder.encode_pixels(batch))
-    return np.concatenate(rows)
+    return rows

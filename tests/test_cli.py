@@ -14,6 +14,10 @@ from scripts import cli
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
+EVALUATIONS = [
+    f"evaluate {name}"
+    for name in ("retrieval", "zero-shot", "languages", "robustness", "leaderboard")
+]
 COMMANDS = ["index", "search", "serve", "evaluate", "convert", "tokens", "demo"]
 
 
@@ -44,9 +48,9 @@ def test_the_installed_command_lists_every_command_without_loading_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *EVALUATIONS], ids=str)
 def test_every_command_has_help_with_an_example(run, command):
-    code, out, _ = run(command, "--help")
+    code, out, _ = run(*command.split(), "--help")
     assert code == 0
     assert "Example" in out
     assert f"clip-text {command}" in out

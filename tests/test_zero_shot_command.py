@@ -225,10 +225,10 @@ def test_pictures_of_other_formats(tmp_path, suffix):
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_early(tmp_path, monkeypatch):
-    from scripts.confusion import check_drawable
+    from scripts.drawing import check_drawable
 
     with pytest.raises(DataError, match=r"ends in \.png"):
-        check_drawable(tmp_path / "c.txt", multi_label=False)
+        check_drawable(tmp_path / "c.txt")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ClipTextError, match=r"pip install 'clip-text\[evaluate\]'"):
-        check_drawable(tmp_path / "c.png", multi_label=False)
+        check_drawable(tmp_path / "c.png")

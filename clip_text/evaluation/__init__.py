@@ -4,9 +4,10 @@ text → rank of its right answers → recall@k, MRR, nDCG, with intervals and p
 """
 
 from clip_text.evaluation.collection import RetrievalSet, Text, retrieval_set
-from clip_text.evaluation.ranking import best_ranks, recall_at_k, retrieval
+from clip_text.evaluation.ranking import Retrieval, best_ranks, recall_at_k, retrieval
 
 __all__ = [
+    "Retrieval",
     "RetrievalSet",
     "Text",
     "best_ranks",

@@ -3,14 +3,16 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from clip_text.evaluation.collection import RetrievalSet
 from clip_text.evaluation.ranking import Features, best_ranks, recall_at_k
 from clip_text.evaluation.robustness import check_pictures
-from clip_text.tokenizer import TokenReport
+
+if TYPE_CHECKING:  # it brings torch, which takes seconds to import
+    from clip_text.tokenizer import TokenReport
 
 
 class TextEncoder(Protocol):
@@ -19,7 +21,7 @@ class TextEncoder(Protocol):
     def encode_text(self, texts: Sequence[str], /) -> Features:
         """Encode texts into unit rows, [texts, embed_dim]."""
 
-    def text_report(self, texts: Sequence[str], /) -> TokenReport:
+    def text_report(self, texts: Sequence[str], /) -> "TokenReport":
         """Say which parts of the texts are unknown to the vocabulary."""
 
 

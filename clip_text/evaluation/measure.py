@@ -1,0 +1,174 @@
+"""From an encoder and a data set to figures in both directions, with intervals."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_text.errors import DataError
+from clip_text.evaluation.collection import RetrievalSet
+from clip_text.evaluation.duplicates import content_digest
+from clip_text.evaluation.ranking import Features, PerQuery, Retrieval, retrieval
+from clip_text.evaluation.statistics import Comparison, Interval, compare, groups_of, interval
+from clip_text.features import ahead
+from clip_text.images import ImageSource
+
+DIRECTIONS = ("t2i", "i2t")
+
+Pixels = NDArray[np.uint8]
+
+
+class PictureEncoder(Protocol):
+    """What encoding a data set needs; :class:`clip_text.Encoder` has it."""
+
+    def load_pixels(self, source: ImageSource) -> Pixels:
+        """Decode one picture; called in threads."""
+        ...
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
+        """Encode decoded pictures, in one batch."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Features:
+        """Encode texts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A data set as one model sees it.
+
+    Args:
+        texts: Unit rows [texts, embed_dim].
+        images: Unit rows [images, embed_dim].
+        digests: What names each picture's content, see :func:`find_duplicates`.
+    """
+
+    texts: Features
+    images: Features
+    digests: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One model on one data set.
+
+    Args:
+        by_direction: ``t2i``, every text against all pictures; ``i2t``, every picture that has
+            texts against all of them.
+        groups: For each direction, the groups of its queries (see :func:`groups_of`).
+    """
+
+    by_direction: dict[str, Retrieval]
+    groups: dict[str, NDArray[np.int64]]
+
+    def figures(self, direction: str) -> dict[str, PerQuery]:
+        """Values per query whose mean is quoted: ``recall@k``, ``mrr``, ``ndcg@k``."""
+        found = self.by_direction[direction]
+        recalls = {f"recall@{k}": (found.ranks <= k).astype(np.float64) for k in found.ks}
+        gains = {f"ndcg@{k}": values for k, values in found.ndcg_per_query.items()}
+        return {**recalls, "mrr": found.reciprocal_ranks, **gains}
+
+    def intervals(self, direction: str, **options: int) -> dict[str, Interval]:
+        """By figure: mean and interval; options as for :func:`interval`."""
+        groups = self.groups[direction]
+        return {
+            name: interval(values, groups, **options)
+            for name, values in self.figures(direction).items()
+        }
+
+    def compared_with(
+        self, other: "Measured", direction: str, **options: int
+    ) -> dict[str, Comparison]:
+        """By figure: this model minus the other, on the same data set."""
+        theirs, groups = other.figures(direction), self.groups[direction]
+        return {
+            name: compare(values, theirs[name], groups, **options)
+            for name, values in self.figures(direction).items()
+        }
+
+
+def encode_images(
+    encoder: PictureEncoder,
+    images: Sequence[ImageSource],
+    names: Sequence[object],
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Features, list[str]]:
+    """Encode pictures, decoded ahead in threads, a few batches at a time.
+
+    Args:
+        encoder: The model.
+        images: The pictures.
+        names: What to call each in an error.
+        batch_size: Pictures per forward pass.
+        workers: Decoding threads.
+        on_progress: Called with the number of pictures just done.
+
+    Returns:
+        Unit rows [images, embed_dim], and what names each picture's content.
+
+    Raises:
+        DataError: If a picture cannot be read; the message names it.
+    """
+
+    def load(at: int) -> Pixels:
+        try:
+            return encoder.load_pixels(images[at])
+        except (OSError, ValueError) as error:
+            raise DataError(f"{names[at]}: {error} Replace or remove the picture.") from error
+
+    rows: list[Features] = []
+    digests: list[str] = []
+    for batch in _batches(ahead(load, range(len(images)), workers, 2 * batch_size), batch_size):
+        rows.append(encoder.encode_pixels(batch))
+        digests += [content_digest(pixels.tobytes()) for pixels in batch]
+        if on_progress:
+            on_progress(len(batch))
+    return np.concatenate(rows), digests
+
+
+def encode_set(
+    encoder: PictureEncoder,
+    collection: RetrievalSet,
+    *,
+    batch_size: int = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Encode every picture and text of a data set; see :func:`encode_images`."""
+    images, digests = encode_images(
+        encoder,
+        collection.images,
+        collection.image_ids,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    texts = encoder.encode_text([text.text for text in collection.texts])
+    return Encoded(texts, images, digests)
+
+
+def measure(collection: RetrievalSet, encoded: Encoded, ks: Sequence[int] = (1, 5, 10)) -> Measured:
+    """Search both ways; see :func:`retrieval` for what is told and what is refused."""
+    texts_of = collection.texts_of
+    asked = [at for at, texts in enumerate(texts_of) if texts]  # the others are distractors
+    answered = [texts_of[at] for at in asked]
+    directions = {
+        "t2i": retrieval(encoded.texts, encoded.images, collection.answers, ks),
+        "i2t": retrieval(encoded.images[asked], encoded.texts, answered, ks),
+    }
+    groups = {
+        "t2i": groups_of(collection.answers, len(collection.image_ids)),
+        "i2t": groups_of(answered, len(collection.texts)),
+    }
+    return Measured(directions, groups)
+
+
+def _batches(items: Iterable[Pixels], size: int) -> Iterator[list[Pixels]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

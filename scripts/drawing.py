@@ -1,0 +1,48 @@
+"""What the pictures of figures share: matplotlib, without a display."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_text.errors import ClipTextError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def check_drawable(out: Path) -> None:
+    """Refuse early what could not be drawn after a long run.
+
+    Raises:
+        ClipTextError: If matplotlib is missing.
+        DataError: If the file's ending is none of :data:`SUFFIXES`.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
+            "Rename it."
+        )
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ClipTextError(
+            "expected the package matplotlib for a picture, got none. "
+            "Run: pip install 'clip-text[evaluate]'."
+        ) from None
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Make a figure, sides in inches; without pyplot nothing global is touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: "Figure", out: Path) -> None:
+    """Write a figure, making its folder."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)

@@ -1,0 +1,23 @@
+"""Options that several commands have, and how their lists are written."""
+
+import typer
+
+
+def listed(text: str) -> list[str] | None:
+    """Read an option like ``zh,en``; None for nothing."""
+    return [part.strip() for part in text.split(",") if part.strip()] or None
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Read an option like ``1,5``.
+
+    Raises:
+        typer.BadParameter: If it is not a list of whole numbers from 1.
+    """
+    try:
+        found = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        found = (0,)
+    if any(number < 1 for number in found):
+        raise typer.BadParameter(f"expected numbers like 1,5, got {text!r}. Start from 1.")
+    return found
