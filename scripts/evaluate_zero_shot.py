@@ -255,7 +255,9 @@ def command(
     if confusion is not None:  # before the long part
         check_drawable(confusion)
         if pictures.multi_label:
-            raise typer.BadParameter("--confusion needs one label a picture. Leave it out.")
+            raise DataError(
+                "expected one label a picture for --confusion, got several. Leave it out."
+            )
     taught = read_labelled(train, images, label_field) if train is not None else None
     evaluation = evaluate_zero_shot(
         cli.load_encoder(model),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from stub_searcher import CAPTIONS, METADATA, ROWS, StubSearcher
 
-from retrieval import api
+from retrieval import api, guard, messages
 from retrieval.api import ThumbnailCache, create_app, render_thumbnail, serve
 from retrieval.errors import (
     CorruptIndexError,
@@ -228,16 +228,16 @@ def test_json_without_its_content_type_is_explained(client):
 
 
 def test_query_length_limit(client):
-    assert client.search(query="狗" * api.MAX_QUERY_CHARACTERS).status_code == 200
-    too_long = client.search(query="狗" * (api.MAX_QUERY_CHARACTERS + 1))
+    assert client.search(query="狗" * messages.MAX_QUERY_CHARACTERS).status_code == 200
+    too_long = client.search(query="狗" * (messages.MAX_QUERY_CHARACTERS + 1))
     assert_error(too_long, 413, "query_too_long", "1000", "1001")
     # The longest query in its longest spelling still fits into the longest body.
-    widest = b'{"query": "' + b"\\ud83d\\ude00" * api.MAX_QUERY_CHARACTERS + b'"}'
+    widest = b'{"query": "' + b"\\ud83d\\ude00" * messages.MAX_QUERY_CHARACTERS + b'"}'
     assert client("POST", "/v1/search", content=widest, headers=JSON).status_code == 200
 
 
 def test_body_size_limit(client):
-    body = b'{"query": "' + b"x" * api.MAX_BODY_BYTES + b'"}'
+    body = b'{"query": "' + b"x" * guard.MAX_BODY_BYTES + b'"}'
     response = client("POST", "/v1/search", content=body, headers=JSON)
     assert_error(response, 413, "request_too_large", "65536")
 

@@ -60,7 +60,10 @@ def test_no_command_is_undocumented():
     documented = {
         command.name or command.callback.__name__ for command in cli.app.registered_commands
     }
-    assert documented == set(COMMANDS)
+    groups = {group.name: group.typer_instance for group in cli.app.registered_groups}
+    assert documented | set(groups) == set(COMMANDS)
+    below = {f"evaluate {command.name}" for command in groups["evaluate"].registered_commands}
+    assert below == set(EVALUATIONS)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"clip-text {name}" in readme or f"make {name}" in readme for name in COMMANDS)
 

@@ -44,20 +44,24 @@ def test_the_two_commands_are_make_targets(command):
     assert {"demo": "clip-text demo", "test": "pytest"}[command.split()[1]] in dry.stdout
 
 
-@pytest.mark.parametrize(
-    "block", [text for text in SHELL if text not in MAKE], ids=lambda b: b.split("\n")[0]
-)
-def test_shell_block_runs(block, tmp_path):
-    # a copy, so that what the blocks write stays out of the tree
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all blocks, as for a reader; what they write stays out of the tree."""
+    folder = tmp_path_factory.mktemp("readme")
     for name in ("scripts", "retrieval", "clip_text"):
-        (tmp_path / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.mark.parametrize("block", RUN, ids=lambda b: b.split("\n")[0])
+def test_shell_block_runs(block, folder):
     scripts = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": scripts + os.pathsep + os.environ["PATH"]}
     if "curl " in block and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     run = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", "set -m\n" + block],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,

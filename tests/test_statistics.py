@@ -84,7 +84,7 @@ def test_a_clear_difference_is_significant_and_has_its_sign():
     second = (rng.random(400) < 0.4).astype(float)
     first = np.maximum(second, rng.random(400) < 0.2)
     found = compare(first, second)
-    assert found.p_value < 0.001
+    assert found.p_value <= 0.001  # the least that 2,000 draws can tell
     assert found.difference.value == pytest.approx(first.mean() - second.mean())
     assert 0 < found.difference.low < found.difference.value < found.difference.high
     back = compare(second, first)
