@@ -11,6 +11,7 @@ from rich.table import Table
 from clip_text.evaluation.languages import LanguageRecall, by_language
 
 from .options import listed
+from .output import err, out, print_json
 
 KS = (1, 5, 10)
 
@@ -113,8 +114,8 @@ def command(
     if plot is not None:
         draw(results, plot)
     if as_json_:
-        cli.print_json(as_json(results))
+        print_json(as_json(results))
         return
-    cli.out.print(as_table(results))
+    out.print(as_table(results))
     if plot is not None:
-        cli.err.print(f"drawn in {plot}")
+        err.print(f"drawn in {plot}")

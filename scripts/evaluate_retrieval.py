@@ -14,9 +14,9 @@ from .output import err, out, picture_bar, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
-    from clip_text.evaluation import Measured, RetrievalSet
+    from clip_text.evaluation import RetrievalSet
     from clip_text.evaluation.duplicates import Duplicates
-    from clip_text.evaluation.measure import Encoded
+    from clip_text.evaluation.measure import Encoded, Measured
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 
@@ -167,8 +167,6 @@ def draw_curves(reports: list[Report], file: Path, resamples: int) -> None:
         ClipTextError: If matplotlib is missing.
         DataError: If the file's ending is of no format that is known.
     """
-    from clip_text.evaluation.statistics import interval
-
     check_drawable(file)
     figure = new_figure(9, 4.2)
     titles = {"t2i": "text to image", "i2t": "image to text"}
@@ -176,8 +174,7 @@ def draw_curves(reports: list[Report], file: Path, resamples: int) -> None:
         for report in reports:
             found = report.measured.by_direction[direction]
             ks = [k for k in CURVE if k <= found.candidates]
-            groups = report.measured.groups[direction]
-            points = [interval(found.ranks <= k, groups, resamples=resamples) for k in ks]
+            points = [report.measured.recall_at(direction, k, resamples=resamples) for k in ks]
             (line,) = axes.plot(ks, [100 * p.value for p in points], marker="o", ms=3)
             line.set_label(report.model)
             low, high = ([100 * getattr(p, end) for p in points] for end in ("low", "high"))

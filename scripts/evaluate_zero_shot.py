@@ -21,6 +21,7 @@ from clip_text.evaluation.zero_shot import class_weights, classify
 
 from .drawing import check_drawable
 from .options import numbers
+from .output import err, out, print_json
 from .zero_shot_report import Evaluation, as_json, as_tables
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -273,9 +274,9 @@ def command(
 
         draw_confusion(evaluation.zero_shot, confusion, evaluation.names)
     if as_json_:
-        cli.print_json(as_json(evaluation))
+        print_json(as_json(evaluation))
         return
     for table in as_tables(evaluation):
-        cli.out.print(table)
+        out.print(table)
     if confusion is not None:
-        cli.err.print(f"drawn in {confusion}")
+        err.print(f"drawn in {confusion}")

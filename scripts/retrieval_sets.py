@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -56,7 +56,7 @@ def gallery_emoji(
 
 
 def read_or_gallery(
-    data: Path | None, images: Path | None = None, kinds: Collection[str] | None = None
+    data: Path | None, images: Path | None = None, kinds: Sequence[str] | None = None
 ) -> RetrievalSet:
     """Read a data set, or take the gallery's emoji where none is named.
 

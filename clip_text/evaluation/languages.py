@@ -73,9 +73,9 @@ def by_language(
     for at, text in enumerate(collection.texts):
         places[text.kind].append(at)
     out = []
-    for language, at in places.items():
-        texts = [collection.texts[place].text for place in at]
-        answers = [collection.answers[place] for place in at]
+    for language, here in places.items():
+        texts = [collection.texts[place].text for place in here]
+        answers = [collection.answers[place] for place in here]
         ranks = best_ranks(encoder.encode_text(texts), image_features, answers)
         out.append(
             LanguageRecall(

@@ -80,6 +80,11 @@ class Measured:
             for name, values in self.figures(direction).items()
         }
 
+    def recall_at(self, direction: str, k: int, **options: int) -> Interval:
+        """Recall at any k, with its interval; options as for :func:`interval`."""
+        hits = (self.by_direction[direction].ranks <= k).astype(np.float64)
+        return interval(hits, self.groups[direction], **options)
+
     def compared_with(
         self, other: "Measured", direction: str, **options: int
     ) -> dict[str, Comparison]:
