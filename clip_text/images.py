@@ -13,7 +13,15 @@ from PIL import Image, ImageFile, ImageOps
 
 from clip_text.errors import ClipTextError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageError", "ImageSource", "load_image", "squash"]
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "MAX_PIXELS",
+    "ImageError",
+    "ImageSource",
+    "load_image",
+    "squash",
+]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of what is read. Nothing else is tried: some of its other plug-ins start
@@ -21,6 +29,9 @@ programs."""
 
 MAX_PIXELS = 178_956_970
 """Where Pillow, too, refuses a picture as a decompression bomb (2 x 1 GiB / 12 bytes)."""
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""What counts as a picture in a folder."""
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 

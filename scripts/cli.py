@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from . import evaluate
+from .options import AsJson, Model
 from .output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -46,13 +47,6 @@ IndexDir = Annotated[
     Path,
     typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),
 ]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 ModelFormat = Literal["cn_clip", "hf", "open_clip"]
 Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
 StoredAs = Literal["fp32", "fp16"]

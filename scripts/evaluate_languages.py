@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
 
-from .options import listed
+from .options import AsJson, Model, listed
 from .output import err, out, print_json
 
 KS = (1, 5, 10)
@@ -71,20 +71,12 @@ def command(
     kind: Annotated[
         str, typer.Option(help="Languages to ask in, like zh,en,ja; of the emoji all, if none.")
     ] = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="CLIP_TEXT_MODEL",
-            help="starter, a folder, a file, or a hub name.",
-        ),
-    ] = "starter",
+    model: Model = "starter",
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts a language, at random.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json_: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw recall by language (png, pdf, …).")
     ] = None,

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from .drawing import check_drawable, new_figure, save_figure
-from .options import listed, numbers
+from .options import AsJson, listed, numbers
 from .output import err, out, picture_bar, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -254,7 +254,7 @@ def command(
     worst: Annotated[
         Path | None, typer.Option(help="Draw the worst texts with their right pictures.")
     ] = None,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json_: AsJson = False,
 ) -> None:
     """Measure recall@k, MRR and nDCG, text to image and image to text, with 95% intervals.
 

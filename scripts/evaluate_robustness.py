@@ -12,6 +12,7 @@ from rich.table import Table
 from clip_text.errors import ClipTextError
 from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
 
+from .options import AsJson, Model
 from .output import err, out, print_json
 
 KS = (1, 5, 10)
@@ -88,20 +89,12 @@ def command(
     kind: Annotated[
         str | None, typer.Option(help="Kind of captions to change; zh where there are several.")
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="CLIP_TEXT_MODEL",
-            help="starter, a folder, a file, or a hub name.",
-        ),
-    ] = "starter",
+    model: Model = "starter",
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts, drawn at random.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the changes.")] = 0,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json_: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the change of recall (png, pdf, …).")
     ] = None,

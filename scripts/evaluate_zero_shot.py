@@ -20,7 +20,7 @@ from clip_text.evaluation.templates import SETS, read_templates
 from clip_text.evaluation.zero_shot import class_weights, classify
 
 from .drawing import check_drawable
-from .options import numbers
+from .options import AsJson, Model, numbers
 from .output import err, out, print_json
 from .zero_shot_report import Evaluation, as_json, as_tables
 
@@ -226,16 +226,8 @@ def command(
     cache: Annotated[
         Path, typer.Option(help="Folder that keeps the rows of class names.", show_default=False)
     ] = DEFAULT_CACHE,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="CLIP_TEXT_MODEL",
-            help="starter, a folder, a file, or a hub name.",
-        ),
-    ] = "starter",
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    model: Model = "starter",
+    as_json_: AsJson = False,
 ) -> None:
     """Sort pictures into classes by the classes' names: accuracy, mAP, which is taken for which.
 

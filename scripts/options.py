@@ -1,6 +1,16 @@
 """Options that several commands have, and how their lists are written."""
 
+from typing import Annotated
+
 import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
 def listed(text: str) -> list[str] | None:

@@ -14,9 +14,7 @@ from typing import Any
 from clip_text.data import read_captions
 from clip_text.errors import DataError
 from clip_text.evaluation.collection import RetrievalSet, Text, refuse, retrieval_set
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""What counts as a picture in a folder."""
+from clip_text.images import EXTENSIONS
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "path")
 """Where the picture's file name is looked for in a table; the last but one is open_clip's."""

@@ -8,8 +8,7 @@ from typing import Any
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import composed
 from clip_text.evaluation.collection import refuse
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+from clip_text.images import EXTENSIONS
 
 IMAGE_FIELDS = ("image", "file_name")
 """The second is what Hugging Face's image folders call it in their metadata.jsonl."""

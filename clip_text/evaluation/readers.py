@@ -10,7 +10,6 @@ from typing import Literal
 from clip_text.errors import DataError
 from clip_text.evaluation import cn_clip
 from clip_text.evaluation.captions import (
-    EXTENSIONS,
     captioned_set,
     gallery_records,
     json_objects,
@@ -19,6 +18,7 @@ from clip_text.evaluation.captions import (
     table_records,
 )
 from clip_text.evaluation.collection import RetrievalSet, retrieval_set
+from clip_text.images import EXTENSIONS
 
 __all__ = ["read_retrieval_set"]
 
