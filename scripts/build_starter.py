@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clip_text.allocator import keep_freed_memory
 from clip_text.checkpoints import Checkpoint, Preprocessing, save_checkpoint
-from clip_text.data import Source, read_captions
+from clip_text.data.batches import Source
+from clip_text.data.captions import read_captions
 from clip_text.encoder import Encoder
 from clip_text.evaluation import Text, retrieval_set
 from clip_text.evaluation.measure import encode_set, measure
@@ -49,7 +50,8 @@ from clip_text.images import load_image, squash
 from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
-from clip_text.training import ContrastiveModel, ContrastiveTrainer, Recipe, SplitImageTower
+from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer, Recipe
+from clip_text.training.image_split import SplitImageTower
 from scripts.evaluate_emoji import emoji_recall
 from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
 

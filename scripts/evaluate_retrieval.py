@@ -271,7 +271,7 @@ def command(
         clip-text evaluate retrieval val.jsonl --model ./mine --against starter
     """
     from clip_text import Encoder
-    from clip_text.evaluation.readers import read_retrieval_set
+    from clip_text.data.readers import read_retrieval_set
 
     if plot:
         check_drawable(plot)  # before the long part

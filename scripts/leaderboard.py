@@ -166,7 +166,7 @@ def command(
 
         clip-text evaluate leaderboard val.jsonl -m starter -m ./mine --style twitter
     """
-    from clip_text.evaluation.readers import read_retrieval_set
+    from clip_text.data.readers import read_retrieval_set
 
     models = model or ["starter"]
     collections = [read_retrieval_set(path, kinds=listed(kind)) for path in data or []]

@@ -65,7 +65,7 @@ def read_or_gallery(
     """
     if data is None:
         return gallery_emoji(kinds)
-    from clip_text.evaluation.readers import read_retrieval_set
+    from clip_text.data.readers import read_retrieval_set
 
     return read_retrieval_set(data, images=images, kinds=kinds)
 

@@ -12,10 +12,10 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from clip_text.data.readers import read_retrieval_set
 from clip_text.encoder import Encoder
 from clip_text.evaluation import RetrievalSet, Text, retrieval, retrieval_set
 from clip_text.evaluation.adapters import for_clip_benchmark, for_mteb
-from clip_text.evaluation.readers import read_retrieval_set
 
 GALLERY = Path(__file__).parents[1] / "retrieval" / "gallery"
 KS = (1, 5, 10)

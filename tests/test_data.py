@@ -9,15 +9,14 @@ import pytest
 import torch
 from models import CLS, PAD, SEP, VOCABULARY, tiny_tokenizer
 
-from clip_text.data import (
-    Captioned,
+from clip_text.data.batches import (
     Collator,
     Draw,
     DrawDataset,
     MixtureBatchSampler,
     Source,
-    read_captions,
 )
+from clip_text.data.captions import Captioned, read_captions
 from clip_text.errors import DataError
 
 

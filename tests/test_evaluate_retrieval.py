@@ -7,7 +7,7 @@ from PIL import Image
 from test_cli import GALLERY
 
 from clip_text import Encoder
-from clip_text.evaluation.readers import read_retrieval_set
+from clip_text.data.readers import read_retrieval_set
 from scripts import evaluate_retrieval as module
 from scripts import leaderboard
 from scripts.evaluate_retrieval import evaluate

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clip_text.data.readers import read_retrieval_set
 from clip_text.errors import DataError
 from clip_text.evaluation import Text
-from clip_text.evaluation.readers import read_retrieval_set
 
 GALLERY = Path(__file__).parents[1] / "retrieval" / "gallery"
 

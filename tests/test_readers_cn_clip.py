@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_text.data.cn_clip import TsvImages
+from clip_text.data.readers import read_retrieval_set
 from clip_text.errors import DataError
 from clip_text.evaluation import Text
-from clip_text.evaluation.cn_clip import TsvImages
-from clip_text.evaluation.readers import read_retrieval_set
 from clip_text.images import load_image
 
 lmdb = pytest.importorskip("lmdb")

@@ -12,19 +12,14 @@ from models import IMAGE_SIZE, VISION, tiny_checkpoint, tower_config
 from torch import nn
 from transformers import TrainerCallback
 
-from clip_text.data import MixtureBatchSampler, Source
+from clip_text.data.batches import MixtureBatchSampler, Source
 from clip_text.evaluation import retrieval
 from clip_text.features import ahead, cached_features, module_digest
 from clip_text.losses import multi_positive_contrastive
 from clip_text.towers import MAX_LOGIT_SCALE, build_model
-from clip_text.training import (
-    ContrastiveModel,
-    ContrastiveTrainer,
-    NonFiniteLossError,
-    Recipe,
-    SplitImageTower,
-    _cropped_and_mirrored,
-)
+from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer, Recipe
+from clip_text.training.image_split import SplitImageTower, cropped_and_mirrored
+from clip_text.training.trainer import NonFiniteLossError
 
 CAPTIONS = ["红色的心", "一只狗", "two cats", "大树", "黄 花", "鸟在天上飞", "a red dog", "水"]
 BLOCKS = 5  # of timm's test_efficientnet
@@ -411,7 +406,7 @@ def test_windows_of_a_stem_are_its_own_or_mirrored():
     torch.manual_seed(0)
     shapes, mirrored = set(), []
     for _ in range(40):
-        window = _cropped_and_mirrored(stems)
+        window = cropped_and_mirrored(stems)
         shapes.add(tuple(window.shape[-2:]))
         for row, whole in zip(window, stems, strict=True):
             step = int(row[0, 0, 1] - row[0, 0, 0])

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_text.data.collection import refuse
 from clip_text.errors import DataError
-from clip_text.evaluation.collection import refuse
 
 Truth = NDArray[np.bool_]
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from clip_text.evaluation.collection import RetrievalSet
+from clip_text.data.collection import RetrievalSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_text.data.collection import refuse
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import composed
-from clip_text.evaluation.collection import refuse
 from clip_text.images import EXTENSIONS
 
 IMAGE_FIELDS = ("image", "file_name")

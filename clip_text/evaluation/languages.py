@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from clip_text.evaluation.collection import RetrievalSet
+from clip_text.data.collection import RetrievalSet
 from clip_text.evaluation.ranking import Features, best_ranks, recall_at_k
 from clip_text.evaluation.robustness import check_pictures
 

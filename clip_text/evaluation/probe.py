@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_text.data.collection import refuse
 from clip_text.errors import ClipTextError, DataError
-from clip_text.evaluation.collection import refuse
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.zero_shot import hits_at_k, mean_known, refuse_broken
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.evaluation.collection import RetrievalSet
+from clip_text.data.collection import RetrievalSet
 from clip_text.evaluation.perturbations import PERTURBATIONS, Perturbation, select
 from clip_text.evaluation.ranking import Features, best_ranks, recall_at_k
 

@@ -8,8 +8,8 @@ CLIP (Radford et al. 2021, arXiv:2103.00020). ``elevater`` is Chinese-CLIP's lon
 
 from pathlib import Path
 
+from clip_text.data.collection import refuse
 from clip_text.errors import DataError
-from clip_text.evaluation.collection import refuse
 
 SLOT = "{}"
 """Where the name goes."""

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_text.data.collection import refuse
 from clip_text.evaluation.classes import NamedClass, Truth, check_classes
-from clip_text.evaluation.collection import refuse
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import check_templates, fill
 

@@ -1,14 +1,6 @@
-"""Contrastive training on cached image inputs, as a thin subclass of ``transformers.Trainer``.
+"""Contrastive training, as a thin subclass of ``transformers.Trainer``."""
 
-The image tower is cut in two: the *stem* is frozen, and what it makes of every picture is
-computed once and cached; the *tail* runs in training. With the whole trunk in the stem only the
-projection is left of the image side, and an epoch costs no more than the texts. With the last
-blocks in the tail they learn too, at a fraction of the cost of the whole tower.
-"""
-
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,109 +11,19 @@ from open_clip import CustomTextCLIP
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
-from clip_text.data import Collator, Draw, DrawDataset, MixtureBatchSampler, Source
+from clip_text.data.batches import Collator, Draw, DrawDataset, MixtureBatchSampler, Source
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
 from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import MAX_LOGIT_SCALE
-
-
-class SplitImageTower:
-    """A view of open_clip's timm image tower: a frozen stem and a tail. It owns no weights.
-
-    Args:
-        visual: The image tower.
-        tail_blocks: How many of the trunk's last blocks (stages, in timm's words) are in the
-            tail. 0: all of the trunk is in the stem, which then gives pooled features.
-
-    Raises:
-        ValueError: If blocks are asked of a trunk that doesn't come apart this way, or more than
-            it has.
-    """
-
-    def __init__(self, visual: nn.Module, tail_blocks: int = 0) -> None:
-        trunk: Any = visual.trunk if hasattr(visual, "trunk") else None
-        needed = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "global_pool")
-        if trunk is None or (tail_blocks and not all(hasattr(trunk, name) for name in needed)):
-            raise ValueError(
-                f"expected a timm trunk of the EfficientNet family to cut, got "
-                f"{type(trunk or visual).__name__}. Use tail_blocks=0 with a timm tower."
-            )
-        most = len(trunk.blocks) if tail_blocks else 0
-        if not 0 <= tail_blocks <= most:
-            raise ValueError(
-                f"expected tail_blocks in 0..{most} (the trunk's blocks), got {tail_blocks}. "
-                "Lower it."
-            )
-        self.trunk, self.head, self.tail_blocks = trunk, cast(nn.Module, visual.head), tail_blocks
-        # a trunk that cannot be cut need not have blocks
-        self._first = len(trunk.blocks) - tail_blocks if tail_blocks else 0
-
-    def stem(self, images: Tensor) -> Tensor:
-        """Run the frozen part; [n, 3, H, W] → what a call takes."""
-        if not self.tail_blocks:
-            return cast(Tensor, self.trunk(images))
-        hidden = self.trunk.bn1(self.trunk.conv_stem(images))
-        return cast(Tensor, self.trunk.blocks[: self._first](hidden))
-
-    def tail(self, cached: Tensor) -> Tensor:
-        """Run the rest of the trunk on cached stems; [n, ...] → pooled [n, width]."""
-        if not self.tail_blocks:
-            return cached
-        hidden = cached.contiguous(memory_format=torch.channels_last)
-        hidden = self.trunk.blocks[self._first :](hidden)
-        return cast(Tensor, self.trunk.global_pool(self.trunk.bn2(self.trunk.conv_head(hidden))))
-
-    def __call__(self, cached: Tensor) -> Tensor:
-        """Run tail and projection on cached stems; [n, ...] → [n, embed_dim], not normalised."""
-        return cast(Tensor, self.head(self.tail(cached)))
-
-    @contextmanager
-    def depthwise_in_fp32(self) -> Iterator[None]:
-        """Keep the tail's depthwise convolutions out of bf16 autocast while the context lasts.
-
-        On a CPU they run backward so slowly in bf16 that the whole tail is slower than in fp32;
-        with them in fp32 and the rest in bf16 it is 2.2 times as fast (128 pictures: 0.77 s,
-        against 1.66 s in fp32 and 1.81 s in bf16; 2 cores with AVX512-BF16).
-        """
-        convolutions = [
-            module
-            for block in self._tail_blocks()
-            for module in block.modules()
-            if isinstance(module, nn.Conv2d) and module.groups > 1
-        ]
-        for convolution in convolutions:
-            convolution.forward = _without_autocast(convolution.forward)  # type: ignore[assignment,method-assign]
-        try:
-            yield
-        finally:
-            for convolution in convolutions:
-                del convolution.forward  # uncovers the class's own
-
-    def tail_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the trunk that learn: those of the tail."""
-        if not self.tail_blocks:
-            return []
-        parts = [*self._tail_blocks(), self.trunk.conv_head, self.trunk.bn2]
-        return [parameter for part in parts for parameter in part.parameters()]
-
-    def _tail_blocks(self) -> list[nn.Module]:
-        return list(self.trunk.blocks[self._first :]) if self.tail_blocks else []
-
-
-def _without_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def run(hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return forward(hidden.float())
-
-    return run
+from clip_text.training.image_split import SplitImageTower, cropped_and_mirrored
+from clip_text.training.trainer import CheckedTrainer
 
 
 class ContrastiveModel(nn.Module):
@@ -178,7 +80,7 @@ class ContrastiveModel(nn.Module):
             tokens = tokens.masked_fill(dropped, self.pair.text.pad_id)
         text_features = self.pair.text(tokens).float()
         if self.training and self.images.tail_blocks:
-            images = _cropped_and_mirrored(images)
+            images = cropped_and_mirrored(images)
         image_features = self.images(images).float()
         scale = self.pair.logit_scale.exp()
         contrastive = multi_positive_contrastive(text_features, image_features, positives, scale)
@@ -207,21 +109,6 @@ class ContrastiveModel(nn.Module):
         return multi_positive_contrastive(
             teacher[known], projected, positives[known][:, seen], scale
         )
-
-
-def _cropped_and_mirrored(stems: Tensor) -> Tensor:
-    """Vary cached feature maps: one window of the batch, each picture mirrored or not.
-
-    What a convolution makes of a mirrored or shifted picture is nearly the mirrored or shifted
-    map, so this stands in for views that were never cached; [n, channels, H, W] → smaller H, W.
-    """
-    height, width = stems.shape[-2:]
-    rows, columns = (int(torch.randint(side - side // 6, side + 1, ())) for side in (height, width))
-    top = int(torch.randint(height - rows + 1, ()))
-    left = int(torch.randint(width - columns + 1, ()))
-    window = stems[..., top : top + rows, left : left + columns]
-    mirrored = torch.rand(len(stems), 1, 1, 1, device=stems.device) < 0.5
-    return torch.where(mirrored, window.flip(-1), window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +152,7 @@ class _ClampLogitScale(TrainerCallback):
             kwargs["model"].pair.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the message names the step."""
-
-
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(CheckedTrainer):
     """``transformers.Trainer`` with our batches, parameter groups and recall@k as validation.
 
     Args:
@@ -363,24 +246,6 @@ class ContrastiveTrainer(Trainer):
             )
         return self.optimizer
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor | Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Run the model; a loss that is not finite ends the run."""
-        del num_items_in_batch
-        out = model(**inputs)
-        loss = float(out["loss"].detach())
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"expected a finite loss, got {loss} at step {self.state.global_step + 1}. "
-                "Lower the learning rate, or look for broken features."
-            )
-        return (out["loss"], out) if return_outputs else out["loss"]
-
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """Measure recall@k by ``validate`` in place of a validation loss."""
         del args, kwargs
@@ -394,12 +259,5 @@ class ContrastiveTrainer(Trainer):
 
     def fit(self) -> None:
         """Train, from the last complete checkpoint in the folder if there is one."""
-        last = _last_checkpoint(Path(cast(str, self.args.output_dir)))
         with cast(ContrastiveModel, self.model).images.depthwise_in_fp32():
-            self.train(resume_from_checkpoint=last)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    # The Trainer writes this file last: a checkpoint without it was cut short.
-    complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1]), default="")) or None
+            super().fit()

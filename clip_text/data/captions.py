@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_text.data import read_captions
+from clip_text.data.collection import RetrievalSet, Text, refuse, retrieval_set
 from clip_text.errors import DataError
-from clip_text.evaluation.collection import RetrievalSet, Text, refuse, retrieval_set
 from clip_text.images import EXTENSIONS
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "path")
@@ -80,8 +79,68 @@ def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"line {number}", entry
 
 
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """One picture with its captions.
+
+    Args:
+        image: File name, relative to the folder of pictures; also the picture's id.
+        captions: Texts by kind, for example ``{"zh": [...], "en": [...]}``.
+    """
+
+    image: str
+    captions: dict[str, list[str]]
+
+
+def read_captions(path: Path, kinds: Sequence[str], image_field: str = "image") -> list[Captioned]:
+    """Read a jsonl file: one object a line, with a picture's file name and lists of captions.
+
+    Args:
+        path: The file, UTF-8.
+        kinds: Fields that hold captions, each a string or a list of strings.
+        image_field: Field that holds the file name.
+
+    Raises:
+        DataError: If a line is no JSON object, a field is missing or of the wrong type, or the
+            file has no line at all.
+        OSError: If the file cannot be read.
+    """
+    records = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                records.append(_captioned(line, kinds, image_field, f"{path}, line {number}"))
+    if not records:
+        raise DataError(f"expected captions in {path}, got an empty file. Check the path.")
+    return records
+
+
+def _captioned(line: str, kinds: Sequence[str], image_field: str, where: str) -> Captioned:
+    try:
+        record: Any = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"expected a JSON object in {where}, got {error}. Mend the line.") from None
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise DataError(f"expected a JSON object in {where}, got {kind}. Mend the line.")
+    captions: dict[str, list[str]] = {}
+    for field in (image_field, *kinds):
+        value = record.get(field)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"expected text or a list of texts in field {field!r} of {where}, got {value!r}. "
+                f"The fields there are: {', '.join(record)}."
+            )
+        captions[field] = texts
+    image = captions.pop(image_field)
+    if len(image) != 1:
+        raise DataError(f"expected one file name in {image_field!r} of {where}, got {len(image)}.")
+    return Captioned(image[0], captions)
+
+
 def jsonl_records(path: Path, kinds: Sequence[str], image_field: str) -> list[Record]:
-    """Read the project's own format, by :func:`clip_text.data.read_captions`."""
+    """Read the project's own format, by :func:`read_captions`."""
     places = [place for place, _ in json_objects(path)]
     found = read_captions(path, kinds, image_field)
     return [

@@ -28,9 +28,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from clip_text.data.captions import json_objects
+from clip_text.data.collection import Text, refuse
 from clip_text.errors import DataError
-from clip_text.evaluation.captions import json_objects
-from clip_text.evaluation.collection import Text, refuse
 
 if TYPE_CHECKING:
     import lmdb

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clip_text.errors import DataError
-from clip_text.evaluation import cn_clip
-from clip_text.evaluation.captions import (
+from clip_text.data import cn_clip
+from clip_text.data.captions import (
     captioned_set,
     gallery_records,
     json_objects,
@@ -17,7 +16,8 @@ from clip_text.evaluation.captions import (
     sidecar_records,
     table_records,
 )
-from clip_text.evaluation.collection import RetrievalSet, retrieval_set
+from clip_text.data.collection import RetrievalSet, retrieval_set
+from clip_text.errors import DataError
 from clip_text.images import EXTENSIONS
 
 __all__ = ["read_retrieval_set"]

@@ -1,0 +1,1 @@
+"""Training: thin subclasses of ``transformers.Trainer``."""
