@@ -1,9 +1,8 @@
-"""Readers of pictures that lie in files, with captions beside them: jsonl, csv, sidecar texts.
+"""Readers of pictures that lie in files, with captions beside them: jsonl and sidecar texts.
 
 Each gives :class:`Record` after record; :func:`captioned_set` makes a retrieval set of them.
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_text.data.collection import RetrievalSet, Text, refuse, retrieval_set
+from clip_text.data.collection import Problem, RetrievalSet, Text, entry, refuse, retrieval_set
 from clip_text.errors import DataError
-from clip_text.images import EXTENSIONS
+from clip_text.images import EXTENSIONS, ImageSource
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "path")
 """Where the picture's file name is looked for in a table; the last but one is open_clip's."""
 
-CAPTION_COLUMNS = ("caption", "text", "title", "zh")
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "zh")
 """Where captions are looked for in a table that is read without ``kinds``."""
+
+NEGATIVES = "negatives"
+"""The field of captions that look right for a picture and are wrong."""
 
 TAGS = "tags"
 """The kind of which a text describes many pictures: a tag is one query, however often given."""
@@ -30,53 +32,79 @@ class Record:
     """What one place of a file says of one picture.
 
     Args:
-        image: File name, relative to the folder of pictures; the picture's id.
+        image: The picture's id; where pictures are files, the name relative to their folder.
         captions: Texts by kind; none at all is for :func:`captioned_set` to judge.
         where: For errors: ``"line 3"``, or a file name.
+        negatives: Captions that look right for the picture and are wrong.
     """
 
     image: str
     captions: Mapping[str, Sequence[str]]
     where: str
+    negatives: Sequence[str] = ()
 
 
-def utf8_lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
+def utf8_lines(
+    path: Path, newline: str | None = None, problems: list[Problem] | None = None
+) -> Iterator[tuple[int, str]]:
     """Number and text of each line, from 1; a byte order mark is passed over.
 
     Raises:
         DataError: If a line is no UTF-8; it names the line, which the decoder's own error cannot.
+            With a list of ``problems`` that is told, and the line passed over.
     """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                line.encode("utf-8")
-            except UnicodeEncodeError:
+            if line.isascii() or _is_utf8(line):
+                yield number, line
+                continue
+            with entry(problems, f"line {number}"):
                 raise DataError(
                     f"expected UTF-8 in {path}, line {number}, got other bytes. Convert the file."
-                ) from None
-            yield number, line
+                )
 
 
-def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _is_utf8(line: str) -> bool:
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def json_objects(
+    path: Path, problems: list[Problem] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place (``"line 3"``) and object of each line that is not blank.
 
     Raises:
-        DataError: If a line is no JSON object.
+        DataError: If a line is no JSON object. With a list of ``problems`` that is told, and the
+            line passed over.
     """
-    for number, line in utf8_lines(path):
+    for number, line in utf8_lines(path, problems=problems):
         if line.strip():
-            try:
-                entry: Any = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"expected a JSON object in {path}, line {number}, got {error}. Mend the line."
-                ) from None
-            if not isinstance(entry, dict):
-                raise DataError(
-                    f"expected a JSON object in {path}, line {number}, "
-                    f"got {type(entry).__name__}. Mend the line."
-                )
-            yield f"line {number}", entry
+            place, found = f"line {number}", None
+            with entry(problems, place):
+                found = json_object(line, f"{path}, {place}")
+            if found is not None:
+                yield place, found
+
+
+def json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Raises:
+        DataError: If it is none; it names ``where``.
+    """
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"expected a JSON object in {where}, got {error}. Mend the line.") from None
+    if not isinstance(found, dict):
+        raise DataError(
+            f"expected a JSON object in {where}, got {type(found).__name__}. Mend the line."
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +133,22 @@ def read_captions(path: Path, kinds: Sequence[str], image_field: str = "image") 
             file has no line at all.
         OSError: If the file cannot be read.
     """
-    records = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                records.append(_captioned(line, kinds, image_field, f"{path}, line {number}"))
+    records = [
+        _captioned(found, kinds, image_field, f"{path}, {place}")
+        for place, found in json_objects(path)
+    ]
     if not records:
-        raise DataError(f"expected captions in {path}, got an empty file. Check the path.")
+        raise _empty(path)
     return records
 
 
-def _captioned(line: str, kinds: Sequence[str], image_field: str, where: str) -> Captioned:
-    try:
-        record: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"expected a JSON object in {where}, got {error}. Mend the line.") from None
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise DataError(f"expected a JSON object in {where}, got {kind}. Mend the line.")
+def _empty(path: Path) -> DataError:
+    return DataError(f"expected captions in {path}, got an empty file. Check the path.")
+
+
+def _captioned(
+    record: Mapping[str, Any], kinds: Sequence[str], image_field: str, where: str
+) -> Captioned:
     captions: dict[str, list[str]] = {}
     for field in (image_field, *kinds):
         value = record.get(field)
@@ -139,41 +165,60 @@ def _captioned(line: str, kinds: Sequence[str], image_field: str, where: str) ->
     return Captioned(image[0], captions)
 
 
-def jsonl_records(path: Path, kinds: Sequence[str], image_field: str) -> list[Record]:
-    """Read the project's own format, by :func:`read_captions`."""
-    places = [place for place, _ in json_objects(path)]
-    found = read_captions(path, kinds, image_field)
-    return [
-        Record(one.image, one.captions, place) for one, place in zip(found, places, strict=True)
-    ]
+def jsonl_records(
+    path: Path,
+    kinds: Sequence[str] | None,
+    image_field: str | None,
+    problems: list[Problem] | None = None,
+) -> list[Record]:
+    """Read the project's own format, as :func:`read_captions` does, and ``negatives``.
+
+    Args:
+        path: The file.
+        kinds: Fields of captions; if not given, ``zh`` or the first of :data:`CAPTION_COLUMNS`
+            that the first line has.
+        image_field: Of the file name; if not given, the first of :data:`IMAGE_COLUMNS` that the
+            first line has.
+        problems: A list to be told of bad lines, instead of an error at the first of them.
+    """
+    records = []
+    for place, found in json_objects(path, problems):
+        kinds = kinds or [_first_of(("zh", *CAPTION_COLUMNS), found)]
+        image_field = image_field or _first_of(IMAGE_COLUMNS, found)
+        where = f"{path}, {place}"
+        with entry(problems, place):
+            one = _captioned(found, kinds, image_field, where)
+            wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
+            records.append(Record(one.image, one.captions, place, wrong))
+    if not records and not problems:
+        raise _empty(path)
+    return records
 
 
-def gallery_records(path: Path, kinds: Sequence[str]) -> list[Record]:
+def _first_of(names: Sequence[str], there: Mapping[str, Any]) -> str:
+    return next((name for name in names if name in there), names[0])
+
+
+def gallery_records(
+    path: Path, kinds: Sequence[str], problems: list[Problem] | None = None
+) -> list[Record]:
     """Read a ``metadata.jsonl`` in the gallery's form.
 
     Args:
         path: An object a line: ``file_name``; ``caption`` or ``text``; ``names``, a text by
             language; ``tags``, a list. All but the first may be missing in a line.
         kinds: ``"caption"``, ``"tags"``, or languages of ``names``.
+        problems: A list to be told of bad lines, instead of an error at the first of them.
 
     Raises:
         DataError: If a line is not of this form, or none has a text of one of the kinds.
     """
     records, there = [], Counter[str]()
-    for place, entry in json_objects(path):
-        where = f"{path}, {place}"
-        names = entry.get("names") or {}
-        if not isinstance(names, dict):
-            raise _wrong_field("names", "texts by language", where, names)
-        caption = entry["caption"] if "caption" in entry else entry.get("text")
-        fields = {**names, "caption": caption, TAGS: entry.get(TAGS)}
-        texts = {kind: _texts(kind, value, where) for kind, value in fields.items()}
-        there.update(kind for kind, given in texts.items() if given)
-        image = entry.get("file_name")
-        if not isinstance(image, str) or not image:
-            raise _wrong_field("file_name", "a path", where, image)
-        chosen = {kind: texts.get(kind, []) for kind in kinds}
-        records.append(Record(image, chosen, place))
+    for place, found in json_objects(path, problems):
+        with entry(problems, place):
+            record, given = _gallery_record(found, kinds, path, place)
+            records.append(record)
+            there.update(given)
     absent = [kind for kind in kinds if not there[kind]]
     if absent:
         raise DataError(
@@ -183,7 +228,31 @@ def gallery_records(path: Path, kinds: Sequence[str]) -> list[Record]:
     return records
 
 
-def _texts(field: str, value: object, where: str) -> list[str]:
+def _gallery_record(
+    found: Mapping[str, Any], kinds: Sequence[str], path: Path, place: str
+) -> tuple[Record, list[str]]:
+    """One line's record, and the kinds of which the line has a text."""
+    where = f"{path}, {place}"
+    names = found.get("names") or {}
+    if not isinstance(names, dict):
+        raise _wrong_field("names", "texts by language", where, names)
+    caption = found["caption"] if "caption" in found else found.get("text")
+    fields = {**names, "caption": caption, TAGS: found.get(TAGS)}
+    texts = {kind: texts_of(kind, value, where) for kind, value in fields.items()}
+    image = found.get("file_name")
+    if not isinstance(image, str) or not image:
+        raise _wrong_field("file_name", "a path", where, image)
+    chosen = {kind: texts.get(kind, []) for kind in kinds}
+    wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
+    return Record(image, chosen, place, wrong), [kind for kind, given in texts.items() if given]
+
+
+def texts_of(field: str, value: object, where: str) -> list[str]:
+    """Read a field that holds a text, a list of texts, or nothing.
+
+    Raises:
+        DataError: If it holds something else; it names ``where``.
+    """
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _wrong_field(field, "text or a list of texts", where, value)
@@ -196,78 +265,15 @@ def _wrong_field(field: str, expected: str, where: str, value: object) -> DataEr
     )
 
 
-def table_records(
-    path: Path, kinds: Sequence[str] | None, image_field: str | None
-) -> Iterator[Record]:
-    """Read a csv or tsv file with a header, quoted as Python's csv module and pandas do it.
-
-    Args:
-        path: One row for each caption; a picture may have several, one after the other or not.
-        kinds: Columns that hold captions; the first there is of :data:`CAPTION_COLUMNS` if not
-            given. Of several columns some may be empty in a row.
-        image_field: Column of the file name; one of :data:`IMAGE_COLUMNS` if not given.
-
-    Raises:
-        DataError: If the header lacks a column or has one twice, a row has another number of
-            fields or no file name, or quotes don't match.
-    """
-    dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
-    rows = csv.reader((line for _, line in utf8_lines(path, newline="")), dialect, strict=True)
-    try:
-        header = [column.strip() for column in next(rows, [])]
-        image_at = _column(path, header, (image_field,) if image_field else IMAGE_COLUMNS)
-        columns = (
-            {kind: _column(path, header, (kind,)) for kind in kinds}
-            if kinds
-            else {"": _column(path, header, CAPTION_COLUMNS)}
-        )
-        start = rows.line_num + 1
-        for row in rows:
-            place, start = f"line {start}", rows.line_num + 1
-            if row:
-                _check_row(path, place, row, header, image_at)
-                captions = {kind: [row[at]] for kind, at in columns.items() if row[at].strip()}
-                # a row of nothing but blanks is told as a caption without words
-                captions = captions or {kind: [""] for kind in columns}
-                yield Record(row[image_at].strip(), captions, place)
-    except csv.Error as error:
-        raise DataError(
-            f"expected a table in {path}, got a broken line {rows.line_num}: {error}. Mend it."
-        ) from None
-
-
-def _column(path: Path, header: Sequence[str], names: Sequence[str]) -> int:
-    found = [name for name in names if name in header]
-    if not found or header.count(found[0]) > 1:
-        number = f"{header.count(found[0])} of that name" if found else "none"
-        raise DataError(
-            f"expected one column {' or '.join(names)} in the header of {path}, got {number}. "
-            f"The columns there are: {', '.join(header) or 'none'}."
-        )
-    return header.index(found[0])
-
-
-def _check_row(
-    path: Path, place: str, row: Sequence[str], header: Sequence[str], image_at: int
-) -> None:
-    if len(row) != len(header):
-        raise DataError(
-            f"expected {len(header)} fields in {path}, {place}, as in the header, "
-            f"got {len(row)}. Quote what holds the separator."
-        )
-    if not row[image_at].strip():
-        raise DataError(
-            f"expected a file name in column {header[image_at]!r} of {path}, {place}, got none. "
-            "Mend the line."
-        )
-
-
-def sidecar_records(folder: Path, pictures: Path) -> list[Record]:
+def sidecar_records(
+    folder: Path, pictures: Path, problems: list[Problem] | None = None
+) -> list[Record]:
     """Read a folder of pictures with a ``.txt`` of the same name beside each, in any depth.
 
     Args:
         folder: Where the texts are, a caption a line; blank lines don't count.
         pictures: Where the pictures are; ``folder`` as a rule.
+        problems: A list to be told of them, instead of the error.
 
     Raises:
         DataError: If a text has no picture, or two pictures share one.
@@ -278,41 +284,50 @@ def sidecar_records(folder: Path, pictures: Path) -> list[Record]:
             image = path.relative_to(pictures)
             images.setdefault(image.with_suffix("").as_posix(), []).append(image.as_posix())
     shared = [" and ".join(same) for same in images.values() if len(same) > 1]
-    refuse(str(pictures), "pictures with a name of their own for the .txt", shared, "Rename")
+    expected = "pictures with a name of their own for the .txt"
+    refuse(
+        str(pictures), expected, shared, "Rename", kind="pictures_of_one_text", problems=problems
+    )
     texts = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in sorted(folder.rglob("*.txt"))
     }
     orphans = [f"{stem}.txt" for stem in texts if stem not in images]
-    refuse(str(folder), "a picture for every .txt", orphans, "Add the pictures or drop")
+    remedy = "Add the pictures or drop"
+    kind = "texts_without_picture"
+    refuse(str(folder), "a picture for every .txt", orphans, remedy, kind=kind, problems=problems)
     return [
-        Record(image, {"": _sidecar(texts.get(stem))}, f"{stem}.txt")
-        for stem, (image,) in images.items()
+        Record(image, {"": _sidecar(texts.get(stem), problems)}, f"{stem}.txt")
+        for stem, same in images.items()
+        for image in same
     ]
 
 
-def _sidecar(path: Path | None) -> list[str]:
+def _sidecar(path: Path | None, problems: list[Problem] | None) -> list[str]:
     if path is None:
         return []
-    return [line.strip() for _, line in utf8_lines(path) if line.strip()]
+    return [line.strip() for _, line in utf8_lines(path, problems=problems) if line.strip()]
 
 
 def captioned_set(
     name: str,
-    source: Path,
-    pictures: Path,
+    source: str | Path,
+    pictures: Path | Mapping[str, ImageSource],
     records: Iterable[Record],
     *,
     allow_distractors: bool = False,
+    problems: list[Problem] | None = None,
 ) -> RetrievalSet:
     """Put records together: what they say of the same picture counts together.
 
     Args:
         name: Of the data set.
         source: The file or folder the records come from, for errors.
-        pictures: Folder their file names are relative to.
+        pictures: Folder their file names are relative to; or pictures by id, loaded lazily.
         records: In the order of the data set.
         allow_distractors: Accept pictures without a caption.
+        problems: A list to be told what is wrong instead of an error. Captions without words and
+            pictures that are missing then stay in the set: :mod:`clip_text.data.check` finds them.
 
     Returns:
         Texts with ids like ``a.jpg#zh-0``, ``a.jpg#0`` where there are no kinds, and
@@ -323,21 +338,39 @@ def captioned_set(
             first few. And as :func:`retrieval_set` says.
     """
     records = list(records)
-    blank = [
-        record.where
-        for record in records
-        if not all(text.strip() for texts in record.captions.values() for text in texts)
-    ]
-    refuse(str(source), "captions with words", blank, "Mend")
-    paths = {record.image: pictures / record.image for record in records}
-    missing = [image for image, path in paths.items() if not _is_file(path)]
-    refuse(str(source), f"picture files below {pictures}", missing, "Add the pictures or drop")
+    paths: Mapping[str, ImageSource] = (
+        {record.image: pictures / record.image for record in records}
+        if isinstance(pictures, Path)
+        else pictures
+    )
+    if problems is None:
+        blank = [
+            record.where
+            for record in records
+            if not all(text.strip() for texts in record.captions.values() for text in texts)
+        ]
+        refuse(str(source), "captions with words", blank, "Mend")
+    if problems is None and isinstance(pictures, Path):
+        missing = [image for image in paths if not _is_file(pictures / image)]
+        refuse(str(source), f"picture files below {pictures}", missing, "Add the pictures or drop")
     texts = _number(records)
     described = {image for text in texts for image in text.image_ids}
     if not allow_distractors:
         mute = [f"{r.image} ({r.where})" for r in records if r.image not in described]
-        refuse(str(source), "a caption for every picture", mute, "Caption or drop")
-    return retrieval_set(name, paths, texts, allow_distractors=allow_distractors)
+        expected, kind = "a caption for every picture", "pictures_without_text"
+        refuse(str(source), expected, mute, "Caption or drop", kind=kind, problems=problems)
+    wrong: dict[str, list[str]] = {}
+    for record in records:
+        if record.negatives:
+            wrong.setdefault(record.image, []).extend(record.negatives)
+    return retrieval_set(
+        name,
+        paths,
+        texts,
+        allow_distractors=allow_distractors or problems is not None,
+        negatives=wrong,
+        problems=problems,
+    )
 
 
 def _number(records: Iterable[Record]) -> list[Text]:

@@ -29,7 +29,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from clip_text.data.captions import json_objects
-from clip_text.data.collection import Text, refuse
+from clip_text.data.collection import Problem, Text, entry, refuse
 from clip_text.errors import DataError
 
 if TYPE_CHECKING:
@@ -72,8 +72,15 @@ def find_splits(folder: Path) -> dict[str, Split]:
     return splits
 
 
-def read_split(split: Split) -> tuple[Mapping[str, bytes], list[Text]]:
+def read_split(
+    split: Split, problems: list[Problem] | None = None
+) -> tuple[Mapping[str, bytes], list[Text]]:
     """Read the texts of a split, and where its pictures are.
+
+    Args:
+        split: Where it lies.
+        problems: A list to be told of bad lines, and of texts and pictures that don't match,
+            instead of an error at the first of them.
 
     Returns:
         Pictures by id, each read and decoded when it is asked for; and the texts.
@@ -87,42 +94,52 @@ def read_split(split: Split) -> tuple[Mapping[str, bytes], list[Text]]:
     if missing:
         raise DataError(f"expected {missing[0]}, got nothing there. Download or build it.")
     if split.form == "lmdb":
-        return (images := LmdbImages(split.images)), _lmdb_texts(split.texts, images)
-    pictures = TsvImages(split.images)
-    return pictures, _jsonl_texts(split.texts, pictures)
+        return (images := LmdbImages(split.images)), _lmdb_texts(split.texts, images, problems)
+    pictures = TsvImages(split.images, problems)
+    return pictures, _jsonl_texts(split.texts, pictures, problems)
 
 
-def _jsonl_texts(path: Path, images: Mapping[str, bytes]) -> list[Text]:
+def _jsonl_texts(
+    path: Path, images: Mapping[str, bytes], problems: list[Problem] | None
+) -> list[Text]:
     texts: dict[str, Text] = {}
     blank, mute, lost = [], [], []
-    for place, entry in json_objects(path):
-        where = f"{path}, {place}"
-        text_id = _id(entry.get("text_id"), "text_id", where)
-        text, image_ids = entry.get("text"), entry.get("image_ids")
-        if not isinstance(text, str):
-            raise DataError(f"expected a text in field 'text' of {where}, got {text!r}. Mend it.")
-        if not isinstance(image_ids, list | None):
-            raise DataError(
-                f"expected a list in field 'image_ids' of {where}, got {image_ids!r}. Mend it."
-            )
-        if text_id in texts:
-            raise DataError(
-                f"expected a text_id not used before in {where}, got {text_id} again. Rename it."
-            )
-        ids = tuple(dict.fromkeys(_id(one, "image_ids", where) for one in image_ids or ()))
-        blank += [place] if not text.strip() else []
-        mute += [place] if not ids else []
-        lost += [f"{place}: image {one}" for one in ids if one not in images]
-        texts[text_id] = Text(text_id, text, ids)
+    for place, found in json_objects(path, problems):
+        with entry(problems, place):
+            one = _text(found, f"{path}, {place}", texts)
+            blank += [place] if not one.text.strip() else []
+            mute += [place] if not one.image_ids else []
+            lost += [f"{place}: image {image}" for image in one.image_ids if image not in images]
+            texts[one.text_id] = one
     if len(mute) == len(texts):
         _refuse_unanswered(path, len(texts))
-    refuse(str(path), "texts with words", blank, "Drop")
-    refuse(str(path), "image_ids for every text", mute, "Drop")
-    refuse(str(path), "texts of pictures that are there", lost, "Add the pictures or drop")
+    if problems is None:  # else they are told of by the set that is made of them
+        refuse(str(path), "texts with words", blank, "Drop")
+        refuse(str(path), "image_ids for every text", mute, "Drop")
+        refuse(str(path), "texts of pictures that are there", lost, "Add the pictures or drop")
     return list(texts.values())
 
 
-def _lmdb_texts(path: Path, images: Mapping[str, bytes]) -> list[Text]:
+def _text(found: Mapping[str, Any], where: str, before: Mapping[str, Text]) -> Text:
+    text_id = _id(found.get("text_id"), "text_id", where)
+    text, image_ids = found.get("text"), found.get("image_ids")
+    if not isinstance(text, str):
+        raise DataError(f"expected a text in field 'text' of {where}, got {text!r}. Mend it.")
+    if not isinstance(image_ids, list | None):
+        raise DataError(
+            f"expected a list in field 'image_ids' of {where}, got {image_ids!r}. Mend it."
+        )
+    if text_id in before:
+        raise DataError(
+            f"expected a text_id not used before in {where}, got {text_id} again. Rename it."
+        )
+    ids = tuple(dict.fromkeys(_id(one, "image_ids", where) for one in image_ids or ()))
+    return Text(text_id, text, ids)
+
+
+def _lmdb_texts(
+    path: Path, images: Mapping[str, bytes], problems: list[Problem] | None
+) -> list[Text]:
     found: dict[str, tuple[str, list[str]]] = {}
     lost = []
     with _reading(path) as pairs:
@@ -138,9 +155,10 @@ def _lmdb_texts(path: Path, images: Mapping[str, bytes]) -> list[Text]:
             lost += [f"pair {at}: image {image_id}"] if image_id not in images else []
     if not found:
         _refuse_unanswered(path, 0)
-    blank = [text_id for text_id, (text, _) in found.items() if not text.strip()]
-    refuse(str(path), "texts with words", blank, "Drop")
-    refuse(str(path), "texts of pictures that are there", lost, "Add the pictures or drop")
+    if problems is None:
+        blank = [text_id for text_id, (text, _) in found.items() if not text.strip()]
+        refuse(str(path), "texts with words", blank, "Drop")
+        refuse(str(path), "texts of pictures that are there", lost, "Add the pictures or drop")
     return [
         Text(text_id, text, tuple(dict.fromkeys(ids))) for text_id, (text, ids) in found.items()
     ]
@@ -169,12 +187,13 @@ class TsvImages(Mapping[str, bytes]):
 
     Args:
         path: ``id<TAB>base64`` a line.
+        problems: A list to be told of bad lines, instead of an error at the first of them.
 
     Raises:
         DataError: If a line has no tab, no id or no picture, or an id comes twice.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, problems: list[Problem] | None = None) -> None:
         self.path = path
         self._row: dict[str, int] = {}
         self._start, self._length = array("q"), array("q")
@@ -183,7 +202,8 @@ class TsvImages(Mapping[str, bytes]):
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    self._add(line, number, at)
+                    with entry(problems, f"line {number}"):
+                        self._add(line, number, at)
                 at += len(line)
 
     def _add(self, line: bytes, number: int, at: int) -> None:

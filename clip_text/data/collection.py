@@ -1,14 +1,30 @@
 """What retrieval is measured on: pictures, texts, and which answers which."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from clip_text.errors import DataError
 from clip_text.images import ImageSource
 
 EXAMPLES = 3
 """How many offenders an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with places of a data set, told instead of raised; see :func:`refuse`.
+
+    Args:
+        kind: One word for programs, such as ``"unreadable_entries"``.
+        message: For people: what was expected, what is there, what to do.
+        offenders: The places, or names of what is there.
+    """
+
+    kind: str
+    message: str
+    offenders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +56,8 @@ class RetrievalSet:
         images: The pictures, in the same order; may load lazily.
         texts: The texts, with ids that all differ.
         answers: For each text, the positions of its pictures in ``image_ids``, ascending.
+        negatives: For each picture, captions that look right for it and are wrong (hard
+            negatives); none for any if left out. Training may use them; evaluation does not.
     """
 
     name: str
@@ -47,6 +65,16 @@ class RetrievalSet:
     images: Sequence[ImageSource]
     texts: list[Text]
     answers: list[list[int]]
+    negatives: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.negatives:
+            object.__setattr__(self, "negatives", [[] for _ in self.image_ids])
+        if len(self.negatives) != len(self.image_ids):
+            raise DataError(
+                f"expected negatives of each of {len(self.image_ids):,} pictures in {self.name}, "
+                f"got {len(self.negatives):,} lists. Give a list for every picture, empty or not."
+            )
 
     @property
     def texts_of(self) -> list[list[int]]:
@@ -61,12 +89,13 @@ class RetrievalSet:
         """Keep the texts of one kind, and the pictures these describe."""
         kept = [text for text in self.texts if text.kind == kind]
         used = {image for text in kept for image in text.image_ids}
-        images = {
-            image_id: image
-            for image_id, image in zip(self.image_ids, self.images, strict=True)
-            if image_id in used
-        }
-        return retrieval_set(f"{self.name} {kind}", images, kept)
+        places = {one: at for at, one in enumerate(self.image_ids) if one in used}
+        negatives = {one: self.negatives[at] for one, at in places.items()}
+        images = _Part(self.images, places)
+        name = f"{self.name} {kind}"
+        if isinstance(self.images, list):
+            return retrieval_set(name, dict(images), kept, negatives=negatives)
+        return retrieval_set(name, images, kept, negatives=negatives)
 
 
 def retrieval_set(
@@ -75,6 +104,8 @@ def retrieval_set(
     texts: Iterable[Text],
     *,
     allow_distractors: bool = False,
+    negatives: Mapping[str, Sequence[str]] | None = None,
+    problems: list[Problem] | None = None,
 ) -> RetrievalSet:
     """Put a data set together and check that it hangs together.
 
@@ -83,6 +114,9 @@ def retrieval_set(
         images: Picture by id; any mapping, so a lazy one does.
         texts: The texts.
         allow_distractors: Accept pictures that no text describes: searched among, never right.
+        negatives: By a picture's id, captions that look right for it and are wrong.
+        problems: A list to be told what is wrong instead of an error. Texts without words and
+            pictures without a text then stay; texts of no picture that is there are dropped.
 
     Raises:
         DataError: If there is no picture or no text, a text is empty, names no picture or one
@@ -98,35 +132,84 @@ def retrieval_set(
         )
     position = {image_id: at for at, image_id in enumerate(image_ids)}
     refuse(name, "ids of texts that differ", _repeated(text.text_id for text in texts), "Rename")
-    refuse(name, "texts with words", [t.text_id for t in texts if not t.text.strip()], "Drop")
-    refuse(name, "a picture for every text", [t.text_id for t in texts if not t.image_ids], "Drop")
-    missing = [
+    if problems is None:
+        refuse(name, "texts with words", [t.text_id for t in texts if not t.text.strip()], "Drop")
+    kind = "texts_without_picture"
+    mute = [text.text_id for text in texts if not text.image_ids]
+    refuse(name, "a picture for every text", mute, "Drop", kind=kind, problems=problems)
+    lost = [
         f"{text.text_id} → {image}"
         for text in texts
         for image in text.image_ids
         if image not in position
     ]
-    refuse(name, "texts of pictures that are there", missing, "Add the pictures or drop")
+    expected = "texts of pictures that are there"
+    remedy = "Add the pictures or drop"
+    refuse(name, expected, lost, remedy, kind=kind, problems=problems)
+    if lost or mute:
+        texts = _without_lost(texts, position)
     if not allow_distractors:
         described = {image for text in texts for image in text.image_ids}
         mute = [image for image in image_ids if image not in described]
-        refuse(name, "a text for every picture", mute, "Drop")
+        kind = "pictures_without_text"
+        refuse(name, "a text for every picture", mute, "Drop", kind=kind, problems=problems)
     answers = [sorted({position[image] for image in text.image_ids}) for text in texts]
+    wrong = [list(negatives.get(image, ())) for image in image_ids] if negatives else []
     sources = images.values() if isinstance(images, dict) else None
     lazy: Sequence[ImageSource] = (
         list(sources) if sources is not None else _InOrder(images, image_ids)
     )
-    return RetrievalSet(name, image_ids, lazy, texts, answers)
+    return RetrievalSet(name, image_ids, lazy, texts, answers, wrong)
 
 
-def refuse(name: str, expected: str, offenders: Sequence[str], remedy: str) -> None:
-    """Raise a DataError that counts the offenders and names the first few, if there are any."""
-    if offenders:
-        first = ", ".join(repr(str(offender)) for offender in offenders[:EXAMPLES])
-        raise DataError(
-            f"expected {expected} in {name}, got {len(offenders):,} without: {first}"
-            f"{', …' if len(offenders) > EXAMPLES else ''}. {remedy} them."
-        )
+def refuse(
+    name: str,
+    expected: str,
+    offenders: Sequence[str],
+    remedy: str,
+    *,
+    kind: str = "",
+    problems: list[Problem] | None = None,
+) -> None:
+    """Raise a DataError that counts the offenders and names the first few, if there are any.
+
+    Args:
+        name: Of the data set, or where it lies.
+        expected: What the offenders lack.
+        offenders: Places, ids or names.
+        remedy: What to do with them, a verb.
+        kind: One word for programs.
+        problems: A list that is told, instead of the error.
+
+    Raises:
+        DataError: If there are offenders, and no list to tell.
+    """
+    if not offenders:
+        return
+    first = ", ".join(repr(str(offender)) for offender in offenders[:EXAMPLES])
+    message = (
+        f"expected {expected} in {name}, got {len(offenders):,} without: {first}"
+        f"{', …' if len(offenders) > EXAMPLES else ''}. {remedy} them."
+    )
+    if problems is None:
+        raise DataError(message)
+    problems.append(Problem(kind, message, tuple(map(str, offenders))))
+
+
+@contextmanager
+def entry(problems: list[Problem] | None, place: str) -> Iterator[None]:
+    """Read one entry of a file; a DataError goes to ``problems`` if there is such a list."""
+    try:
+        yield
+    except DataError as error:
+        if problems is None:
+            raise
+        problems.append(Problem("unreadable_entries", str(error), (place,)))
+
+
+def _without_lost(texts: Iterable[Text], there: Container[str]) -> list[Text]:
+    kept = ((text, tuple(one for one in text.image_ids if one in there)) for text in texts)
+    return [replace(text, image_ids=image_ids) for text, image_ids in kept if image_ids]
 
 
 def _repeated(ids: Iterable[str]) -> list[str]:
@@ -146,3 +229,22 @@ class _InOrder(Sequence[ImageSource]):
         if isinstance(at, slice):
             return [self._images[one] for one in self._ids[at]]
         return self._images[self._ids[at]]
+
+
+class _Part(Mapping[str, ImageSource]):
+    """Some of a sequence's pictures, by id: read when they are asked for."""
+
+    def __init__(self, images: Sequence[ImageSource], places: Mapping[str, int]) -> None:
+        self._images, self._places = images, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __contains__(self, image_id: object) -> bool:  # the mixin's would read the picture
+        return image_id in self._places
+
+    def __getitem__(self, image_id: str) -> ImageSource:
+        return self._images[self._places[image_id]]

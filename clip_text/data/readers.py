@@ -1,52 +1,31 @@
-"""Reads what retrieval is measured on, whichever format it lies in."""
+"""Reads pictures with captions, to train or to measure on, whichever format they lie in."""
 
 import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from clip_text.data import cn_clip
+from clip_text.data import cn_clip, hub
 from clip_text.data.captions import (
+    Record,
     captioned_set,
     gallery_records,
-    json_objects,
     jsonl_records,
     sidecar_records,
-    table_records,
 )
-from clip_text.data.collection import RetrievalSet, retrieval_set
+from clip_text.data.collection import Problem, RetrievalSet, entry, retrieval_set
+from clip_text.data.download import downloaded
+from clip_text.data.formats import Found, recognise
+from clip_text.data.parquet import ParquetRows
+from clip_text.data.rows import read_rows
+from clip_text.data.shards import is_url
+from clip_text.data.tables import table_records
+from clip_text.data.webdataset import read_tars
 from clip_text.errors import DataError
-from clip_text.images import EXTENSIONS
+from clip_text.images import ImageSource
 
 __all__ = ["read_retrieval_set"]
 
-_GALLERY_FILE = "metadata.jsonl"
-_CAPTION_FILES = (".jsonl", ".csv", ".tsv")
-_KINDS = {"jsonl": ("zh",), "gallery": ("caption",)}
-_FORMATS = (
-    "a .jsonl, .csv or .tsv file of captions, a folder with a metadata.jsonl, a folder of "
-    "pictures with a .txt beside each, or Chinese-CLIP's layout ({split}_texts.jsonl and "
-    "{split}_imgs.tsv, or lmdb/{split})"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What lies at a path.
-
-    Args:
-        format: One of the five.
-        path: The file or folder to read.
-        name: For tables.
-        split: Where the format is Chinese-CLIP's.
-    """
-
-    format: Literal["jsonl", "gallery", "table", "folder", "cn_clip"]
-    path: Path
-    name: str
-    split: cn_clip.Split | None = None
+_Read = tuple[Iterable[Record], Path | Mapping[str, ImageSource]]
 
 
 def read_retrieval_set(
@@ -58,6 +37,7 @@ def read_retrieval_set(
     image_field: str | None = None,
     allow_distractors: bool | None = None,
     name: str | None = None,
+    problems: list[Problem] | None = None,
 ) -> RetrievalSet:
     """Read pictures, texts and which answers which; the format is found out.
 
@@ -69,60 +49,124 @@ def read_retrieval_set(
     a .csv or .tsv file          captions, a row each, columns named in a header
     a folder of such files       one of them, by ``split``: ``val`` is val.jsonl
     a folder of pictures         a .txt beside each, a caption a line
+    a .parquet file, or folder   a picture a row: bytes, Hugging Face's struct, or paths
+    a .tar file, or folder       webdataset: files of one name are a sample
+    ``x-{000..009}.tar``, URLs   the same, of several tars; or a .txt that lists them
+    ``hf://owner/name``          a data set of Hugging Face's hub
+    a folder with a state.json   what ``save_to_disk`` wrote; or with a dataset_dict.json
     a folder with *_texts.jsonl  Chinese-CLIP's layout (MUGE, Flickr30K-CN, COCO-CN); or with
                                  a folder ``lmdb``, or this folder, or one split in it
     ===========================  ==============================================================
 
+    All but the sidecar texts and Chinese-CLIP's layout may have a field ``negatives``: captions
+    that look right for a picture and are wrong.
+
     Args:
-        path: A file or folder.
+        path: A file or folder; a pattern, URL or name of the hub as a str.
         split: Which one of a folder that has several, such as ``"valid"``.
-        kinds: Which captions. Of jsonl: fields, ``zh`` if not given. Of the gallery's form:
-            ``"caption"`` (if not given), ``"tags"``, languages of ``names``. Of a table: columns.
+        kinds: Which captions. Of jsonl: fields; ``zh`` or another usual name if not given. Of the
+            gallery's form: ``"caption"`` (if not given), ``"tags"``, languages of ``names``. Of a
+            table, Parquet or Hugging Face's datasets: columns. Of webdataset: fields of the .json.
             Texts then carry their ``kind``.
         images: Folder that file names are relative to. If not given: the folder ``images`` beside
             a file, or else the file's own.
-        image_field: Field or column of the file name, if it has an uncommon name.
+        image_field: Field or column of the picture, if it has an uncommon name.
         allow_distractors: Accept pictures that no text describes. If not given, only
             Chinese-CLIP's layout may have them: published figures rank all of its pictures.
         name: Of the data set, for tables; made of the path if not given.
+        problems: A list to be told what is wrong, instead of an error at the first of it; what
+            can be read is read. Pictures that are missing and captions without words then stay in
+            the set. For :mod:`clip_text.data.check`; not to train or to measure on.
 
     Returns:
-        A set whose ids are texts: a file name, or the number that the data set gives.
+        A set whose ids are texts: a file name, a key, or the number that the data set gives.
 
     Raises:
         DataError: If there is nothing at ``path``, or nothing known; a split or kind is not there
             (it names those that are); something is damaged (it names file and line); texts and
             pictures don't match, or picture files are missing (with counts and the first few).
-        ModuleNotFoundError: If an LMDB is to be read and ``lmdb`` is not installed.
+        ModuleNotFoundError: If ``lmdb``, ``pyarrow`` or ``datasets`` is needed and not installed.
         TypeError: If ``kinds`` is one string.
         ValueError: If ``kinds`` is empty.
     """
     kinds = _check_kinds(kinds)
-    found = _recognise(Path(path), split)
-    if found.split is not None:
+    found = recognise(path, split, problems)
+    if found.layout is not None:
         _check_unused(found, kinds=kinds, images=images, image_field=image_field)
-        pictures, texts = cn_clip.read_split(found.split)
+        pictures, texts = cn_clip.read_split(found.layout, problems)
         return retrieval_set(
-            name or found.name, pictures, texts, allow_distractors=allow_distractors is not False
+            name or found.name,
+            pictures,
+            texts,
+            allow_distractors=allow_distractors is not False,
+            problems=problems,
         )
-    folder = _picture_folder(found, images)
-    if found.format == "jsonl":
-        records = jsonl_records(found.path, kinds or _KINDS["jsonl"], image_field or "image")
-    elif found.format == "table":
-        records = list(table_records(found.path, kinds, image_field))
-    elif found.format == "gallery":
-        _check_unused(found, image_field=image_field)
-        records = gallery_records(found.path, kinds or _KINDS["gallery"])
+    title = name or found.name
+    if found.format == "hub":
+        title, read = _read_hub(found, kinds, images, image_field, problems)
+        title = name or title
     else:
-        _check_unused(found, kinds=kinds, image_field=image_field)
-        records = sidecar_records(found.path, folder)
+        read = _read(found, kinds, images, image_field, problems)
+    records, source = read
     return captioned_set(
-        name or found.name,
-        found.path,
-        folder,
+        title,
+        found.source,
+        source,
         records,
         allow_distractors=bool(allow_distractors),
+        problems=problems,
     )
+
+
+def _read(
+    found: Found,
+    kinds: list[str] | None,
+    images: str | os.PathLike[str] | None,
+    image_field: str | None,
+    problems: list[Problem] | None,
+) -> _Read:
+    if found.format == "webdataset":
+        _check_unused(found, images=images, image_field=image_field)
+        return read_tars(_local(found.files, problems), kinds, problems)
+    folder = _picture_folder(found, images)
+    if found.format == "parquet":
+        rows = ParquetRows([Path(file) for file in found.files], found.source, problems)
+        return read_rows(rows, folder, kinds, image_field, problems)
+    if found.format == "jsonl":
+        return jsonl_records(found.path, kinds, image_field, problems), folder
+    if found.format == "table":
+        return table_records(found.path, kinds, image_field, problems), folder
+    if found.format == "gallery":
+        _check_unused(found, image_field=image_field)
+        return gallery_records(found.path, kinds or ("caption",), problems), folder
+    _check_unused(found, kinds=kinds, image_field=image_field)
+    return sidecar_records(found.path, folder, problems), folder
+
+
+def _read_hub(
+    found: Found,
+    kinds: list[str] | None,
+    images: str | os.PathLike[str] | None,
+    image_field: str | None,
+    problems: list[Problem] | None,
+) -> tuple[str, _Read]:
+    dataset, split = hub.load(found.source, found.split)
+    folder = found.path if images is None else _picture_folder(found, images)
+    rows = hub.HubRows(dataset, f"{found.source} {split}".strip())
+    read = read_rows(rows, folder, kinds, image_field, problems)
+    return f"{found.name} {split}".strip(), read
+
+
+def _local(files: Sequence[str], problems: list[Problem] | None) -> list[Path]:
+    """Files that are here, after what is to be downloaded was."""
+    paths = []
+    for file in files:
+        with entry(problems, file):
+            path = downloaded(file) if is_url(file) else Path(file)
+            if not path.is_file():
+                raise DataError(f"expected a tar at {file}, got nothing there. Check the name.")
+            paths.append(path)
+    return paths
 
 
 def _check_kinds(kinds: Sequence[str] | None) -> list[str] | None:
@@ -133,16 +177,16 @@ def _check_kinds(kinds: Sequence[str] | None) -> list[str] | None:
     return None if kinds is None else list(dict.fromkeys(kinds))
 
 
-def _check_unused(found: _Found, **options: object) -> None:
+def _check_unused(found: Found, **options: object) -> None:
     given = [option for option, value in options.items() if value is not None]
     if given:
         raise DataError(
-            f"expected no {given[0]} for {found.path}, where the format ({found.format}) has no "
+            f"expected no {given[0]} for {found.source}, where the format ({found.format}) has no "
             f"use for it, got {options[given[0]]!r}. Leave it out."
         )
 
 
-def _picture_folder(found: _Found, images: str | os.PathLike[str] | None) -> Path:
+def _picture_folder(found: Found, images: str | os.PathLike[str] | None) -> Path:
     if images is not None:
         folder = Path(images)
         if not folder.is_dir():
@@ -150,93 +194,6 @@ def _picture_folder(found: _Found, images: str | os.PathLike[str] | None) -> Pat
         return folder
     if found.format == "folder":
         return found.path
-    beside = found.path.parent / "images"
-    return beside if found.format != "gallery" and beside.is_dir() else found.path.parent
-
-
-def _recognise(path: Path, split: str | None) -> _Found:
-    if path.is_dir():
-        return _recognise_folder(path, split)
-    if not path.exists():
-        raise DataError(f"expected a data set at {path}, got nothing there. Check the path.")
-    for ending in (cn_clip.TEXTS, cn_clip.IMAGES):
-        there = path.name.removesuffix(ending)
-        if path.name.endswith(ending) and there in cn_clip.find_splits(path.parent):
-            return _recognise_folder(path.parent, _same_split(path, there, split))
-    if split is not None:
-        _same_split(path, path.stem, split)
-    return _recognise_file(path)
-
-
-def _same_split(path: Path, there: str, split: str | None) -> str:
-    if split not in (None, there):
-        raise DataError(
-            f"expected the split {there} of {path}, which is one file, got {split}. "
-            "Give the folder, or leave the split out."
-        )
-    return there
-
-
-def _recognise_file(path: Path) -> _Found:
-    parent = path.resolve().parent.name
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return _Found("table", path, f"{parent} {path.stem}")
-    if suffix != ".jsonl":
-        raise _unknown(path)
-    _, first = next(json_objects(path), ("", {}))
-    if "file_name" in first and "image" not in first:
-        return _Found("gallery", path, parent)
-    return _Found("jsonl", path, f"{parent} {path.stem}")
-
-
-def _recognise_folder(folder: Path, split: str | None) -> _Found:
-    name = folder.resolve().name
-    if (folder / "pairs" / "data.mdb").is_file():  # one split, as cn_clip's --val-data takes it
-        _same_split(folder, folder.name, split)
-        one = cn_clip.Split("lmdb", folder / "pairs", folder / "imgs")
-        return _Found("cn_clip", folder, name, one)
-    splits = cn_clip.find_splits(folder)
-    if splits:
-        chosen = _choose(folder, list(splits), split)
-        return _Found("cn_clip", folder, f"{name} {chosen}", splits[chosen])
-    if (folder / _GALLERY_FILE).is_file():
-        _refuse_split(folder, split)
-        return _recognise_file(folder / _GALLERY_FILE)
-    files = _caption_files(folder)
-    if files:
-        return _recognise_file(files[_choose(folder, list(files), split)])
-    if any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*")):
-        _refuse_split(folder, split)
-        return _Found("folder", folder, name)
-    raise _unknown(folder)
-
-
-def _caption_files(folder: Path) -> dict[str, Path]:
-    """By split: the file's name without its ending, or with it where two differ by that only."""
-    files = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _CAPTION_FILES]
-    stems = Counter(path.stem for path in files)
-    return {path.stem if stems[path.stem] == 1 else path.name: path for path in files}
-
-
-def _choose(folder: Path, splits: list[str], split: str | None) -> str:
-    if split in splits:
-        return str(split)
-    if split is None and len(splits) == 1:
-        return splits[0]
-    raise DataError(
-        f"expected one of the splits of {folder}, got {split or 'none'}. "
-        f"There are: {', '.join(splits)}."
-    )
-
-
-def _refuse_split(folder: Path, split: str | None) -> None:
-    if split is not None:
-        raise DataError(
-            f"expected no split for {folder}, which has none, got {split}. Leave it out, or give "
-            "the folder of the split."
-        )
-
-
-def _unknown(path: Path) -> DataError:
-    return DataError(f"expected {_FORMATS}; got {path}, which is none of them. Check the path.")
+    home = found.path if found.path.is_dir() else found.path.parent
+    beside = home / "images"
+    return beside if found.format != "gallery" and beside.is_dir() else home

@@ -1,0 +1,225 @@
+"""The reader of webdataset's tars: samples are files of one name, such as 000.jpg and 000.txt.
+
+=========================  ======================================================
+member of a sample         what it holds
+=========================  ======================================================
+``.jpg``, ``.png``, …      the picture; any of :data:`clip_text.images.EXTENSIONS`
+``.txt``                   captions, one a line
+``.json``                  fields of captions, and ``negatives``
+=========================  ======================================================
+
+A tar is gone through once, for where each member lies; pictures are then read from their place,
+in any order.
+
+Source:
+    The format: github.com/webdataset/webdataset, "The WebDataset Format". A key is a member's
+    path up to the first dot of its last part.
+"""
+
+import re
+import tarfile
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clip_text.data.captions import CAPTION_COLUMNS, NEGATIVES, Record, json_object, texts_of
+from clip_text.data.collection import Problem, entry
+from clip_text.errors import DataError
+from clip_text.images import EXTENSIONS
+
+_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Members of one key: where the pictures lie, and what the texts say."""
+
+    key: str
+    tar: Path
+    pictures: dict[str, tuple[int, int]] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        return f"{self.tar}, sample {self.key}"
+
+
+class TarImages(Mapping[str, bytes]):
+    """Pictures of tars by id; keeps where each lies.
+
+    May be used from several threads, and sent to or inherited by the workers of a DataLoader.
+
+    Args:
+        tars: The files.
+    """
+
+    def __init__(self, tars: Sequence[Path]) -> None:
+        self._tars = list(tars)
+        self._row: dict[str, int] = {}
+        self._tar, self._start, self._length = array("l"), array("q"), array("q")
+
+    def add(self, image_id: str, tar: int, start: int, length: int) -> None:
+        """Say where a picture lies: number of the tar, first byte, bytes."""
+        self._row[image_id] = len(self._row)
+        self._tar.append(tar)
+        self._start.append(start)
+        self._length.append(length)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __contains__(self, image_id: object) -> bool:  # the mixin's would read the picture
+        return image_id in self._row
+
+    def __getitem__(self, image_id: str) -> bytes:
+        row = self._row[image_id]
+        path = self._tars[self._tar[row]]
+        with path.open("rb") as file:
+            file.seek(self._start[row])
+            data = file.read(self._length[row])
+        if len(data) < self._length[row]:
+            raise DataError(
+                f"expected {self._length[row]:,} bytes of {image_id} in {path}, got {len(data):,}. "
+                "The file changed since it was opened: open it again."
+            )
+        return data
+
+
+def read_tars(
+    tars: Sequence[Path],
+    kinds: Sequence[str] | None,
+    problems: list[Problem] | None = None,
+) -> tuple[list[Record], TarImages]:
+    """Read the texts of tars, and where their pictures are.
+
+    Args:
+        tars: The files, uncompressed.
+        kinds: Fields of the .json that hold captions. If not given: the .txt, or where a sample
+            has none the first of CAPTION_COLUMNS that its .json has.
+        problems: A list to be told of bad samples and tars, instead of an error at the first.
+
+    Returns:
+        Records whose id is the key, or ``tar/key`` where two tars have the same; and the pictures.
+
+    Raises:
+        DataError: If a tar is damaged or compressed, or a sample has no picture, more than one,
+            or texts that can't be read; it names tar and key.
+    """
+    samples: list[tuple[int, _Sample]] = []
+    for number, tar in enumerate(tars):
+        here: dict[str, _Sample] = {}
+        with entry(problems, str(tar)):
+            for key, ending, start, data in _members(tar):
+                sample = here.setdefault(key, _Sample(key, tar))
+                if isinstance(data, bytes):
+                    sample.texts[ending] = data
+                else:
+                    sample.pictures[ending] = (start, data)
+        samples += [(number, sample) for sample in here.values()]
+    unique = len({sample.key for _, sample in samples}) == len(samples)
+    records, images = [], TarImages(tars)
+    for number, sample in samples:
+        with entry(problems, sample.place):
+            start, length = _picture(sample)
+            image_id = sample.key if unique else f"{sample.tar.name}/{sample.key}"
+            captions, wrong = _captions(sample, kinds)
+            images.add(image_id, number, start, length)
+            records.append(Record(image_id, captions, sample.place, wrong))
+    return records, images
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, int, int | bytes]]:
+    """Key, ending, first byte, and of a picture its length, of a text its content."""
+    with _opened(path) as tar:
+        for member in tar:
+            match = _MEMBER.fullmatch(member.name.removeprefix("./"))
+            if match is None or not member.isreg() or member.issparse():
+                continue
+            key, ending = match[1], match[2].lower()
+            kind = "." + ending.rpartition(".")[2]
+            if kind in EXTENSIONS:
+                yield key, ending, member.offset_data, member.size
+            elif ending in ("txt", "json"):
+                file = tar.extractfile(member)
+                yield key, ending, member.offset_data, file.read() if file else b""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            yield tar
+            _check_end(path, tar.offset)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        what, remedy = str(error), "Download or write it again"
+        if _is_gzip(path):
+            what = "one compressed by gzip, where a picture can't be read from its place"
+            remedy = "Run gunzip on it"
+        raise DataError(
+            f"expected a tar that can be read at {path}, got: {what}. {remedy}."
+        ) from error
+
+
+def _is_gzip(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _check_end(path: Path, at: int) -> None:
+    """Refuse a tar that stops where another member could begin: tarfile takes that for its end."""
+    with path.open("rb") as file:
+        file.seek(at)
+        block = file.read(_BLOCK)
+    if block != bytes(_BLOCK):
+        raise tarfile.ReadError(f"{'other bytes' if block else 'no end mark'} at byte {at:,}")
+
+
+def _picture(sample: _Sample) -> tuple[int, int]:
+    # "jpg" is the picture; "mask.png" is one beside it
+    plain = [ending for ending in sample.pictures if "." not in ending] or list(sample.pictures)
+    if len(plain) != 1:
+        there = ", ".join(f".{ending}" for ending in (*plain, *sample.texts))
+        raise DataError(
+            f"expected one picture in {sample.place}, got {len(plain) or 'none'} "
+            f"({there}). Write the tar again, a picture a sample."
+        )
+    return sample.pictures[plain[0]]
+
+
+def _captions(
+    sample: _Sample, kinds: Sequence[str] | None
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Captions by kind, and the negatives."""
+    texts = {ending: _decoded(data, ending, sample) for ending, data in sample.texts.items()}
+    where = f"{sample.place}, .json"
+    found = json_object(texts["json"], where) if "json" in texts else {}
+    wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
+    if kinds is None:
+        if "txt" in texts:
+            lines = [line.strip() for line in texts["txt"].split("\n")]
+            return {"": [line for line in lines if line]}, wrong
+        name = next((name for name in CAPTION_COLUMNS if name in found), None)
+        return {"": texts_of(name, found[name], where) if name else []}, wrong
+    if absent := [kind for kind in kinds if kind not in found]:
+        raise DataError(
+            f"expected the field {absent[0]} in {where}, got none. "
+            f"The fields there are: {', '.join(found) or 'none'}."
+        )
+    return {kind: texts_of(kind, found[kind], where) for kind in kinds}, wrong
+
+
+def _decoded(data: bytes, ending: str, sample: _Sample) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(
+            f"expected UTF-8 in {sample.place}, .{ending}, got other bytes. Convert the text."
+        ) from None
