@@ -2,54 +2,112 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import log_softmax, logsigmoid, normalize
+
+EVERY_ROW = (slice(None), slice(None))
 
 
 def multi_positive_contrastive(
-    text_features: Tensor, image_features: Tensor, positives: Tensor, logit_scale: Tensor
+    text_features: Tensor,
+    image_features: Tensor,
+    positives: Tensor,
+    logit_scale: Tensor,
+    *,
+    rows: tuple[slice, slice] = EVERY_ROW,
 ) -> Tensor:
     """Symmetric cross-entropy between texts and images, several right answers a row allowed.
 
     The target of a row is spread evenly over its positives, so two captions of one image (or two
     images with one caption) are not pushed apart. With exactly one positive a row this is CLIP's
-    loss.
+    loss. A text without a positive is a hard negative: images are pushed away from it, and it
+    asks for nothing itself.
 
     Args:
         text_features: [texts, embed_dim], of any length: they are normalised here.
         image_features: [images, embed_dim].
-        positives: Bool [texts, images], True where the text describes the image; every text and
-            every image has at least one.
+        positives: Bool [texts, images], True where the text describes the image; every image has
+            at least one.
         logit_scale: Factor on the cosines (the exp of the learned log), a scalar.
+        rows: Texts and images to sum over. What the parts of a batch give adds up to the whole:
+            the local form of the loss, where every process computes its own rows.
 
     Returns:
         Mean over both directions, a scalar.
 
     Raises:
-        ValueError: If a text or an image has no positive.
+        ValueError: If an image has no positive.
 
     Source:
         Khosla et al. 2020, equation 2 (arXiv:2004.11362), in both directions of
         Radford et al. 2021, figure 3 (arXiv:2103.00020).
     """
-    lonely = int((~positives.any(1)).sum()), int((~positives.any(0)).sum())
-    if any(lonely):
+    _check_described(positives)
+    logits = _logits(text_features, image_features, logit_scale)
+    texts, images = rows
+    t2i = _spread_cross_entropy(logits[texts], positives[texts]) / positives.any(1).sum()
+    i2t = _spread_cross_entropy(logits.T[images], positives.T[images]) / len(image_features)
+    return (t2i + i2t) / 2
+
+
+def sigmoid_contrastive(
+    text_features: Tensor,
+    image_features: Tensor,
+    positives: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    rows: tuple[slice, slice] = EVERY_ROW,
+) -> Tensor:
+    """Binary cross-entropy of every pair of a text and an image: does it describe it or not?
+
+    No row competes with another, so several positives a row need no special care. With one
+    positive a row this is SigLIP's loss.
+
+    Args:
+        text_features: [texts, embed_dim], of any length: they are normalised here.
+        image_features: [images, embed_dim].
+        positives: Bool [texts, images], True where the text describes the image; every image has
+            at least one. A text without one is a hard negative.
+        logit_scale: Factor on the cosines, a scalar.
+        logit_bias: What is added to the products, a scalar; SigLIP starts from -10.
+        rows: Texts to sum over, as in :func:`multi_positive_contrastive`.
+
+    Returns:
+        Sum over all pairs by the number of texts, a scalar.
+
+    Raises:
+        ValueError: If an image has no positive.
+
+    Source:
+        Zhai et al. 2023, algorithm 1 (arXiv:2303.15343).
+    """
+    _check_described(positives)
+    logits = _logits(text_features, image_features, logit_scale) + logit_bias.float()
+    texts, _ = rows
+    signs = positives[texts].float() * 2 - 1
+    return -logsigmoid(signs * logits[texts]).sum() / len(text_features)
+
+
+def _check_described(positives: Tensor) -> None:
+    mute = int((~positives.any(0)).sum())
+    if mute:
         raise ValueError(
-            f"expected a positive for every text and image, got {lonely[0]} texts and "
-            f"{lonely[1]} images without one. Drop them from the batch."
+            f"expected a positive text for every image, got {mute} images without one. "
+            "Drop them from the batch."
         )
+
+
+def _logits(text_features: Tensor, image_features: Tensor, logit_scale: Tensor) -> Tensor:
     # In bf16 a cosine is off by up to 0.004, which the scale turns into 0.4 of a logit.
     with torch.autocast(text_features.device.type, enabled=False):
         texts = normalize(text_features.float(), dim=-1)
         images = normalize(image_features.float(), dim=-1)
-        logits = logit_scale.float() * (texts @ images.T)
-    return (
-        _spread_cross_entropy(logits, positives) + _spread_cross_entropy(logits.T, positives.T)
-    ) / 2
+        return logit_scale.float() * (texts @ images.T)
 
 
 def _spread_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
-    target = positives / positives.sum(1, keepdim=True)
-    return -(target * log_softmax(logits, 1)).sum(1).mean()
+    target = positives / positives.sum(1, keepdim=True).clamp(min=1)
+    return -(target * log_softmax(logits, 1)).sum()
 
 
 def taught_rows(teacher: Tensor) -> Tensor:

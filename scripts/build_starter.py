@@ -51,7 +51,7 @@ from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
 from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer, Recipe
-from clip_text.training.image_split import SplitImageTower
+from clip_text.training.image_tower import SplitImageTower
 from scripts.evaluate_emoji import emoji_recall
 from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
 
@@ -94,19 +94,20 @@ class Sizes:
     stages: tuple[Stage, ...]
 
 
+COMMON: Any = {"image_weight_decay": 0.0, "token_dropout": 0.1}
 FULL = Sizes(
     photos=None,
     emoji=None,
     views=8,
     stages=(
-        Stage("stage-one", 0, 192, 96, 24, Recipe(epochs=12, learning_rate=1e-3)),
+        Stage("stage-one", 0, 192, 96, 24, Recipe(epochs=12, learning_rate=1e-3, **COMMON)),
         Stage(
             "stage-two",
             TAIL_BLOCKS,
             128,
             80,
             16,
-            Recipe(epochs=22, learning_rate=6e-4, tail_learning_rate=4e-4),
+            Recipe(epochs=22, learning_rate=6e-4, image_learning_rate=4e-4, **COMMON),
         ),
         Stage(
             "stage-three",
@@ -114,7 +115,13 @@ FULL = Sizes(
             160,
             56,
             8,
-            Recipe(epochs=18, learning_rate=4e-4, tail_learning_rate=3e-4, warmup_steps=100),
+            Recipe(
+                epochs=18,
+                learning_rate=4e-4,
+                image_learning_rate=3e-4,
+                warmup_steps=100,
+                **COMMON,
+            ),
         ),
     ),
 )
@@ -534,16 +541,15 @@ class Build:
         trainer = ContrastiveTrainer(
             ContrastiveModel(
                 self.checkpoint.model,
-                tail_blocks=stage.tail_blocks,
+                SplitImageTower(self.checkpoint.model.visual, stage.tail_blocks),
+                replace(stage.recipe, seed=seed, image=stage.tail_blocks),
                 teacher_dim=384,
-                token_dropout=0.1,
             ),
             sources,
             self.checkpoint.tokenizer,
-            replace(stage.recipe, seed=seed),
             self.work / stage.name,
             validate,
-            self.teacher,
+            teacher=self.teacher,
         )
         console.rule(f"{stage.name}: {len(trainer.sampler) * stage.recipe.epochs} steps")
         trainer.fit()

@@ -5,10 +5,14 @@ from math import log
 
 import pytest
 import torch
-from open_clip.loss import ClipLoss
+from open_clip.loss import ClipLoss, SigLipLoss
 from torch.nn.functional import normalize
 
-from clip_text.losses import cosine_distillation, multi_positive_contrastive
+from clip_text.losses import (
+    cosine_distillation,
+    multi_positive_contrastive,
+    sigmoid_contrastive,
+)
 
 # With this factor on the cosines, exp(logit) is 3 for equal directions and 1 for orthogonal ones.
 SCALE = torch.tensor(log(3))
@@ -98,19 +102,58 @@ def test_the_gradient_of_logit_scale_flows():
     assert float(scale.grad) == pytest.approx(-1 / (1 + math.e), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("positives", "counts"),
-    [
-        (bools([1, 0], [0, 0]), "1 texts and 1 images"),
-        (bools([1, 1], [0, 0]), "1 texts and 0 images"),
-        (bools([1, 0], [1, 0]), "0 texts and 1 images"),
-        (bools([0, 0], [0, 0]), "2 texts and 2 images"),
-    ],
-)
-def test_rows_without_a_positive_are_refused(positives, counts):
-    features = torch.eye(2)
-    with pytest.raises(ValueError, match=rf"expected a positive .*, got {counts} .*\. Drop them"):
-        multi_positive_contrastive(features, features, positives, SCALE)
+@pytest.mark.parametrize("positives", [bools([1, 0], [1, 0]), bools([0, 0], [0, 0])])
+def test_images_without_a_text_are_refused(positives):
+    features, number = torch.eye(2), int((~positives.any(0)).sum())
+    for loss in (multi_positive_contrastive, with_bias):
+        with pytest.raises(ValueError, match=rf"positive text .*, got {number} images .*\. Drop"):
+            loss(features, features, positives, SCALE)
+
+
+def with_bias(texts, images, positives, scale, **rows):
+    return sigmoid_contrastive(texts, images, positives, scale, torch.tensor(-1.0), **rows)
+
+
+def test_a_hard_negative_by_hand():
+    texts, images = torch.tensor([X, Y, X]), torch.tensor([X, Y])
+    positives = bools([1, 0], [0, 1], [0, 0])  # the third looks like the first image's
+    first_image, second_image = log(7 / 3), log(5 / 3)  # 3, 1 and 3; 1, 3 and 1
+    expected = (log(4 / 3) + (first_image + second_image) / 2) / 2
+    loss = multi_positive_contrastive(texts, images, positives, SCALE)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_sigmoid_by_hand_with_two_captions_of_one_image():
+    texts, images = torch.tensor([X, X, Y]), torch.tensor([X, Y])
+    positives = bools([1, 0], [1, 0], [0, 1])
+    equal, orthogonal = log(3) - 1, -1.0  # products with the bias
+    cost = {True: lambda z: log(1 + math.exp(-z)), False: lambda z: log(1 + math.exp(z))}
+    expected = (3 * cost[True](equal) + 3 * cost[False](orthogonal)) / 3
+    assert float(with_bias(texts, images, positives, SCALE)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_with_one_positive_each_the_sigmoid_loss_is_open_clips():
+    generator = torch.Generator().manual_seed(0)
+    texts = normalize(torch.randn(6, 8, generator=generator), dim=-1)
+    images = normalize(torch.randn(6, 8, generator=generator), dim=-1)
+    scale, bias = torch.tensor(10.0), torch.tensor(-3.0)
+    expected = float(SigLipLoss()(images, texts, scale, bias))
+    ours = sigmoid_contrastive(texts, images, torch.eye(6).bool(), scale, bias)
+    assert float(ours) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [multi_positive_contrastive, with_bias])
+def test_the_parts_of_the_local_form_add_up(loss):
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randn(5, 8, generator=generator, dtype=torch.float32)
+    images = torch.randn(3, 8, generator=generator)
+    positives = bools([1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 1, 0], [0, 0, 1])
+    whole = loss(texts, images, positives, torch.tensor(10.0))
+    parts = [
+        loss(texts, images, positives, torch.tensor(10.0), rows=rows)
+        for rows in ((slice(0, 2), slice(0, 1)), (slice(2, 5), slice(1, 3)))
+    ]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
 
 
 def test_distillation_by_hand_with_a_missing_teacher():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from threading import current_thread
 
@@ -15,10 +16,15 @@ from transformers import TrainerCallback
 from clip_text.data.batches import MixtureBatchSampler, Source
 from clip_text.evaluation import retrieval
 from clip_text.features import ahead, cached_features, module_digest
-from clip_text.losses import multi_positive_contrastive
+from clip_text.losses import cosine_distillation, multi_positive_contrastive
 from clip_text.towers import MAX_LOGIT_SCALE, build_model
-from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer, Recipe
-from clip_text.training.image_split import SplitImageTower, cropped_and_mirrored
+from clip_text.training.contrastive import (
+    ContrastiveLoss,
+    ContrastiveModel,
+    ContrastiveTrainer,
+)
+from clip_text.training.image_tower import SplitImageTower, cropped_and_mirrored
+from clip_text.training.recipe import Recipe
 from clip_text.training.trainer import NonFiniteLossError
 
 CAPTIONS = ["红色的心", "一只狗", "two cats", "大树", "黄 花", "鸟在天上飞", "a red dog", "水"]
@@ -36,7 +42,7 @@ class Run:
     def __init__(
         self, folder, tail_blocks=0, recipe=None, *, per_batch=8, teacher=None, poison=None
     ):
-        recipe = recipe or self.recipe()
+        recipe = replace(recipe or self.recipe(), image=tail_blocks)
         self.checkpoint = tiny_checkpoint(vision="timm")
         self.pair = self.checkpoint.model
         split = SplitImageTower(self.pair.visual, tail_blocks)
@@ -49,22 +55,23 @@ class Run:
         captions = [{"zh": [text]} for text in CAPTIONS]
         self.sources = [Source(captions, [self.stems], {"zh": 1}, per_batch, 1)]
         dim = len(next(iter(teacher.values()))) if teacher else 0
-        self.model = ContrastiveModel(self.pair, tail_blocks=tail_blocks, teacher_dim=dim)
+        self.model = ContrastiveModel(
+            self.pair, SplitImageTower(self.pair.visual, tail_blocks), recipe, dim
+        )
         self.measured = []
         self.trainer = ContrastiveTrainer(
             self.model,
             self.sources,
             self.checkpoint.tokenizer,
-            recipe,
             folder,
             self.validate,
-            teacher,
+            teacher=teacher,
         )
 
     @staticmethod
     def recipe(**changes):
         numbers = {"epochs": 1, "warmup_steps": 0, "bf16": False, "evaluations": 1}
-        return Recipe(**numbers | {"learning_rate": 3e-3, "tail_learning_rate": 1e-3} | changes)
+        return Recipe(**numbers | {"learning_rate": 3e-3, "image_learning_rate": 1e-3} | changes)
 
     def validate(self):
         """Later is better, so that the last state is the one kept."""
@@ -105,7 +112,7 @@ class Probe(TrainerCallback):
 
 @pytest.mark.parametrize("tail_blocks", [0, 2])
 def test_overfits_eight_pairs(tail_blocks, tmp_path):
-    run = Run(tmp_path, tail_blocks, Run.recipe(epochs=30))
+    run = Run(tmp_path, tail_blocks, Run.recipe(epochs=40))
     before, _ = run.loss_and_recall()
     frozen = run.state()
     run.trainer.fit()
@@ -142,7 +149,7 @@ def test_logit_scale_stays_within_clips_bounds(start, tmp_path):
 
 
 def test_parameter_groups(tmp_path):
-    run = Run(tmp_path, 2, Run.recipe(learning_rate=1e-3, tail_learning_rate=2e-4))
+    run = Run(tmp_path, 2, Run.recipe(learning_rate=1e-3, image_learning_rate=2e-4, image_weight_decay=0.01))
     optimizer = run.trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
     found = {}
@@ -155,11 +162,10 @@ def test_parameter_groups(tmp_path):
     decayed = {name for name, (_, decay) in groups.items() if decay}
     assert decayed
     assert not [n for n in decayed if n.endswith(".bias") or "LayerNorm" in n or "logit" in n]
-    assert not [n for n in decayed if "trunk" in n]
     for name, (rate, decay) in groups.items():
         assert rate == (2e-4 if "trunk" in name else 1e-3), name
-        weights = name.endswith(".weight") and "LayerNorm" not in name and "trunk" not in name
-        assert decay == (0.05 if weights else 0.0), name
+        matrix = dict(run.model.named_parameters())[name].ndim > 1
+        assert decay == ((0.01 if "trunk" in name else 0.05) if matrix else 0.0), name
     assert groups["pair.logit_scale"] == (1e-3, 0.0)
     assert run.trainer.create_optimizer() is optimizer
 
@@ -283,7 +289,7 @@ def test_a_frozen_trunk_without_blocks_can_be_trained(tmp_path):
     split = SplitImageTower(build_model_of(vision).visual)
     with split.depthwise_in_fp32():
         assert split(split.stem(images(2))).shape == (2, 24)
-    assert split.tail_parameters() == []
+    assert split.tail_blocks == 0
 
 
 def build_model_of(vision):
@@ -351,51 +357,58 @@ def test_depthwise_in_fp32_covers_the_tail_while_it_lasts():
     assert not [m for m in visual.modules() if "forward" in vars(m)]
 
 
-def test_the_teachers_loss_is_added():
+def taught_model():
     checkpoint = tiny_checkpoint(vision="timm")
-    model = ContrastiveModel(checkpoint.model, teacher_dim=6, distillation=0.5).eval()
     split = SplitImageTower(checkpoint.model.visual)
-    tokens, cached = checkpoint.tokenizer(["狗", "dog"]), split.stem(images(2))
-    positives = torch.eye(2).bool()
-    alone = model(tokens, cached, positives)
-    assert alone.keys() == {"loss", "contrastive"}
-    assert float(alone["loss"].detach()) == float(alone["contrastive"])
-    taught = model(tokens, cached, positives, torch.randn(2, 6))
-    assert not taught["distillation"].requires_grad
-    parts = {name: float(value.detach()) for name, value in taught.items()}
-    expected = (
-        parts["contrastive"] + 0.5 * parts["distillation"] + 0.25 * parts["image_distillation"]
+    model = ContrastiveModel(checkpoint.model, split, Run.recipe(), 6).eval()
+    texts = ["狗", "dog", "心"]
+    return model, model(checkpoint.tokenizer(texts), split.stem(images(3)))
+
+
+def test_the_teachers_loss_is_added():
+    model, features = taught_model()
+    positives, teacher = torch.eye(3).bool(), torch.randn(3, 6)
+    alone = ContrastiveLoss(model.recipe)(features, positives)
+    scale = model.pair.logit_scale.exp()
+    contrastive = multi_positive_contrastive(
+        features["texts"], features["images"], positives, scale
     )
-    assert parts["loss"] == pytest.approx(expected, rel=1e-6)
-    assert 0 < parts["distillation"] < 2
+    assert torch.equal(alone, contrastive)
+    taught = cosine_distillation(model.to_teacher(features["texts"]), teacher)
+    found = multi_positive_contrastive(
+        teacher, model.to_teacher(features["images"]), positives, scale
+    )
+    loss = ContrastiveLoss(model.recipe, distillation=0.5)(features, positives, teacher)
+    torch.testing.assert_close(loss, contrastive + 0.5 * taught + 0.25 * found)
 
 
 def test_pictures_look_for_the_teachers_rows_where_it_speaks():
-    checkpoint = tiny_checkpoint(vision="timm")
-    model = ContrastiveModel(checkpoint.model, teacher_dim=6).eval()
-    split = SplitImageTower(checkpoint.model.visual)
-    tokens, cached = checkpoint.tokenizer(["狗", "dog", "心"]), split.stem(images(3))
-    teacher = torch.randn(3, 6)
+    model, features = taught_model()
+    positives, teacher = torch.eye(3).bool(), torch.randn(3, 6)
     teacher[2] = 0  # it is silent on the third
-    out = model(tokens, cached, torch.eye(3).bool(), teacher)
-    rows = model.to_teacher(split(cached)[:2])
-    scale = checkpoint.model.logit_scale.exp()
-    expected = multi_positive_contrastive(teacher[:2], rows, torch.eye(2).bool(), scale)
-    torch.testing.assert_close(out["image_distillation"], expected.detach())
-    silent = model(tokens, cached, torch.eye(3).bool(), torch.zeros(3, 6))
-    assert float(silent["image_distillation"]) == 0
+    alone = ContrastiveLoss(model.recipe)(features, positives)
+    loss = ContrastiveLoss(model.recipe)(features, positives, teacher)
+    rows = model.to_teacher(features["images"][:2])
+    found = multi_positive_contrastive(
+        teacher[:2], rows, torch.eye(2).bool(), model.pair.logit_scale.exp()
+    )
+    taught = cosine_distillation(model.to_teacher(features["texts"][:2]), teacher[:2])
+    torch.testing.assert_close(loss, alone + taught + found / 2)
+    silent = ContrastiveLoss(model.recipe)(features, positives, torch.zeros(3, 6))
+    assert torch.equal(silent, alone)
 
 
 def test_dropped_tokens_are_hidden_in_training_only():
     checkpoint = tiny_checkpoint(vision="timm")
-    model = ContrastiveModel(checkpoint.model, token_dropout=1.0)
+    split = SplitImageTower(checkpoint.model.visual)
+    model = ContrastiveModel(checkpoint.model, split, Run.recipe(token_dropout=1 - 1e-9))
     seen = []
     checkpoint.model.text.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tokens = checkpoint.tokenizer(["红色的心", "two cats"])
-    cached = SplitImageTower(checkpoint.model.visual).stem(images(2))
+    cached = split.stem(images(2))
     for training in (True, False):
         model.train(training)
-        model(tokens, cached, torch.eye(2).bool())
+        model(tokens, cached)
     assert (seen[0][:, 0] == tokens[:, 0]).all(), "[CLS] stays"
     assert (seen[0][:, 1:] == checkpoint.tokenizer.pad_id).all()
     assert torch.equal(seen[1], tokens)

@@ -3,15 +3,18 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from clip_text.errors import DataError
+from clip_text.features import Pixels
+from clip_text.images import ImageError, ImageSource, load_image, squash
 from clip_text.tokenizer import Tokenizer
 
 
@@ -23,18 +26,22 @@ class Source:
         captions: Per picture, its captions by kind.
         views: Cached image inputs, float [pictures, ...], one array per view (the picture as it
             is, mirrored, cropped, drawn in another style). NaN rows are views a picture lacks.
+            Or one :class:`Pictures`, which reads them when they are asked for.
         weights: How often a batch asks for each kind of caption.
         per_batch: Pictures in a batch.
         captions_per_image: Captions of each of them.
         max_length: Captions are cut to this many tokens while training.
+        negatives: Per picture, captions that look right for it and are wrong; a batch gets one of
+            them with the picture. Empty for none.
     """
 
     captions: Sequence[Mapping[str, Sequence[str]]]
-    views: Sequence[NDArray[Any]]
+    views: Sequence["NDArray[Any] | Pictures"]
     weights: Mapping[str, float]
     per_batch: int
     captions_per_image: int = 2
     max_length: int = 32
+    negatives: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         sizes = {len(view) for view in self.views}
@@ -57,13 +64,60 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One picture of a batch: which view of it, and which captions."""
+    """One picture of a batch: which view of it, which captions, which wrong ones."""
 
     source: int
     picture: int
     view: int
     captions: tuple[str, ...]
     max_length: int
+    negatives: tuple[str, ...] = ()
+    seed: int = 0
+    """Of the picture's random crop."""
+
+
+class Pictures:
+    """Pictures read and squashed when they are asked for, randomly cropped in training.
+
+    Args:
+        images: The pictures.
+        size: Side of the square in pixels.
+        crop: Smallest share of a picture's area a crop shows, 1 for none. open_clip's own
+            training crops to 0.9.
+    """
+
+    def __init__(self, images: Sequence[ImageSource], size: int, crop: float = 1.0) -> None:
+        self.images, self.size, self.crop = images, size, crop
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, at: int, seed: int | None = None) -> Pixels:
+        """Decode one, uint8 [size, size, 3]; with a seed, a random crop of it.
+
+        Raises:
+            DataError: If it cannot be read; the message says which.
+        """
+        try:
+            image = load_image(self.images[at], min_size=self.size)
+        except (OSError, ImageError) as error:
+            raise DataError(
+                f"expected picture {at} (from 0) to be readable, got {error} "
+                "Run: clip-text data check."
+            ) from error
+        if seed is not None and self.crop < 1:
+            image = random_crop(image, np.random.default_rng(seed), self.crop)
+        return squash(image, self.size)
+
+
+def random_crop(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:
+    """Cut out a random window of at least ``smallest`` of the area, of nearly the same shape."""
+    area, ratio = rng.uniform(smallest, 1.0), rng.uniform(0.9, 1.1)
+    width = min(image.width, max(1, round(image.width * (area * ratio) ** 0.5)))
+    height = min(image.height, max(1, round(image.height * (area / ratio) ** 0.5)))
+    x = int(rng.integers(image.width - width + 1))
+    y = int(rng.integers(image.height - height + 1))
+    return image.crop((x, y, x + width, y + height))
 
 
 class DrawDataset(Dataset[Draw]):
@@ -93,11 +147,15 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
     Args:
         sources: What to draw from; the first sets the length of an epoch.
         seed: Of all draws.
+        keep_apart: Pictures with a caption in common don't meet in a batch, as far as there are
+            others to take; the losses know them for positives either way.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[Source], seed: int = 0, *, keep_apart: bool = False
+    ) -> None:
         self.sources = list(sources)
-        self.seed = seed
+        self.seed, self.keep_apart = seed, keep_apart
         self.epoch = 0
         self._captions = [
             [self._by_length(captions) for captions in source.captions] for source in self.sources
@@ -116,7 +174,7 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
 
     @staticmethod
     def _usable_views(source: Source) -> list[list[int]]:
-        present = np.stack([~np.isnan(view.reshape(len(view), -1)[:, 0]) for view in source.views])
+        present = np.stack([_present(view) for view in source.views])
         usable = [np.flatnonzero(column).tolist() for column in present.T]
         without = sum(not views for views in usable)
         if without:
@@ -141,10 +199,38 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
             for at, source in enumerate(self.sources):
                 while len(queues[at]) < source.per_batch:
                     queues[at] += rng.permutation(len(source.captions)).tolist()
-                pictures = list(dict.fromkeys(queues[at][: source.per_batch]))
-                del queues[at][: source.per_batch]
+                chosen = self._choose(at, queues[at])
+                pictures = [queues[at][place] for place in chosen]
+                for place in reversed(chosen):
+                    del queues[at][place]
                 batch += self._draws(at, pictures, rng)
             yield batch
+
+    def _choose(self, at: int, queue: list[int]) -> list[int]:
+        """Places in the queue of the next batch's pictures, ascending.
+
+        A queue that has just started over may hold a picture twice: once is enough for a batch.
+        """
+        wanted = self.sources[at].per_batch
+        chosen, pictures, seen = list[int](), set[int](), set[str]()
+        for place, picture in enumerate(queue):
+            if picture in pictures:
+                continue
+            if self.keep_apart:
+                texts = {text for texts in self._captions[at][picture].values() for text in texts}
+                if texts & seen:
+                    continue
+                seen |= texts
+            chosen.append(place)
+            pictures.add(picture)
+            if len(chosen) == wanted:
+                return chosen
+        # too few are left that go together: the batch takes clashing ones, as the loss can
+        for place, picture in enumerate(queue):
+            if len(chosen) < wanted and picture not in pictures:
+                chosen.append(place)
+                pictures.add(picture)
+        return sorted(chosen)
 
     def _draws(self, at: int, pictures: list[int], rng: np.random.Generator) -> Iterator[Draw]:
         source = self.sources[at]
@@ -160,7 +246,22 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
             views = self._views[at][picture]
             view = views[rng.integers(len(views))]
             chosen = tuple(texts[first : first + number])
-            yield Draw(at, picture, view, chosen, source.max_length)
+            wrong = source.negatives[picture] if source.negatives else ()
+            yield Draw(
+                at,
+                picture,
+                view,
+                chosen,
+                source.max_length,
+                (wrong[rng.integers(len(wrong))],) if wrong else (),
+                int(rng.integers(2**31)),
+            )
+
+
+def _present(view: "NDArray[Any] | Pictures") -> NDArray[np.bool_]:
+    if isinstance(view, Pictures):
+        return np.ones(len(view), bool)
+    return ~np.isnan(view.reshape(len(view), -1)[:, 0])
 
 
 class Collator:
@@ -171,6 +272,8 @@ class Collator:
         tokenizer: For the captions.
         teacher: Rows a text encoder should also learn to point at, by caption; may be empty.
         teacher_dim: Width of those rows.
+        part: Which part of every batch is this process's, of how many: its pictures and tokens
+            only are looked up.
     """
 
     def __init__(
@@ -179,11 +282,12 @@ class Collator:
         tokenizer: Tokenizer,
         teacher: Mapping[str, NDArray[np.floating[Any]]] | None = None,
         teacher_dim: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.sources = list(sources)
         self._tokenizer = tokenizer  # the Trainer saves a public one, in its own format
         self.teacher = teacher or {}
-        self.teacher_dim = teacher_dim
+        self.teacher_dim, self.part = teacher_dim, part
         # A text may be right for pictures that did not bring it into the batch themselves.
         self._owners: list[defaultdict[str, set[int]]] = []
         for source in self.sources:
@@ -198,33 +302,47 @@ class Collator:
         """Collate one batch.
 
         Returns:
-            ``tokens`` int64 [texts, length]; ``images`` float32 [images, ...]; ``positives``
-            bool [texts, images]; with a teacher also ``teacher`` float32 [texts, teacher_dim],
-            zero rows where it is silent.
+            ``tokens`` int64 [texts, length] and ``images`` [images, ...], float32 or as uint8
+            pixels, of this part; ``positives`` bool [texts, images] of the whole batch; with a
+            teacher also ``teacher`` float32 [texts, teacher_dim] of the whole batch, zero rows
+            where it is silent.
         """
-        texts: list[tuple[str, int]] = []
+        part, parts = self.part
+        first, end = (len(draws) * at // parts for at in (part, part + 1))
+        texts: list[str] = []
+        own: list[tuple[str, int]] = []
         positives: list[list[int]] = []
         column = {(draw.source, draw.picture): at for at, draw in enumerate(draws)}
         for at, draw in enumerate(draws):
-            for text in draw.captions:
-                owners = self._owners[draw.source][text]
-                texts.append((text, draw.max_length))
+            for text in (*draw.captions, *draw.negatives):
+                owners = self._owners[draw.source].get(text, ())
                 also = (column.get((draw.source, picture)) for picture in owners)
-                positives.append([at, *(c for c in also if c is not None)])
+                positives.append([c for c in also if c is not None])
+                texts.append(text)
+                if first <= at < end:
+                    own.append((text, draw.max_length))
         mask = torch.zeros(len(texts), len(draws), dtype=torch.bool)
         for row, columns in enumerate(positives):
             mask[row, columns] = True
-        images = np.stack([self.sources[d.source].views[d.view][d.picture] for d in draws])
+        images = np.stack([self._image(draw) for draw in draws[first:end]])
+        if images.dtype != np.uint8:
+            images = images.astype(np.float32, copy=False)
         batch = {
-            "tokens": self._tokens(texts),
-            "images": torch.from_numpy(images.astype(np.float32, copy=False)),
+            "tokens": self._tokens(own),
+            "images": torch.from_numpy(images),
             "positives": mask,
         }
         if self.teacher_dim:
             silent = np.zeros(self.teacher_dim, np.float32)
-            rows = [self.teacher.get(text, silent) for text, _ in texts]
+            rows = [self.teacher.get(text, silent) for text in texts]
             batch["teacher"] = torch.from_numpy(np.stack(rows).astype(np.float32, copy=False))
         return batch
+
+    def _image(self, draw: Draw) -> NDArray[Any]:
+        view = self.sources[draw.source].views[draw.view]
+        if isinstance(view, Pictures):
+            return view.load(draw.picture, draw.seed)
+        return cast(NDArray[Any], view[draw.picture])
 
     def _tokens(self, texts: Sequence[tuple[str, int]]) -> Tensor:
         rows = self._tokenizer.token_ids([text for text, _ in texts])

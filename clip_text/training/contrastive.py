@@ -1,139 +1,167 @@
-"""Contrastive training, as a thin subclass of ``transformers.Trainer``."""
+"""Contrastive training of a pair, as a thin subclass of ``transformers.Trainer``."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import DataLoaderShard
 from numpy.typing import NDArray
 from open_clip import CustomTextCLIP
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
-from transformers import (
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clip_text.data.batches import Collator, Draw, DrawDataset, MixtureBatchSampler, Source
-from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
-from clip_text.precision import bf16_pays
+from clip_text.losses import (
+    EVERY_ROW,
+    cosine_distillation,
+    multi_positive_contrastive,
+    sigmoid_contrastive,
+    taught_rows,
+)
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import MAX_LOGIT_SCALE
-from clip_text.training.image_split import SplitImageTower, cropped_and_mirrored
-from clip_text.training.trainer import CheckedTrainer
+from clip_text.training.gather import gather_rows, world
+from clip_text.training.gradient_cache import cached_backward
+from clip_text.training.image_tower import ImageTower, SplitImageTower
+from clip_text.training.parameters import open_parameters, parameter_groups
+from clip_text.training.recipe import Recipe
+from clip_text.training.trainer import CheckedTrainer, Plumbing, training_arguments
+
+INIT_LOGIT_BIAS = -10.0
+"""Where SigLIP's bias starts; Zhai et al. 2023, section 3.2."""
 
 
 class ContrastiveModel(nn.Module):
-    """What the Trainer steps: both towers on a batch, to a loss.
+    """What the Trainer steps: a batch to features; the loss is the trainer's.
 
     Args:
-        pair: The model; trained in place.
-        tail_blocks: See :class:`SplitImageTower`.
+        pair: The model; trained in place. What learns of it is set here.
+        images: How its image side runs.
+        recipe: The numbers.
         teacher_dim: Width of the teacher's rows, 0 without a teacher.
-        distillation: Weight of the teacher's losses beside the contrastive one: texts point where
-            its rows do, and pictures find its rows of their captions.
-        token_dropout: Share of the tokens the text tower does not get to see in training.
     """
 
     def __init__(
-        self,
-        pair: CustomTextCLIP,
-        *,
-        tail_blocks: int = 0,
-        teacher_dim: int = 0,
-        distillation: float = 1.0,
-        token_dropout: float = 0.0,
+        self, pair: CustomTextCLIP, images: ImageTower, recipe: Recipe, teacher_dim: int = 0
     ) -> None:
         super().__init__()
-        self.pair = pair
-        self.images = SplitImageTower(pair.visual, tail_blocks)
-        for parameter in pair.visual.trunk.parameters():
-            parameter.requires_grad = False
-        for parameter in self.images.tail_parameters():
-            parameter.requires_grad = True
-        self.distillation, self.token_dropout = distillation, token_dropout
+        self.pair, self.images, self.recipe = pair, images, recipe
+        open_parameters(pair, recipe)
         self.to_teacher = (
             nn.Linear(pair.text.output_dim, teacher_dim, bias=False) if teacher_dim else None
+        )
+        self.logit_bias = (
+            nn.Parameter(torch.tensor(INIT_LOGIT_BIAS)) if recipe.loss == "sigmoid" else None
         )
 
     def train(self, mode: bool = True) -> "ContrastiveModel":
         """Switch to training; batch norms keep the statistics of their pre-training."""
         super().train(mode)
-        self.pair.visual.trunk.eval()
+        if self.images.cached and hasattr(self.pair.visual, "trunk"):
+            self.pair.visual.trunk.eval()
+        for part in self.pair.visual.modules():
+            if isinstance(part, _BatchNorm):
+                part.eval()
         return self
 
-    def forward(
-        self, tokens: Tensor, images: Tensor, positives: Tensor, teacher: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Compute the loss of one batch; arguments as :class:`clip_text.data.Collator` makes them.
+    def forward(self, tokens: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Compute what a loss needs of one batch, or of a part of it.
+
+        Args:
+            tokens: int64 [texts, length].
+            images: What :class:`ImageTower` takes, [images, ...].
 
         Returns:
-            ``loss``, and its parts detached: ``contrastive``; with a teacher ``distillation`` and
-            ``image_distillation``, which counts half.
+            ``texts`` [texts, embed_dim], ``images`` [images, embed_dim], neither normalised; with
+            a teacher ``taught_texts`` and ``taught_images``, [..., teacher_dim]; the scalars
+            ``scale`` and, for the sigmoid loss, ``bias``. All float32.
         """
-        if self.training and self.token_dropout:
-            dropped = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
+        if self.training and self.recipe.token_dropout:
+            dropped = torch.rand(tokens.shape, device=tokens.device) < self.recipe.token_dropout
             dropped[:, 0] = False  # something has to stay
             tokens = tokens.masked_fill(dropped, self.pair.text.pad_id)
-        text_features = self.pair.text(tokens).float()
-        if self.training and self.images.tail_blocks:
-            images = cropped_and_mirrored(images)
-        image_features = self.images(images).float()
-        scale = self.pair.logit_scale.exp()
-        contrastive = multi_positive_contrastive(text_features, image_features, positives, scale)
-        out = {"loss": contrastive, "contrastive": contrastive.detach()}
-        if self.to_teacher is not None and teacher is not None:
-            taught = cosine_distillation(self.to_teacher(text_features).float(), teacher)
-            found = self._find_teacher(image_features, teacher, positives, scale)
-            out["loss"] = contrastive + self.distillation * (taught + found / 2)
-            out["distillation"] = taught.detach()
-            out["image_distillation"] = found.detach()
+        if self.training:
+            images = self.images.augment(images)
+        out = {"texts": self.pair.text(tokens).float(), "images": self.images(images).float()}
+        if self.to_teacher is not None:
+            out["taught_texts"] = self.to_teacher(out["texts"]).float()
+            out["taught_images"] = self.to_teacher(out["images"]).float()
+        out["scale"] = self.pair.logit_scale.exp()
+        if self.logit_bias is not None:
+            out["bias"] = self.logit_bias * 1
         return out
 
-    def _find_teacher(
-        self, image_features: Tensor, teacher: Tensor, positives: Tensor, scale: Tensor
-    ) -> Tensor:
-        """Contrast pictures with the teacher's rows of their captions, in the teacher's space.
 
-        The teacher has read far more than our captions: it says which pictures are alike where
-        the text tower, which learns the captions by heart, no longer does.
-        """
-        known = taught_rows(teacher)
-        seen = positives[known].any(0)
-        if self.to_teacher is None or not known.any():
-            return image_features.sum() * 0
-        projected = self.to_teacher(image_features[seen])
-        return multi_positive_contrastive(
-            teacher[known], projected, positives[known][:, seen], scale
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The numbers of one training stage.
+class ContrastiveLoss:
+    """The loss of a batch, from the features of all processes.
 
     Args:
-        epochs: Passes over the pictures of the first source.
-        learning_rate: Of the text tower, both projections and the logit scale.
-        tail_learning_rate: Of the image tower's tail.
-        weight_decay: On matrices; norms, biases and the logit scale get none.
-        warmup_steps: Of linear warm-up; cosine decay follows.
-        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
-        seed: Of weights, draws and dropout.
-        evaluations: How often validation runs during the stage.
+        recipe: The numbers.
+        distillation: Weight of the teacher's losses beside the contrastive one: texts point where
+            its rows do, and pictures find its rows of their captions.
     """
 
-    epochs: int
-    learning_rate: float = 1e-3
-    tail_learning_rate: float = 2e-4
-    weight_decay: float = 0.05
-    warmup_steps: int = 60
-    bf16: bool = True
-    seed: int = 0
-    evaluations: int = 4
+    def __init__(self, recipe: Recipe, distillation: float = 1.0) -> None:
+        self.recipe, self.distillation = recipe, distillation
+
+    def __call__(
+        self, features: Mapping[str, Tensor], positives: Tensor, teacher: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss, a scalar.
+
+        Args:
+            features: Of this process's texts and images, as :class:`ContrastiveModel` gives them.
+            positives: Bool [texts, images] of all processes, in the order of their ranks.
+            teacher: [texts of all processes, teacher_dim], zero rows where it is silent.
+        """
+        every = {name: gather_rows(rows) if rows.ndim else rows for name, rows in features.items()}
+        loss = self._contrastive(every, positives, features)
+        if teacher is not None and "taught_texts" in every:
+            taught = cosine_distillation(every["taught_texts"], teacher)
+            found = _find_teacher(every, positives, teacher)
+            loss = loss + self.distillation * (taught + found / 2)
+        return loss
+
+    def _contrastive(
+        self, every: Mapping[str, Tensor], positives: Tensor, local: Mapping[str, Tensor]
+    ) -> Tensor:
+        _, processes = world()
+        rows, share = EVERY_ROW, 1
+        if self.recipe.local_loss and processes > 1:
+            # DDP will take the mean over processes, and the parts of this loss are to be summed
+            rows, share = (_own_rows(local["texts"]), _own_rows(local["images"])), processes
+        both = (every["texts"], every["images"], positives, every["scale"])
+        if self.recipe.loss == "sigmoid":
+            return share * sigmoid_contrastive(*both, every["bias"], rows=rows)
+        return share * multi_positive_contrastive(*both, rows=rows)
+
+
+def _own_rows(local: Tensor) -> slice:
+    rank, _ = world()
+    counts = gather_rows(torch.tensor([len(local)], device=local.device)).tolist()
+    start = sum(counts[:rank])
+    return slice(start, start + len(local))
+
+
+def _find_teacher(every: Mapping[str, Tensor], positives: Tensor, teacher: Tensor) -> Tensor:
+    """Contrast pictures with the teacher's rows of their captions, in the teacher's space.
+
+    The teacher has read far more than our captions: it says which pictures are alike where the
+    text tower, which learns the captions by heart, no longer does.
+    """
+    known = taught_rows(teacher)
+    seen = positives[known].any(0)
+    projected = every["taught_images"]
+    if not seen.any():
+        return projected.sum() * 0
+    # texts the teacher does not know, and hard negatives, ask for nothing
+    return multi_positive_contrastive(
+        teacher[known], projected[seen], positives[known][:, seen], every["scale"]
+    )
 
 
 class _ClampLogitScale(TrainerCallback):
@@ -159,105 +187,111 @@ class ContrastiveTrainer(CheckedTrainer):
         model: What to train.
         sources: What to draw batches from.
         tokenizer: For the captions.
-        recipe: The numbers.
         folder: Where checkpoints and logs go.
-        validate: Returns metrics by name, ``recall@10`` among them; larger is better.
-        teacher: See :class:`clip_text.data.Collator`.
+        validate: Returns metrics by name, the recipe's ``best_by`` among them.
+        teacher: See :class:`clip_text.data.batches.Collator`.
+        keep_apart: Pictures with a caption in common never meet in a batch.
+        plumbing: Workers, loggers, compilation.
     """
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         model: ContrastiveModel,
         sources: Sequence[Source],
         tokenizer: Tokenizer,
-        recipe: Recipe,
         folder: Path,
         validate: Callable[[], dict[str, float]],
+        *,
         teacher: dict[str, NDArray[Any]] | None = None,
+        keep_apart: bool = False,
+        plumbing: Plumbing | None = None,
     ) -> None:
-        self.sampler = MixtureBatchSampler(sources, seed=recipe.seed)
-        self.recipe, self.validate = recipe, validate
+        recipe = self.recipe = model.recipe
+        self.plumbing = plumbing or Plumbing()
+        self.sampler = MixtureBatchSampler(sources, seed=recipe.seed, keep_apart=keep_apart)
         teacher_dim = model.to_teacher.out_features if model.to_teacher is not None else 0
-        every = max(1, len(self.sampler) * recipe.epochs // recipe.evaluations)
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=recipe.epochs,
-            learning_rate=recipe.learning_rate,
-            adam_beta2=0.98,
-            lr_scheduler_type="cosine",
-            warmup_steps=recipe.warmup_steps,
-            max_grad_norm=1.0,
-            bf16=recipe.bf16 and bf16_pays("cuda" if torch.cuda.is_available() else "cpu"),
-            seed=recipe.seed,
-            logging_steps=20,
-            eval_strategy="steps",
-            eval_steps=every,
-            save_strategy="steps",
-            save_steps=every,
-            save_total_limit=2,
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_recall@10",
-            greater_is_better=True,
-            remove_unused_columns=False,
-            report_to="none",
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-        )
+        arguments = training_arguments(recipe, folder, len(self.sampler), self.plumbing)
+        rank, processes = arguments.process_index, arguments.world_size
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=DrawDataset(self.sampler),
             eval_dataset=[],
-            data_collator=Collator(sources, tokenizer, teacher, teacher_dim),
-            callbacks=[_ClampLogitScale()],
+            data_collator=Collator(
+                sources, tokenizer, teacher, teacher_dim, part=(rank, processes)
+            ),
+            callbacks=[_ClampLogitScale(), *self.plumbing.callbacks],
+            validate=validate,
+            ema=recipe.ema,
         )
+        self.loss = ContrastiveLoss(recipe)
 
     def get_train_dataloader(self) -> DataLoader[Draw]:
-        """Draw batches by our sampler; accelerate splits them over processes."""
-        loader = DataLoader(
-            cast(DrawDataset, self.train_dataset),
-            batch_sampler=cast(Any, self.sampler),
-            collate_fn=self.data_collator,
+        """Draw batches by our sampler; the collator takes this process's part of each."""
+        return cast(
+            DataLoader[Draw],
+            DataLoaderShard(
+                cast(DrawDataset, self.train_dataset),
+                device=self.accelerator.device,
+                batch_sampler=cast(Any, self.sampler),
+                collate_fn=self.data_collator,
+                num_workers=self.plumbing.workers,
+                persistent_workers=self.plumbing.workers > 0,
+            ),
         )
-        return cast(DataLoader[Draw], self.accelerator.prepare(loader))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; no decay on norms, biases and the logit scale, another rate for the tail."""
+        """AdamW with the recipe's rates and decays."""
         del model
         if self.optimizer is None:
-            network = cast(ContrastiveModel, self.accelerator.unwrap_model(self.model))
-            tail = {id(parameter) for parameter in network.images.tail_parameters()}
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-            for parameter in network.parameters():
-                if not parameter.requires_grad:
-                    continue
-                decay = self.recipe.weight_decay if parameter.ndim > 1 else 0.0
-                rate = self.recipe.learning_rate
-                if id(parameter) in tail:
-                    rate, decay = self.recipe.tail_learning_rate, 0.0
-                groups.setdefault((rate, decay), []).append(parameter)
+            network = self.accelerator.unwrap_model(self.model)
             self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": parameters, "lr": rate, "weight_decay": decay}
-                    for (rate, decay), parameters in groups.items()
-                ],
+                parameter_groups(network, self.recipe),
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 fused=True,
             )
         return self.optimizer
 
-    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
-        """Measure recall@k by ``validate`` in place of a validation loss."""
-        del args, kwargs
-        model = cast(nn.Module, self.model)
-        model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.validate().items()}
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Features of the whole batch at once, to a loss."""
+        del num_items_in_batch
+        features = model(inputs["tokens"], inputs["images"])
+        loss = self.loss(features, inputs["positives"], inputs.get("teacher"))
+        self.check_finite(loss)
+        return (loss, {"loss": loss, **features}) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One step; with ``micro_batch`` by gradient caching."""
+        if not self.recipe.micro_batch:
+            return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        self.log(metrics)
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        inputs = cast(dict[str, Any], self._prepare_inputs(inputs))
+        with self.compute_loss_context_manager():
+            return cached_backward(
+                model,
+                (inputs["tokens"], inputs["images"]),
+                lambda features: self.loss(features, inputs["positives"], inputs.get("teacher")),
+                self.recipe.micro_batch,
+                pad_id=cast(ContrastiveModel, self.model).pair.text.pad_id,
+                backward=self.accelerator.backward,
+                no_sync=lambda: self.accelerator.no_sync(model),
+                check=self.check_finite,
+            )
 
     def fit(self) -> None:
         """Train, from the last complete checkpoint in the folder if there is one."""
-        with cast(ContrastiveModel, self.model).images.depthwise_in_fp32():
+        images = cast(ContrastiveModel, self.model).images
+        whole = not isinstance(images, SplitImageTower)
+        with nullcontext() if whole else images.depthwise_in_fp32():
             super().fit()

@@ -1,22 +1,197 @@
 """What every training loop here adds to ``transformers.Trainer``."""
 
+import json
 import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from accelerate import PartialState
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from clip_text.errors import ClipTextError
+from clip_text.precision import bf16_pays
+from clip_text.training.average import Average
+from clip_text.training.recipe import Recipe
+
+METRICS = "metrics.jsonl"
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ClipTextError, RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
 
 
-class CheckedTrainer(Trainer):
-    """``transformers.Trainer`` that stops at a loss that is not finite, and resumes by itself.
+class SaveError(ClipTextError, OSError):
+    """A checkpoint could not be written; older ones are untouched."""
 
-    Its model returns ``{"loss": …}`` when called with a batch.
+
+@dataclass(frozen=True, slots=True)
+class Plumbing:
+    """What surrounds a run and does not change what is learnt.
+
+    Args:
+        workers: Processes that read pictures ahead; 0 reads in the training process.
+        report_to: Names of loggers, such as ``tensorboard`` and ``wandb``; they must be installed.
+        compile: Compile the model by ``torch.compile``: a minute's wait, then faster steps.
+        fsdp: Shard weights over processes (PyTorch FSDP) rather than copy them (DDP).
+        callbacks: What else is called as the run goes on, such as a progress bar; the trainers
+            themselves print nothing.
     """
+
+    workers: int = 0
+    report_to: tuple[str, ...] = ()
+    compile: bool = False
+    fsdp: bool = False
+    callbacks: tuple[TrainerCallback, ...] = ()
+
+
+def join_processes() -> PartialState:
+    """Join the other processes, if a launcher such as ``torchrun`` started this one."""
+    cuda = torch.cuda.is_available()
+    return PartialState(cpu=not cuda, **({"backend": "gloo"} if _launched() and not cuda else {}))
+
+
+def _launched() -> bool:
+    return "LOCAL_RANK" in os.environ
+
+
+def training_arguments(
+    recipe: Recipe, folder: Path, steps_per_epoch: int, plumbing: Plumbing
+) -> TrainingArguments:
+    """Say a recipe in the Trainer's words."""
+    cuda = torch.cuda.is_available()
+    every = max(1, steps_per_epoch * recipe.epochs // recipe.evaluations)
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        adam_beta2=0.98,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_steps,
+        max_grad_norm=1.0,
+        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
+        seed=recipe.seed,
+        logging_steps=min(20, every),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{recipe.best_by}",
+        greater_is_better=True,
+        remove_unused_columns=False,
+        report_to=list(plumbing.report_to) or "none",
+        use_cpu=not cuda,
+        ddp_backend="gloo" if _launched() and not cuda else None,
+        ddp_broadcast_buffers=False,  # batch norms keep their statistics: they are equal anyway
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=False,
+        torch_compile=plumbing.compile,
+        fsdp=plumbing.fsdp or None,
+        disable_tqdm=True,
+    )
+
+
+class MetricLines(TrainerCallback):
+    """Appends what is logged to ``metrics.jsonl``, a JSON object a line.
+
+    A run that goes on from a checkpoint drops the lines the lost steps had left.
+    """
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del control, kwargs
+        file = Path(cast(str, args.output_dir)) / METRICS
+        if state.is_world_process_zero and file.exists():
+            kept = [line for line in read_metrics(file) if line["step"] <= state.global_step]
+            partial = file.with_suffix(".partial")
+            partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
+            partial.replace(file)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del control, kwargs
+        if state.is_world_process_zero and logs:
+            folder = Path(cast(str, args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / METRICS).open("a", encoding="utf-8") as out:
+                out.write(_json_line({"step": state.global_step, **logs}))
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    return json.dumps(values) + "\n"
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Read a run's ``metrics.jsonl``; a last line cut short by a crash is passed over."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+class CheckedTrainer(Trainer):
+    """``transformers.Trainer`` with a guard at every end.
+
+    It stops at a loss that is not finite, resumes by itself, leaves nothing half-written, appends
+    its metrics as JSON lines, and may keep a running mean of the weights.
+
+    Its model returns ``{"loss": …}`` when called with a batch, or ``compute_loss`` is overridden.
+
+    Args:
+        args: As for the Trainer, in any order: ``model``, ``args``, ``train_dataset``, …
+        validate: Returns metrics by name, in place of a validation loss.
+        ema: Decay of the running mean, 0 for none.
+        kwargs: As for the Trainer.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        validate: Callable[[], dict[str, float]] | None = None,
+        ema: float = 0.0,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.validate = validate
+        self.average = None
+        if ema:
+            network = cast(nn.Module, self.model)
+            network.average = self.average = Average(network, ema)
+            self.add_callback(self.average.callback())
+        self.remove_callback(PrinterCallback)
+        self.add_callback(MetricLines())
 
     def compute_loss(
         self,
@@ -44,10 +219,50 @@ class CheckedTrainer(Trainer):
                 "Lower the learning rate, or look for broken features."
             )
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+        """Measure by ``validate``, on the running mean of the weights where there is one."""
+        if self.validate is None:
+            return super().evaluate(*args, **kwargs)
+        metrics = {f"eval_{name}": value for name, value in self.measure().items()}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measure(self) -> dict[str, float]:
+        """Call ``validate`` with the model in evaluation mode; metrics by name."""
+        if self.validate is None:
+            raise ValueError("expected a validate function, got none. Give one to the trainer.")
+        model = cast(nn.Module, self.model)
+        model.eval()
+        if self.average is None:
+            metrics = self.validate()
+        else:
+            with self.average.in_place(model):
+                metrics = self.validate()
+        model.train()
+        return metrics
+
     def fit(self) -> None:
         """Train, from the last complete checkpoint in the folder if there is one."""
         last = last_checkpoint(Path(cast(str, self.args.output_dir)))
         self.train(resume_from_checkpoint=last)
+        if self.average is not None:
+            self.average.load_into(cast(nn.Module, self.model))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
+        folder = Path(cast(str, self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            last = last_checkpoint(folder.parent)
+            then = f"goes on from {Path(last).name}" if last else "starts anew"
+            raise SaveError(
+                f"expected room for a checkpoint in {folder.parent}, got {error}. "
+                f"Make room; the same command again {then}."
+            ) from error
 
 
 def last_checkpoint(folder: Path) -> str | None:

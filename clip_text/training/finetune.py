@@ -1,0 +1,355 @@
+"""Fine-tuning from pictures and captions to a checkpoint that is not worse than the start."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from numpy.typing import NDArray
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clip_text.checkpoints import Checkpoint
+from clip_text.data.batches import Pictures, Source
+from clip_text.data.collection import RetrievalSet
+from clip_text.encoder import Encoder
+from clip_text.evaluation.measure import Encoded, encode_images, measure
+from clip_text.evaluation.ranking import Features
+from clip_text.features import Pixels, cached_features, module_digest
+from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer
+from clip_text.training.guard import (
+    SHARES,
+    Metrics,
+    Mixture,
+    best_mixture,
+    load_mixture,
+    measure_mixtures,
+    snapshot,
+)
+from clip_text.training.image_tower import ImageTower, image_tower
+from clip_text.training.parameters import close_parameters
+from clip_text.training.recipe import suggest_learning_rate
+from clip_text.training.stages import Stage, check_sizes, run_stage, with_rates
+from clip_text.training.trainer import Plumbing, join_processes
+
+KS = (1, 5, 10)
+BEST_BY = "mean_recall"
+"""Mean of recall@1, @5 and @10 both ways: what Chinese-CLIP's tables call MR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is learnt from, and what is measured on.
+
+    Args:
+        train: Pictures and captions to learn from.
+        validation: What the best checkpoint is chosen by; none of it is learnt.
+        weights: How often a batch asks for each kind of caption; all alike if empty.
+        keep: What should not get worse: measured along the line to the start, never learnt.
+    """
+
+    train: RetrievalSet
+    validation: RetrievalSet
+    weights: Mapping[str, float] = field(default_factory=dict)
+    keep: RetrievalSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    Args:
+        start: Validation before the first step.
+        mixtures: Validation along the line from the start to the end of training.
+        chosen: The one that the checkpoint now holds; share 0 is the start itself.
+        best_by: The metric it was chosen by.
+    """
+
+    start: Metrics
+    mixtures: list[Mixture]
+    chosen: Mixture
+    best_by: str
+
+    @property
+    def rose(self) -> bool:
+        """Whether anything better than the start was found."""
+        return self.chosen.metrics[self.best_by] > self.start[self.best_by]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What is told as a run goes on; nothing by default.
+
+    Args:
+        say: A line for a person.
+        progress: Called with a task's name, how much is done and how much there is.
+    """
+
+    say: Callable[[str], None] = lambda _: None
+    progress: Callable[[str, int, int], None] = lambda *_: None
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    data: Data,
+    stages: Sequence[Stage],
+    folder: Path,
+    *,
+    plumbing: Plumbing | None = None,
+    listener: Listener | None = None,
+    shares: Sequence[float] = SHARES,
+) -> Outcome:
+    """Fine-tune a checkpoint in place; the same call again goes on where it was stopped.
+
+    Validation runs before the first step. In the end the weights on the line from the start to
+    the end of training are measured, and the best of them is what the checkpoint holds: on
+    validation it never ends below the start.
+
+    Args:
+        checkpoint: Where to start from.
+        data: Pictures and captions.
+        stages: Run one after the other; each keeps its best checkpoint.
+        folder: Of the run: cached features, state, metrics.
+        plumbing: Workers, loggers, compilation.
+        listener: Told how the run goes.
+        shares: Of the fine-tuned weights, to measure in the end; 0 has to be among them.
+
+    Raises:
+        RecipeError: If a batch is larger than the data, or a tower has not what is asked for.
+        DataError: If a picture cannot be read.
+        NonFiniteLossError: If the loss is no number any more.
+        SaveError: If the disk is full.
+    """
+    run = _Run(checkpoint, data, folder, plumbing or Plumbing(), listener or Listener())
+    check_sizes(stages, len(data.train.image_ids), run.processes.num_processes)
+    start = snapshot(checkpoint.model)
+    # a stage depends on what the run started from, and on the stages before it
+    made_by = [module_digest(checkpoint.model), _digest(data.train), _digest(data.validation)]
+    before = run.measure_start(repr(made_by))
+    run.listener.say(f"before training: {told(before)}")
+    for stage in stages:
+        ready = run.with_rates(stage)
+        made_by.append(repr((ready, sorted(data.weights.items()))))
+        run.run_stage(ready, repr(made_by), before)
+    mixtures = measure_mixtures(
+        checkpoint.model,
+        start,
+        end := snapshot(checkpoint.model),
+        lambda: run.validate(data.validation),
+        keep=(lambda: run.validate(cast(RetrievalSet, data.keep))) if data.keep else None,
+        shares=shares,
+        on_mixture=lambda one: run.tell_mixture(one, before),
+    )
+    chosen = best_mixture(mixtures, BEST_BY)
+    load_mixture(checkpoint.model, start, end, chosen.share)
+    return Outcome(before, mixtures, chosen, BEST_BY)
+
+
+def told(metrics: Metrics, before: Metrics | None = None) -> str:
+    """Say metrics in a line, in percent, with the change of the mean since the start."""
+    recalls = " / ".join(f"{100 * metrics[f't2i_recall@{k}']:.1f}" for k in KS)
+    line = f"t2i recall@{'/'.join(map(str, KS))} {recalls}, mean {100 * metrics[BEST_BY]:.2f}"
+    return line if before is None else f"{line} ({_change(metrics, before)})"
+
+
+def _change(metrics: Metrics, before: Metrics) -> str:
+    return f"{100 * (metrics[BEST_BY] - before[BEST_BY]):+.2f} since the start"
+
+
+def _digest(collection: RetrievalSet) -> str:
+    """Digest of a data set's ids and texts; pictures are taken to be what their ids say."""
+    digest = hashlib.blake2b(digest_size=16)
+    texts = [(text.text, text.kind, text.image_ids) for text in collection.texts]
+    digest.update(repr((collection.image_ids, texts, collection.negatives)).encode())
+    return digest.hexdigest()
+
+
+class _Run:
+    """One run: its data as sources, its measurements, its stages."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        data: Data,
+        folder: Path,
+        plumbing: Plumbing,
+        listener: Listener,
+    ) -> None:
+        self.processes = join_processes()
+        self.checkpoint, self.data, self.folder = checkpoint, data, folder
+        self.plumbing, self.listener = plumbing, listener
+        self.encoder = Encoder(checkpoint)
+        self.captions = _captions(data.train)
+        kinds = {kind for captions in self.captions for kind in captions}
+        self.weights = dict(data.weights) or dict.fromkeys(sorted(kinds), 1.0)
+        self._rows: dict[str, tuple[str, Features]] = {}
+
+    def measure_start(self, key: str) -> Metrics:
+        """Validate before the first step, or remember what it gave."""
+        file = self.folder / "start.json"
+        with self.processes.main_process_first():
+            known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            if known.get("key") == key:
+                return cast(Metrics, known["metrics"])
+            metrics = self.validate(self.data.validation)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"key": key, "metrics": metrics}), encoding="utf-8")
+        return metrics
+
+    def validate(self, collection: RetrievalSet) -> Metrics:
+        """Recall both ways, shares in [0, 1], and their mean."""
+        self.checkpoint.model.eval()
+        texts = self.encoder.encode_text([text.text for text in collection.texts])
+        encoded = Encoded(texts, self._image_rows(collection), [])
+        found = measure(collection, encoded, KS).by_direction
+        metrics = {
+            f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
+        }
+        return metrics | {BEST_BY: sum(metrics.values()) / len(metrics)}
+
+    def _image_rows(self, collection: RetrievalSet) -> Features:
+        """Encode a data set's pictures, once for as long as the image tower stays the same."""
+        tower = module_digest(self.checkpoint.model.visual)
+        known = self._rows.get(collection.name)
+        if known is None or known[0] != tower:
+            rows, _ = encode_images(self.encoder, collection.images, collection.image_ids)
+            self._rows[collection.name] = known = (tower, rows)
+        return known[1]
+
+    def tell_mixture(self, one: Mixture, before: Metrics) -> None:
+        """Say what a mixture gives, on validation and on what to keep."""
+        kept = f"; to keep: {told(one.kept)}" if one.kept else ""
+        self.listener.say(f"{one.share:.0%} of the way: {told(one.metrics, before)}{kept}")
+
+    def with_rates(self, stage: Stage) -> Stage:
+        """Suggest a stage's learning rates, if it has none."""
+        if not stage.suggest:
+            return stage
+        width = self.checkpoint.model.text.width
+        rate = suggest_learning_rate(width, stage.batch_size, len(self.data.train.image_ids))
+        self.listener.say(f"{stage.name}: suggested learning rate {rate:g}")
+        return with_rates(stage, rate)
+
+    def run_stage(self, stage: Stage, made_by: str, before: Metrics) -> None:
+        """Run a stage, or load its end."""
+        model = self.checkpoint.model
+        ran = run_stage(
+            model,
+            self.folder / stage.name,
+            made_by,
+            lambda: self._train(stage, before),
+            main=self.processes.is_main_process,
+            wait=self.processes.wait_for_everyone,
+        )
+        if not ran:
+            self.listener.say(f"{stage.name}: finished before")
+        model.to(self.encoder.device).eval()
+
+    def _train(self, stage: Stage, before: Metrics) -> None:
+        pair = self.checkpoint.model
+        images = image_tower(pair.visual, stage.recipe.image, self.checkpoint.preprocessing)
+        with self.processes.main_process_first():
+            views = self._views(stage, images)
+        source = Source(
+            self.captions,
+            views,
+            self.weights,
+            stage.batch_size,
+            stage.captions_per_image,
+            self.checkpoint.tokenizer.context_length,
+            self.data.train.negatives if any(self.data.train.negatives) else (),
+        )
+        heard = _Heard(stage.name, before, self.listener)
+        trainer = ContrastiveTrainer(
+            ContrastiveModel(pair, images, replace(stage.recipe, best_by=BEST_BY)),
+            [source],
+            self.checkpoint.tokenizer,
+            self.folder / stage.name,
+            lambda: self.validate(self.data.validation),
+            keep_apart=stage.keep_apart,
+            plumbing=replace(self.plumbing, callbacks=(*self.plumbing.callbacks, heard)),
+        )
+        trainer.fit()
+        close_parameters(pair)
+
+    def _views(self, stage: Stage, images: ImageTower) -> list[NDArray[Any] | Pictures]:
+        """Give a stage's pictures: cached features, a view each, or the pixels themselves."""
+        train, size = self.data.train, self.checkpoint.preprocessing.size
+        pictures = Pictures(train.images, size, stage.crop)
+        if not images.cached:
+            return [pictures]
+        key = {
+            "tower": module_digest(self.checkpoint.model.visual),
+            "stem": f"{type(images).__name__} {stage.recipe.image}",
+            "pictures": _digest(train),
+            "crop": stage.crop,
+            "seed": stage.recipe.seed,
+        }
+        name = hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()
+        every = stage.views * len(train.image_ids)
+        done = 0
+
+        def advance(number: int) -> None:
+            nonlocal done
+            done += number
+            self.listener.progress("image features", done, every)
+
+        return [
+            cached_features(
+                self.folder / "features" / f"{name}-{view}.npy",
+                {**key, "view": view},
+                range(len(train.image_ids)),
+                lambda at, view=view: _view(pictures, at, view, stage.recipe.seed),  # type: ignore[misc]
+                lambda pixels: images.stem(self.encoder.to_input(pixels)),
+                on_progress=advance,
+            )
+            for view in range(stage.views)
+        ]
+
+
+def _view(pictures: Pictures, at: int, view: int, seed: int) -> Pixels:
+    mixed = int.from_bytes(hashlib.blake2b(repr((seed, view, at)).encode(), digest_size=4).digest())
+    return pictures.load(at, mixed if view else None)
+
+
+def _captions(collection: RetrievalSet) -> list[dict[str, list[str]]]:
+    captions: list[dict[str, list[str]]] = [{} for _ in collection.image_ids]
+    for text, pictures in zip(collection.texts, collection.answers, strict=True):
+        for picture in pictures:
+            captions[picture].setdefault(text.kind, []).append(text.text)
+    return captions
+
+
+class _Heard(TrainerCallback):
+    """Tells the listener how a stage goes."""
+
+    def __init__(self, name: str, before: Metrics, listener: Listener) -> None:
+        self.name, self.before, self.listener = name, before, listener
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, control, kwargs
+        if state.is_world_process_zero:
+            self.listener.progress(self.name, state.global_step, state.max_steps)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Metrics | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, control, kwargs
+        if state.is_world_process_zero and metrics:
+            plain = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            step = f"{self.name}, step {state.global_step:,} of {state.max_steps:,}"
+            self.listener.say(f"{step}: {told(plain, self.before)}")

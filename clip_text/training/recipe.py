@@ -1,0 +1,124 @@
+"""The numbers of a training stage."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clip_text.errors import ClipTextError
+
+Learn = Literal["all", "none", "lora"] | int
+"""What of a tower learns; a number opens the projection and so many of its last layers."""
+
+
+class RecipeError(ClipTextError, ValueError):
+    """Numbers that do not go together, or that the data do not allow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The numbers of one training stage.
+
+    Args:
+        epochs: Passes over the pictures of the first source.
+        learning_rate: Of the text tower, both projections and the logit scale.
+        image_learning_rate: Of the image tower below its projection.
+        weight_decay: On matrices; norms, biases and the logit scale get none.
+        image_weight_decay: The same of the image tower below its projection.
+        layer_decay: Factor on the learning rate per layer from the top of a tower down.
+        warmup_steps: Of linear warm-up, or below 1 their share of all steps; cosine decay follows.
+        text: What of the text tower learns. ``lora``: low-rank matrices beside the attention's,
+            folded into it at the end (Hu et al. 2021, arXiv:2106.09685).
+        image: What of the image tower learns.
+        lora_rank: Of these matrices.
+        loss: ``softmax`` is CLIP's, ``sigmoid`` SigLIP's.
+        local_loss: With several processes: each computes the rows of its own pictures only. The
+            gradients are the same; memory no longer grows with the square of the whole batch.
+        micro_batch: Pictures (or texts) that run at a time, 0 for all: gradient caching, with the
+            gradients of the whole batch (Gao et al. 2021, arXiv:2101.06983).
+        gradient_checkpointing: Compute activations twice rather than keep them.
+        patch_dropout: Share of a ViT's patches left out in training (Li et al. 2023, FLIP,
+            arXiv:2212.00794).
+        token_dropout: Share of the tokens the text tower does not get to see in training.
+        ema: Decay of a running mean of the weights that is validated and kept in their place; 0
+            for none.
+        best_by: The metric of the checkpoint to keep; larger is better.
+        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
+        seed: Of weights, draws and dropout.
+        evaluations: How often validation runs during the stage.
+
+    Raises:
+        RecipeError: If a number is out of its range.
+    """
+
+    epochs: int
+    learning_rate: float = 1e-3
+    image_learning_rate: float = 2e-4
+    weight_decay: float = 0.05
+    image_weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    warmup_steps: float = 60
+    text: Learn = "all"
+    image: Learn = 0
+    lora_rank: int = 16
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    local_loss: bool = False
+    micro_batch: int = 0
+    gradient_checkpointing: bool = False
+    patch_dropout: float = 0.0
+    token_dropout: float = 0.0
+    ema: float = 0.0
+    best_by: str = "recall@10"
+    bf16: bool = True
+    seed: int = 0
+    evaluations: int = 4
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        for name in ("learning_rate", "image_learning_rate"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
+        for name in ("weight_decay", "image_weight_decay", "warmup_steps", "micro_batch"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("patch_dropout", "token_dropout", "ema"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a share below 1")
+        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a share up to 1")
+        _check("loss", self.loss, self.loss in ("softmax", "sigmoid"), "softmax or sigmoid")
+        _check("evaluations", self.evaluations, self.evaluations >= 1, "1 or more")
+        _check("lora_rank", self.lora_rank, self.lora_rank >= 1, "1 or more")
+        _check_learn("text", self.text, ("all", "none", "lora"))
+        _check_learn("image", self.image, ("all", "none"))
+        if self.text == "none" and self.image == "none":
+            raise RecipeError("expected something to learn, got two frozen towers. Open one.")
+
+
+def _check(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise RecipeError(f"expected {name} to be {expected}, got {value!r}. Correct the recipe.")
+
+
+def _check_learn(name: str, value: Learn, words: tuple[str, ...]) -> None:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    expected = f"one of {', '.join(words)}, or a number of last layers"
+    _check(name, value, number or value in words, expected)
+
+
+REFERENCE_RATE, REFERENCE_BATCH, REFERENCE_WIDTH = 5e-5, 512, 768
+
+
+def suggest_learning_rate(width: int, batch_size: int, pictures: int) -> float:
+    """Suggest a peak learning rate for fine-tuning with AdamW.
+
+    From 5e-5 at a batch of 512 and a width of 768 (Chinese-CLIP's own fine-tuning of its base
+    model): as the square root of the batch (Malladi et al. 2022, arXiv:2205.10287), inversely as
+    the width (Yang et al. 2022, arXiv:2203.03466), and less where the data are few, for they are
+    seen again and again.
+
+    Args:
+        width: Of the text tower's states.
+        batch_size: Pictures in a batch, over all processes.
+        pictures: How many there are to learn from.
+
+    Returns:
+        A rate to start from, not a truth; validation before the first step says what it gave.
+    """
+    few = min(1.0, (pictures / 30_000) ** 0.25)
+    rate = REFERENCE_RATE * (batch_size / REFERENCE_BATCH) ** 0.5 * REFERENCE_WIDTH / width * few
+    return float(f"{rate:.1e}")

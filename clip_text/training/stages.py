@@ -1,0 +1,169 @@
+"""Stages of training: what each is, and how a finished one is not run again."""
+
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from clip_text.training.recipe import Recipe, RecipeError
+
+PRESETS = "presets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of fine-tuning.
+
+    Args:
+        name: Of its folder in the run.
+        recipe: The numbers; ``learning_rate`` is ignored where it is to be suggested.
+        batch_size: Pictures in a batch, over all processes.
+        captions_per_image: Captions of each of them, at most.
+        keep_apart: Pictures with a caption in common never meet in a batch.
+        views: Of a cached picture: one as it is, the others random crops.
+        crop: Smallest share of a picture's area a random crop shows; 1 for no crops.
+        suggest: Suggest the learning rates from batch and data.
+    """
+
+    name: str
+    recipe: Recipe
+    batch_size: int = 128
+    captions_per_image: int = 2
+    keep_apart: bool = False
+    views: int = 1
+    crop: float = 0.9
+    suggest: bool = False
+
+
+def presets() -> list[str]:
+    """Names of the bundled presets."""
+    folder = files("clip_text.training") / PRESETS
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+
+
+def read_stages(preset: str, changes: Mapping[str, Any] | None = None) -> list[Stage]:
+    """Read a preset: a bundled one's name, or a TOML file.
+
+    Args:
+        preset: Name or path.
+        changes: Numbers by name that every stage gets in place of its own.
+
+    Raises:
+        RecipeError: If there is none, it is no TOML, or names something unknown.
+    """
+    if preset in presets():
+        text = (files("clip_text.training") / PRESETS / f"{preset}.toml").read_text("utf-8")
+    elif Path(preset).is_file():
+        text = Path(preset).read_text(encoding="utf-8")
+    else:
+        raise RecipeError(
+            f"expected a preset ({', '.join(presets())}) or a .toml file, got {preset!r}. "
+            "Check the name."
+        )
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"expected TOML in {preset}, got {error}. Correct it.") from None
+    if set(tables) != {"stage"} or not isinstance(tables["stage"], list):
+        raise RecipeError(
+            f"expected [[stage]] tables in {preset}, got {', '.join(tables) or 'nothing'}. "
+            "Correct it."
+        )
+    return [_stage(table | dict(changes or {}), preset) for table in tables["stage"]]
+
+
+def _stage(table: dict[str, Any], preset: str) -> Stage:
+    of_recipe = {field.name for field in fields(Recipe)}
+    of_stage = {field.name for field in fields(Stage)} - {"recipe", "suggest"}
+    unknown = sorted(set(table) - of_recipe - of_stage)
+    if unknown or "name" not in table or "epochs" not in table:
+        raise RecipeError(
+            f"expected name, epochs and keys among {', '.join(sorted(of_recipe | of_stage))} "
+            f"in a stage of {preset}, got {', '.join(unknown) or 'no ' + _missing(table)}. "
+            "Correct it."
+        )
+    try:
+        recipe = Recipe(**{key: table[key] for key in table if key in of_recipe})
+        return Stage(
+            recipe=recipe,
+            suggest="learning_rate" not in table,
+            **{key: table[key] for key in table if key in of_stage},
+        )
+    except TypeError as error:
+        raise RecipeError(f"expected numbers in {preset}, got {error}. Correct it.") from None
+
+
+def _missing(table: Mapping[str, Any]) -> str:
+    return " and ".join(key for key in ("name", "epochs") if key not in table)
+
+
+def with_rates(stage: Stage, learning_rate: float) -> Stage:
+    """Set a stage's rate; the image tower's below its projection is a tenth of it."""
+    recipe = replace(
+        stage.recipe, learning_rate=learning_rate, image_learning_rate=learning_rate / 10
+    )
+    return replace(stage, recipe=recipe, suggest=False)
+
+
+def run_stage(
+    model: nn.Module,
+    folder: Path,
+    made_by: str,
+    run: Callable[[], None],
+    *,
+    main: bool = True,
+    wait: Callable[[], None] = lambda: None,
+) -> bool:
+    """Run a stage, or load its end where it has been run before.
+
+    Args:
+        model: What the stage changes.
+        folder: Of the stage. What lies there is kept if ``made_by`` is the same, for the stage to
+            go on from.
+        made_by: Everything the end depends on; another text starts the stage anew.
+        run: Trains.
+        main: Whether this is the process that writes.
+        wait: Waits for the other processes.
+
+    Returns:
+        Whether it was run now.
+    """
+    stamp = folder / "made-by.txt"
+    if main and not (stamp.exists() and stamp.read_text(encoding="utf-8") == made_by):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        stamp.write_text(made_by, encoding="utf-8")
+    wait()
+    finished = folder / "finished.safetensors"
+    missing = not finished.exists()
+    wait()
+    if missing:
+        run()
+        if main:
+            partial = finished.with_suffix(".partial")
+            save_model(model, str(partial))
+            partial.replace(finished)
+        wait()
+    load_model(model, finished)
+    return missing
+
+
+def check_sizes(stages: Sequence[Stage], pictures: int, processes: int = 1) -> None:
+    """Refuse batches that the data do not fill.
+
+    Raises:
+        RecipeError: If one is larger than the data, or smaller than the number of processes.
+    """
+    for stage in stages:
+        if not processes <= stage.batch_size <= pictures:
+            raise RecipeError(
+                f"expected a batch_size between {processes} (processes) and {pictures:,} "
+                f"(pictures to train on) in stage {stage.name}, got {stage.batch_size:,}. "
+                "Lower it, or get more pictures."
+            )

@@ -1,0 +1,68 @@
+"""A picture of a fine-tuning run: loss, recall, and the line from the start to the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .drawing import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from clip_text.training.finetune import Outcome
+
+
+def draw_run(folders: Sequence[Path], outcome: "Outcome", out: Path) -> Path:
+    """Draw the stages' curves one after the other, and the mixtures.
+
+    Args:
+        folders: Of the stages, each with its ``metrics.jsonl``.
+        outcome: What came of the run.
+        out: The picture's file.
+    """
+    figure = new_figure(13, 4)
+    loss, recall, line = figure.subplots(1, 3)
+    _draw_stages(folders, loss, recall, outcome)
+    for axes, label in ((loss, "loss"), (recall, f"{outcome.best_by}, %")):
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+    _draw_line(outcome, line)
+    save_figure(figure, out)
+    return out
+
+
+def _draw_stages(folders: Sequence[Path], loss: "Axes", recall: "Axes", outcome: "Outcome") -> None:
+    from clip_text.training.trainer import METRICS, read_metrics
+
+    first = 0
+    for folder in folders:
+        file = folder / METRICS
+        rows: list[dict[str, Any]] = read_metrics(file) if file.exists() else []
+        key = f"eval_{outcome.best_by}"
+        losses = [(first + row["step"], row["loss"]) for row in rows if "loss" in row]
+        recalls = [(first + row["step"], 100 * row[key]) for row in rows if key in row]
+        for axes, points in ((loss, losses), (recall, recalls)):
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=folder.name)
+        first += max((row["step"] for row in rows), default=0)
+    start = 100 * outcome.start[outcome.best_by]
+    recall.axhline(start, linestyle=":", color="gray", label="before training")
+    for axes in (loss, recall):
+        if axes.has_data():
+            axes.legend()
+
+
+def _draw_line(outcome: "Outcome", axes: "Axes") -> None:
+    """Draw validation against what should be kept, or against the share where there is none."""
+    by, mixtures = outcome.best_by, outcome.mixtures
+    kept = all(one.kept for one in mixtures)
+    xs = [100 * (one.kept[by] if kept else one.share) for one in mixtures]
+    ys = [100 * one.metrics[by] for one in mixtures]
+    axes.plot(xs, ys, marker="o", color="tab:green")
+    for one, x, y in zip(mixtures, xs, ys, strict=True):
+        axes.annotate(f"{one.share:.0%}", (x, y), textcoords="offset points", xytext=(4, 4))
+    at = mixtures.index(outcome.chosen)
+    axes.plot([xs[at]], [ys[at]], marker="*", markersize=15, color="tab:red", label="written")
+    axes.set_xlabel(f"{by} on what to keep, %" if kept else "share of the fine-tuned weights, %")
+    axes.set_ylabel(f"{by} on validation, %")
+    axes.legend()
