@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from . import evaluate
+from . import data, evaluate
 from .options import AsJson, Model
 from .output import err, out, print_json
 
@@ -42,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Search pictures with Chinese (and other) words.",
 )
+app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
 IndexDir = Annotated[
     Path,

@@ -1,6 +1,8 @@
 """Reading retrieval data sets that lie in files: jsonl, the gallery's, tables, sidecar texts."""
 
 import json
+from collections import UserDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from clip_text.data.readers import read_retrieval_set
 from clip_text.errors import DataError
-from clip_text.evaluation import Text
+from clip_text.evaluation import Text, retrieval_set
 
 GALLERY = Path(__file__).parents[1] / "retrieval" / "gallery"
 
@@ -80,6 +82,66 @@ def test_pictures_elsewhere_and_lines_of_the_same_picture(tmp_path):
     found = read_retrieval_set(path, images=tmp_path / "photos", image_field="file")
     assert [text.text_id for text in found.texts] == ["a.png#zh-0", "a.png#zh-1"]
     assert found.answers == [[0], [0]]
+
+
+def test_own_jsonl_with_other_names_of_fields(tmp_path):
+    pictures(tmp_path, "a.png")
+    path = objects(tmp_path / "x.jsonl", {"filepath": "a.png", "text": "狗"})
+    assert read_retrieval_set(path).texts == [Text("a.png#text-0", "狗", ("a.png",), "text")]
+    path = objects(tmp_path / "x.jsonl", {"path": "a.png", "caption": ["猫"], "zh": "狗"})
+    assert [text.text for text in read_retrieval_set(path).texts] == ["狗"]
+
+
+def test_hard_negatives(tmp_path):
+    """Captions that look right and are wrong; of a picture named twice, those of both lines."""
+    pictures(tmp_path, "a.png", "b.png")
+    lines = [
+        {"image": "a.png", "zh": "狗", "negatives": "猫"},
+        {"image": "b.png", "zh": "鸟", "en": "bird"},
+        {"image": "a.png", "zh": "一只狗", "negatives": ["两只狗", "鱼"]},
+    ]
+    found = read_retrieval_set(objects(tmp_path / "x.jsonl", *lines), kinds=["zh"])
+    assert found.negatives == [["猫", "两只狗", "鱼"], []]
+    assert [text.text for text in found.texts] == ["狗", "鸟", "一只狗"]
+    lines[0]["en"] = []
+    lines[2]["en"] = []
+    found = read_retrieval_set(objects(tmp_path / "x.jsonl", *lines), kinds=["zh", "en"])
+    assert (found.of_kind("en").image_ids, found.of_kind("en").negatives) == (["b.png"], [[]])
+    refused(
+        "field 'negatives' of .*x.jsonl, line 1, got 3",
+        objects(tmp_path / "x.jsonl", {"image": "a.png", "zh": "狗", "negatives": 3}),
+    )
+    table = write(
+        tmp_path / "t.csv", "image,zh,negatives", "a.png,狗,猫", "a.png,犬,鱼", "b.png,鸟,"
+    )
+    assert read_retrieval_set(table).negatives == [["猫", "鱼"], []]
+    gallery = {"file_name": "a.png", "caption": "狗", "negatives": ["猫"]}
+    objects(tmp_path / "metadata.jsonl", gallery)
+    assert read_retrieval_set(tmp_path).negatives == [["猫"]]
+
+
+def test_negatives_of_some_pictures_only():
+    images = {"a": b"1", "b": b"2"}
+    texts = [Text("1", "狗", ("a",)), Text("2", "猫", ("b",))]
+    assert retrieval_set("x", images, texts).negatives == [[], []]
+    found = retrieval_set("x", images, texts, negatives={"b": ["鱼"]})
+    assert found.negatives == [[], ["鱼"]]
+    with pytest.raises(DataError, match="negatives of each of 1 pictures in x, got 2 lists"):
+        replace(found, image_ids=["a"], images=[b"1"], texts=texts[:1], answers=[[0]])
+
+
+def test_a_part_of_one_kind_reads_no_picture():
+    class Lazy(UserDict):
+        def __getitem__(self, image_id):
+            read.append(image_id)
+            return super().__getitem__(image_id)
+
+    read = []
+    images = Lazy({"a": b"1", "b": b"2", "c": b"3"})
+    texts = [Text(i, i, (i,), k) for i, k in (("a", "zh"), ("b", "en"), ("c", "zh"))]
+    part = retrieval_set("x", images, texts).of_kind("zh").of_kind("zh")
+    assert read == []
+    assert (part.image_ids, list(part.images), read) == (["a", "c"], [b"1", b"3"], ["a", "c"])
 
 
 def test_gallery_form(tmp_path):

@@ -1,7 +1,7 @@
 """Reads pictures with captions, to train or to measure on, whichever format they lie in."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clip_text.data import cn_clip, hub
@@ -25,7 +25,7 @@ from clip_text.images import ImageSource
 
 __all__ = ["read_retrieval_set"]
 
-_Read = tuple[Iterable[Record], Path | Mapping[str, ImageSource]]
+_Read = tuple[list[Record], Path | Mapping[str, ImageSource]]
 
 
 def read_retrieval_set(
@@ -108,6 +108,8 @@ def read_retrieval_set(
     else:
         read = _read(found, kinds, images, image_field, problems)
     records, source = read
+    if problems and not records:  # the reason is more than that there is nothing
+        raise DataError(problems[0].message)
     return captioned_set(
         title,
         found.source,
@@ -131,11 +133,12 @@ def _read(
     folder = _picture_folder(found, images)
     if found.format == "parquet":
         rows = ParquetRows([Path(file) for file in found.files], found.source, problems)
-        return read_rows(rows, folder, kinds, image_field, problems)
-    if found.format == "jsonl":
-        return jsonl_records(found.path, kinds, image_field, problems), folder
-    if found.format == "table":
-        return table_records(found.path, kinds, image_field, problems), folder
+        # without a file that can be read, problems has the reason
+        empty: _Read = [], folder
+        return read_rows(rows, folder, kinds, image_field, problems) if rows.types else empty
+    if found.format in ("jsonl", "table"):
+        records_of = jsonl_records if found.format == "jsonl" else table_records
+        return records_of(found.path, kinds, image_field, problems), folder
     if found.format == "gallery":
         _check_unused(found, image_field=image_field)
         return gallery_records(found.path, kinds or ("caption",), problems), folder
