@@ -22,6 +22,7 @@ from transformers import AutoModel, PreTrainedConfig
 from clip_text.checkpoints import Checkpoint
 from clip_text.checkpoints.files import check_new, partial_folder, write_json, write_weights
 from clip_text.errors import CheckpointError
+from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
 
@@ -47,13 +48,28 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
         CheckpointError: If the contract is open_clip's, or the backbone no plain encoder.
         FileExistsError: If the folder exists.
     """
-    check_new(folder)
-    try:
-        tokenizer = portable(checkpoint.tokenizer)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
     tower = checkpoint.model.text
     assert isinstance(tower, TextTower)
+    save_text_tower(tower, checkpoint.tokenizer, folder)
+
+
+def save_text_tower(tower: TextTower, own: Tokenizer, folder: Path) -> None:
+    """Write a text tower that belongs to no pair, as :func:`save_sentence_transformers` does.
+
+    Args:
+        tower: What to write.
+        own: Its tokenizer.
+        folder: Created with its parents; must not exist yet.
+
+    Raises:
+        CheckpointError: If the contract is open_clip's, or the backbone no plain encoder.
+        FileExistsError: If the folder exists.
+    """
+    check_new(folder)
+    try:
+        tokenizer = portable(own)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     backbone, weights = _backbone(tower)
     with partial_folder(folder) as partial:
         backbone.save_pretrained(partial)
@@ -63,7 +79,7 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
         config = json.loads((partial / "tokenizer_config.json").read_text(encoding="utf-8"))
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         write_json(partial / "tokenizer_config.json", config)
-        length = {"max_seq_length": checkpoint.tokenizer.context_length, "do_lower_case": False}
+        length = {"max_seq_length": own.context_length, "do_lower_case": False}
         write_json(partial / "sentence_bert_config.json", length)
         settings: dict[str, Any] = {
             "prompts": {},

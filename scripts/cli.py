@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from . import data, evaluate
+from . import data, evaluate, train
 from .options import AsJson, Model
 from .output import err, out, print_json
 
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(train.app, name="train")
 IndexDir = Annotated[
     Path,
     typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),

@@ -1,0 +1,351 @@
+"""Text-only distillation: a text tower learns to give a teacher's rows, from parallel sentences.
+
+What a sentence says in another language should lie where the teacher puts it in its own (Reimers &
+Gurevych 2020, arXiv:2004.09813). If the teacher is the text side of a CLIP, the new tower then
+finds that CLIP's pictures without having seen one (Carlsson et al. 2022, Multilingual-CLIP).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from clip_text.checkpoints.files import partial_file
+from clip_text.evaluation import retrieval
+from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
+from clip_text.precision import bf16_pays
+from clip_text.towers import POOLERS, Pooler, TextTower
+from clip_text.training.lessons import LengthGroupedBatches, Lesson, Lessons
+from clip_text.training.trainer import CheckedTrainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationRecipe:
+    """The numbers of a distillation.
+
+    Args:
+        epochs: Passes over the sentences.
+        batch_size: Sentences in a step.
+        learning_rate: At its peak.
+        weight_decay: On matrices; norms and biases get none.
+        warmup_steps: Of linear warm-up; cosine decay follows.
+        contrastive: Weight of the in-batch contrast with the teacher's rows beside the cosine
+            loss, 0 for none. It teaches to tell sentences apart that the teacher does, and is
+            worth much where sentences are few (docs/distillation.md).
+        logit_scale: Factor on the cosines of that contrast.
+        token_dropout: Share of the tokens the tower does not get to see in training.
+        weights: How often to draw each language; see :class:`LengthGroupedBatches`.
+        trial_steps: Steps each pooler gets where validation chooses it.
+        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
+        seed: Of weights, draws and dropout.
+        evaluations: How often validation runs.
+    """
+
+    epochs: int = 10
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 60
+    contrastive: float = 0.1
+    logit_scale: float = 20.0
+    token_dropout: float = 0.1
+    weights: Mapping[str, float] | None = None
+    trial_steps: int = 100
+    bf16: bool = True
+    seed: int = 0
+    evaluations: int = 10
+
+
+class DistillationModel(nn.Module):
+    """What the Trainer steps: a text tower on a batch, to a loss.
+
+    Args:
+        tower: Trained in place.
+        teacher_dim: Width of the teacher's rows. A tower of another embed_dim gets a linear layer
+            ``to_teacher`` on top, which :meth:`fold` makes a part of its projection.
+        recipe: Its ``contrastive``, ``logit_scale`` and ``token_dropout`` count here.
+
+    Raises:
+        ValueError: If the widths differ and the projection is not linear.
+    """
+
+    def __init__(self, tower: TextTower, teacher_dim: int, recipe: DistillationRecipe) -> None:
+        super().__init__()
+        self.tower, self.recipe = tower, recipe
+        self.to_teacher: nn.Linear | None = None
+        if tower.output_dim != teacher_dim:
+            if tower.projection not in ("linear", "none"):
+                raise ValueError(
+                    f"expected a tower of embed_dim {teacher_dim} (the teacher's), or one with a "
+                    f"linear projection to extend, got {tower.output_dim} and projection "
+                    f"{tower.projection!r}. Build the tower with embed_dim={teacher_dim}."
+                )
+            self.to_teacher = nn.Linear(tower.output_dim, teacher_dim, bias=False)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Encode token ids [n, length] into the teacher's space, [n, width], not normalised."""
+        features = self.tower(tokens)
+        return cast(Tensor, features if self.to_teacher is None else self.to_teacher(features))
+
+    def forward(self, tokens: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """Compute the loss of one batch; arguments as :meth:`Lessons.collate` makes them.
+
+        Returns:
+            ``loss``, and its parts detached: ``distillation`` and, if asked for, ``contrastive``.
+        """
+        if self.training and self.recipe.token_dropout:
+            dropped = torch.rand(tokens.shape, device=tokens.device) < self.recipe.token_dropout
+            dropped[:, 0] = False  # something has to stay
+            tokens = tokens.masked_fill(dropped, self.tower.pad_id)
+        features = self.encode(tokens).float()
+        distillation = cosine_distillation(features, teacher)
+        out = {"loss": distillation, "distillation": distillation.detach()}
+        known = taught_rows(teacher)
+        if self.recipe.contrastive and known.any():
+            contrastive = self._contrast(features[known], teacher[known])
+            out["loss"] = distillation + self.recipe.contrastive * contrastive
+            out["contrastive"] = contrastive.detach()
+        return out
+
+    def _contrast(self, features: Tensor, teacher: Tensor) -> Tensor:
+        # where one sentence has several translations their rows are equal, and so are the logits of
+        # these: which of them counts as the right one changes neither loss nor gradient
+        own = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+        scale = torch.tensor(self.recipe.logit_scale, device=features.device)
+        return multi_positive_contrastive(features, teacher, own, scale)
+
+    def fold(self) -> TextTower:
+        """Give the tower with ``to_teacher`` in its projection: rows in the teacher's space."""
+        if self.to_teacher is not None:
+            with torch.no_grad():
+                weight = self.to_teacher.weight.clone()
+                if isinstance(self.tower.proj, nn.Linear):
+                    weight = weight @ self.tower.proj.weight
+                projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+                projection.weight.copy_(weight)
+            self.tower.proj, self.tower.projection = projection, "linear"
+            self.tower.output_dim, self.to_teacher = projection.out_features, None
+        return self.tower
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Held-out sentences that look for the teacher's row of their translation.
+
+    Args:
+        lessons: The sentences; the right answer to one is its own row, among those of all.
+        originals: What the rows are of: equal ones are right answers to each other's sentences.
+        ks: Of recall@k.
+    """
+
+    lessons: Lessons
+    originals: Sequence[str]
+    ks: tuple[int, ...] = (1, 5, 10)
+
+    @torch.inference_mode()
+    def measure(self, model: DistillationModel, batch_size: int = 256) -> dict[str, float]:
+        """Recall@k by name, in [0, 1]: the mean of the languages, and each if there are several.
+
+        Raises:
+            DataError: If the tower gives a row that is not finite.
+        """
+        device = next(model.parameters()).device
+        token_ids = self.lessons.token_ids
+        rows = np.empty((len(token_ids), self.lessons.rows.shape[1]), np.float32)
+        order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            tokens = self.lessons.tokenizer.pad([token_ids[at] for at in batch]).to(device)
+            features = nn.functional.normalize(model.encode(tokens).float(), dim=-1)
+            rows[batch] = features.cpu().numpy()
+        places: dict[str, list[int]] = {}
+        for at, text in enumerate(self.originals):
+            places.setdefault(text, []).append(at)
+        answers = [places[text] for text in self.originals]
+        by_language = {
+            language: retrieval(rows[list(at)], self.lessons.rows, answers, self.ks).recall
+            for language, at in self.lessons.places.items()
+        }
+        metrics = {
+            f"recall@{k}": float(np.mean([recall[k] for recall in by_language.values()]))
+            for k in self.ks
+        }
+        if len(by_language) > 1:
+            for language, recall in by_language.items():
+                metrics |= {f"{language}_recall@{k}": recall[k] for k in self.ks}
+        return metrics
+
+
+class DistillationTrainer(CheckedTrainer):
+    """``transformers.Trainer`` with our batches, parameter groups and recall@1 as validation.
+
+    Args:
+        model: What to train.
+        lessons: What it learns.
+        examination: What says which checkpoint is best.
+        recipe: The numbers.
+        folder: Where checkpoints and logs go; the same again resumes.
+        callbacks: Of transformers, for a progress bar.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        model: DistillationModel,
+        lessons: Lessons,
+        examination: Examination,
+        recipe: DistillationRecipe,
+        folder: Path,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.sampler = LengthGroupedBatches(
+            lessons, recipe.batch_size, recipe.weights, seed=recipe.seed
+        )
+        self.recipe = recipe
+        super().__init__(
+            model=model,
+            args=_arguments(recipe, folder, len(self.sampler) * recipe.epochs),
+            train_dataset=lessons,
+            eval_dataset=[],
+            data_collator=lessons.collate,
+            callbacks=list(callbacks),
+            validate=lambda: examination.measure(model),
+        )
+        self.remove_callback(PrinterCallback)  # it writes to stdout, which belongs to results
+
+    def get_train_dataloader(self) -> DataLoader[Lesson]:
+        """Draw batches by our sampler; accelerate splits them over processes."""
+        loader = DataLoader(
+            cast(Lessons, self.train_dataset),
+            batch_sampler=cast(Any, self.sampler),
+            collate_fn=self.data_collator,
+        )
+        return cast(DataLoader[Lesson], self.accelerator.prepare(loader))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; no decay on norms and biases."""
+        del model
+        if self.optimizer is None:
+            network = self.accelerator.unwrap_model(self.model)
+            learning = [each for each in network.parameters() if each.requires_grad]
+            matrices = [each for each in learning if each.ndim > 1]
+            vectors = [each for each in learning if each.ndim <= 1]
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": matrices, "weight_decay": self.recipe.weight_decay},
+                    {"params": vectors, "weight_decay": 0.0},
+                ],
+                lr=self.recipe.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                fused=True,
+            )
+        return self.optimizer
+
+    def trial(self) -> dict[str, float]:
+        """Train the first ``trial_steps`` steps only, and validate there; :meth:`fit` goes on.
+
+        Returns:
+            Metrics by name. They are kept in ``trial.json``, so that a trial runs once.
+        """
+        file = Path(cast(str, self.args.output_dir)) / "trial.json"
+        if not file.is_file():
+            stop = _Stop(self.recipe.trial_steps)
+            self.add_callback(stop)
+            self.fit()
+            self.remove_callback(stop)
+            with partial_file(file) as partial:
+                partial.write_text(json.dumps(stop.metrics), encoding="utf-8")
+        return cast(dict[str, float], json.loads(file.read_text(encoding="utf-8")))
+
+
+@dataclass
+class _Stop(TrainerCallback):
+    """Ends training at a step, validated and saved."""
+
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, kwargs
+        if state.global_step >= min(self.step, state.max_steps):
+            control.should_evaluate = control.should_save = control.should_training_stop = True
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, state, control
+        measured = kwargs["metrics"].items()
+        self.metrics = {name.removeprefix("eval_"): value for name, value in measured}
+
+
+def choose_pooler(
+    make: Callable[[Pooler], DistillationTrainer],
+) -> tuple[Pooler, dict[str, dict[str, float]]]:
+    """Give every pooler a trial and keep the one that finds most.
+
+    What the winner learnt is not lost, as it goes on from there: the choice costs the trials of
+    the others, two times ``trial_steps``. So short a trial tells which pooler is ahead early on.
+
+    Args:
+        make: Makes a fresh trainer of a pooler, every time from the same start, with a folder of
+            its own.
+
+    Returns:
+        The best pooler by recall@1, and what each one reached.
+    """
+    found = {pooler: make(cast(Pooler, pooler)).trial() for pooler in POOLERS}
+    return cast(Pooler, max(found, key=lambda name: found[name]["recall@1"])), found
+
+
+def _arguments(recipe: DistillationRecipe, folder: Path, steps: int) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    every = max(1, steps // recipe.evaluations)
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        adam_beta2=0.98,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_steps,
+        max_grad_norm=1.0,
+        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
+        seed=recipe.seed,
+        logging_steps=min(20, every),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_recall@1",
+        greater_is_better=True,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not cuda,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )

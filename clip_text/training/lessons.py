@@ -1,0 +1,148 @@
+"""What a new text tower learns from: sentences beside the teacher's rows, and batches of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from clip_text.errors import DataError
+from clip_text.tokenizer import Tokenizer
+
+Rows = NDArray[np.float32]
+Lesson = tuple[list[int], Rows]
+
+_CHUNK = 16
+"""Batches that are sorted by length together: enough to save padding, few enough to stay mixed."""
+
+
+class Lessons(Dataset[Lesson]):
+    """Token ids of a sentence, and the teacher's row of what it means.
+
+    Args:
+        tokenizer: For the sentences.
+        by_language: Sentences to read, by language.
+        rows: What to say of them, [n, width]: the row at a place is for the sentence at that
+            place, in every language. A row of zeros says nothing.
+
+    Raises:
+        DataError: If there are no sentences, not as many as rows, or rows that are broken.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, by_language: Mapping[str, Sequence[str]], rows: Rows
+    ) -> None:
+        check_rows(rows)
+        self.tokenizer, self.rows = tokenizer, rows
+        self.token_ids: list[list[int]] = []
+        self.places: dict[str, range] = {}
+        for language, texts in by_language.items():
+            if len(texts) != len(rows):
+                raise DataError(
+                    f"expected a sentence in {language} for each of {len(rows)} rows of the "
+                    f"teacher, got {len(texts)}. Pair them."
+                )
+            start = len(self.token_ids)
+            self.token_ids += tokenizer.token_ids(texts)
+            self.places[language] = range(start, len(self.token_ids))
+        if not self.token_ids:
+            raise DataError("expected sentences to learn from, got none. Check the file.")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def __getitem__(self, at: int) -> Lesson:
+        return self.token_ids[at], self.rows[at % len(self.rows)]
+
+    def collate(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+        """Stack lessons, padded to the longest: tokens [n, length], teacher [n, width]."""
+        tokens = self.tokenizer.pad([token_ids for token_ids, _ in lessons])
+        return {
+            "tokens": tokens,
+            "teacher": torch.from_numpy(np.stack([row for _, row in lessons])),
+        }
+
+
+def check_rows(rows: Rows) -> None:
+    """Refuse rows that nothing can be learnt from.
+
+    Raises:
+        DataError: If they have no width, or one is not finite.
+    """
+    if rows.ndim != 2 or rows.shape[1] < 1:
+        raise DataError(
+            f"expected the teacher's rows as [n, width], got {list(rows.shape)}. "
+            "Use a teacher that gives sentence vectors."
+        )
+    broken = np.flatnonzero(~np.isfinite(rows).all(1))
+    if len(broken):
+        raise DataError(
+            f"expected finite rows of the teacher, got NaN or infinity in {len(broken)} of "
+            f"{len(rows)}, the first at {broken[0]}. Set them to zero: it is silent there."
+        )
+
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    """Batches of sentences of like length, in another order every epoch.
+
+    transformers' own ``group_by_length`` draws by the global random state, so a run resumed within
+    an epoch would draw other batches, and gives an epoch's batches from long to short. Here all
+    depends on (seed, epoch) alone, and batches are shuffled.
+
+    Args:
+        lessons: What to draw from.
+        batch_size: Sentences in a batch; a rest too small for one waits for another epoch.
+        weights: How often to draw each language; each sentence once an epoch if not given.
+        seed: Of all draws.
+
+    Raises:
+        ValueError: If the weights are not of the languages of the lessons, or not above zero.
+    """
+
+    def __init__(
+        self,
+        lessons: Lessons,
+        batch_size: int,
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self._lengths = np.array([len(token_ids) for token_ids in lessons.token_ids])
+        self._places = list(lessons.places.values())
+        self._counts = [len(places) for places in self._places]
+        if weights is not None:
+            if weights.keys() != lessons.places.keys() or min(weights.values()) <= 0:
+                raise ValueError(
+                    f"expected a weight above 0 for each of {', '.join(lessons.places)}, got "
+                    f"{dict(weights)}. Correct the weights."
+                )
+            shares = [weights[name] / sum(weights.values()) for name in lessons.places]
+            self._counts = [max(1, round(share * len(lessons))) for share in shares]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, sum(self._counts) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        drawn: list[int] = []
+        for places, count in zip(self._places, self._counts, strict=True):
+            passes = -(-count // len(places))
+            order = np.concatenate([rng.permutation(len(places)) for _ in range(passes)])
+            drawn += (places.start + order[:count]).tolist()
+        rng.shuffle(drawn)
+        drawn = drawn[: len(self) * self.batch_size]
+        batches: list[list[int]] = []
+        for start in range(0, len(drawn), _CHUNK * self.batch_size):
+            chunk = drawn[start : start + _CHUNK * self.batch_size]
+            chunk.sort(key=lambda at: self._lengths[at])
+            batches += [
+                chunk[at : at + self.batch_size] for at in range(0, len(chunk), self.batch_size)
+            ]
+        rng.shuffle(batches)
+        return iter(batches)
