@@ -149,7 +149,11 @@ def test_logit_scale_stays_within_clips_bounds(start, tmp_path):
 
 
 def test_parameter_groups(tmp_path):
-    run = Run(tmp_path, 2, Run.recipe(learning_rate=1e-3, image_learning_rate=2e-4, image_weight_decay=0.01))
+    run = Run(
+        tmp_path,
+        2,
+        Run.recipe(learning_rate=1e-3, image_learning_rate=2e-4, image_weight_decay=0.01),
+    )
     optimizer = run.trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
     found = {}

@@ -56,7 +56,7 @@ def close_parameters(pair: CustomTextCLIP) -> None:
 
 def _with_lora(backbone: nn.Module, rank: int) -> nn.Module:
     try:
-        from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (few need it)
+        from peft import LoraConfig, LoraModel  # noqa: PLC0415  (few need it)
     except ImportError:
         raise ClipTextError(
             "expected the package peft for LoRA, got none. Run: pip install 'clip-text[train]'."
@@ -65,7 +65,7 @@ def _with_lora(backbone: nn.Module, rank: int) -> nn.Module:
     projections = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
     chosen = [name for name in layers if name.rsplit(".", 1)[-1] in projections] or layers
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=chosen)
-    return cast(nn.Module, get_peft_model(cast(Any, backbone), config))
+    return cast(nn.Module, LoraModel(backbone, {"default": config}, "default"))
 
 
 def _open(tower: nn.Module, learn: Learn, projections: tuple[str, ...], which: str) -> None:
