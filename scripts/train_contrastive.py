@@ -67,7 +67,12 @@ def command(
         str | None, typer.Option(help="Data that must not get worse; measured, never learnt.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of every stage.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures in a batch.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pictures in a batch; the preset's, or a quarter of the pictures."
+        ),
+    ] = None,
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures that run at a time: same gradients.")
     ] = None,
@@ -87,7 +92,6 @@ def command(
         str, typer.Option(help="Loggers, such as tensorboard,wandb; tensorboard if installed.")
     ] = "",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile by torch.compile.")] = False,
-    fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard weights over processes.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune on pictures with captions; the same command again goes on where it stopped.
@@ -118,12 +122,14 @@ def command(
     given = {name: value for name, value in named.items() if value is not None}
     given |= read_changes(changes or [])
     from clip_text.training.finetune import Data
-    from clip_text.training.stages import read_stages
+    from clip_text.training.stages import fit_batches, read_stages
     from clip_text.training.trainer import Plumbing
 
     stages = read_stages(preset, given)
     train, validation = _read(data, val, images, listed(kinds), listed(val_kinds), pictures)
-    plumbing = Plumbing(workers=workers, report_to=_loggers(report_to), compile=compiled, fsdp=fsdp)
+    if "batch_size" not in given:
+        stages = fit_batches(stages, len(train.image_ids))
+    plumbing = Plumbing(workers=workers, report_to=_loggers(report_to), compile=compiled)
     kept = _read_one(keep, None, listed(val_kinds)) if keep else None
     finished = run(
         model,
@@ -282,12 +288,12 @@ def _as_json(finished: Finished) -> dict[str, Any]:
 def _tell(finished: Finished, out_dir: Path) -> None:
     outcome = finished.outcome
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in outcome.start:
-        table.add_column(name, justify="right")
-    rows = [("start", outcome.start), ("written", outcome.chosen.metrics)]
-    for name, metrics in rows:
-        table.add_row(name, *(f"{100 * value:.1f}" for value in metrics.values()))
+    for column in ("%", "start", "written", "change"):
+        table.add_column(column, justify="left" if column == "%" else "right")
+    for name, before in outcome.start.items():
+        after = outcome.chosen.metrics[name]
+        cells = [f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"]
+        table.add_row(name, *cells)
     out.print(table)
     if outcome.rose:
         how = f"{outcome.chosen.share:.0%} of the way from the start to the end of training"

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from models import CLS, PAD, SEP, VOCABULARY, tiny_tokenizer
+from PIL import Image
 
 from clip_text.data.batches import (
     Collator,
     Draw,
     DrawDataset,
     MixtureBatchSampler,
+    Pictures,
     Source,
 )
 from clip_text.data.captions import Captioned, read_captions
@@ -321,3 +323,78 @@ def test_teacher_rows_and_silence():
     batch = collate([Draw(0, 2, 0, ("鸟",), 32), Draw(0, 0, 0, ("红", "狗"), 32)])
     assert batch["teacher"].dtype == torch.float32
     assert batch["teacher"].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+
+
+def test_hard_negatives_are_texts_of_no_picture_unless_they_are():
+    collate = Collator([ANIMALS], TOKENIZER)
+    batch = collate([Draw(0, 0, 0, ("红",), 32, ("猫",)), Draw(0, 1, 0, ("狗",), 32, ("大",))])
+    # 猫 is another picture's caption, 大 nobody's
+    assert batch["positives"].int().tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+    assert batch["tokens"].tolist() == [ids("红"), ids("猫"), ids("狗"), ids("大")]
+
+
+def test_a_batch_has_one_of_a_pictures_hard_negatives():
+    wrong = [["错一", "错二"], [], *[["错"]] * 8]
+    drawn = [
+        draw for number in range(8) for draw in chain(*epoch([source(negatives=wrong)], number))
+    ]
+    seen = {at: {draw.negatives for draw in drawn if draw.picture == at} for at in (0, 1, 2)}
+    assert seen == {0: {("错一",), ("错二",)}, 1: {()}, 2: {("错",)}}
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_parts_of_a_batch_are_the_whole(parts):
+    (draws,) = epoch([source(7, per_batch=7, captions_per_image=2)])
+    draws[3] = Draw(0, draws[3].picture, 0, draws[3].captions[:1], 32, ("错",))
+    whole = Collator([source(7)], TOKENIZER)(draws)
+    pieces = [Collator([source(7)], TOKENIZER, part=(at, parts))(draws) for at in range(parts)]
+    assert all(torch.equal(piece["positives"], whole["positives"]) for piece in pieces)
+    assert torch.equal(torch.cat([piece["images"] for piece in pieces]), whole["images"])
+    texts = [row for piece in pieces for row in piece["tokens"].tolist()]
+    assert [[t for t in row if t != PAD] for row in texts] == [
+        [t for t in row if t != PAD] for row in whole["tokens"].tolist()
+    ]
+
+
+def clashing(pictures=12):
+    """Two of every three pictures share a caption with another."""
+    captions = [{"zh": ["同" if at % 3 else f"自{at}", f"独{at}"]} for at in range(pictures)]
+    return Source(captions, [np.zeros((pictures, 2), np.float16)], {"zh": 1}, 3, 2)
+
+
+def test_pictures_that_share_a_caption_are_kept_apart():
+    def clashes(keep_apart):
+        sampler = MixtureBatchSampler([clashing()], keep_apart=keep_apart)
+        batches = list(sampler)
+        assert sorted(pictures(batches)) == list(range(12)), "every picture once"
+        return [sum("同" in draw.captions for draw in batch) for batch in batches]
+
+    assert max(clashes(False)) > 1
+    apart = clashes(True)
+    assert apart[0] == 1
+    assert apart[1] == 1
+    assert sum(apart) == 8, "the last batches take what is left"
+
+
+def test_pictures_are_read_when_asked_for_and_cropped_by_their_seed(tmp_path):
+    ramp = np.tile(np.arange(60, dtype=np.uint8)[:, None, None] * 4, (1, 60, 3))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    whole = Pictures([tmp_path / "ramp.png"], 30)
+    assert np.array_equal(whole.load(0), whole.load(0, 3)), "no crop was asked for"
+    cropped = Pictures([tmp_path / "ramp.png"], 30, crop=0.5)
+    assert cropped.load(0, 1).shape == (30, 30, 3)
+    assert np.array_equal(cropped.load(0, 1), cropped.load(0, 1))
+    assert not np.array_equal(cropped.load(0, 1), cropped.load(0, 2))
+    assert np.array_equal(cropped.load(0), whole.load(0)), "without a seed, the picture itself"
+    shown = int(cropped.load(0, 1).max()) - int(cropped.load(0, 1).min())
+    assert shown < 220, "less than the whole ramp of 0..236"
+    pixels = Source([{"zh": ["狗"]}], [cropped], {"zh": 1}, 1)
+    batch = Collator([pixels], TOKENIZER)(epoch([pixels])[0])
+    assert batch["images"].dtype == torch.uint8
+    assert batch["images"].shape == (1, 30, 30, 3)
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"expected picture 1 .*broken\.jpg.*data check"):
+        Pictures([tmp_path / "a.jpg", tmp_path / "broken.jpg"], 30).load(1)

@@ -50,7 +50,11 @@ def changed(before, after):
     [
         ("vit", {"image": "none"}, {"text"}),
         ("vit", {"image": 0}, {"text", "visual.proj"}),
-        ("vit", {"image": "all", "micro_batch": 5, "layer_decay": 0.9}, {"text", "visual"}),
+        (
+            "vit",
+            {"image": "all", "micro_batch": 5, "gradient_checkpointing": True},
+            {"text", "visual"},
+        ),
         ("vit", {"image": "none", "text": "lora"}, {"attention", "text.proj"}),
         ("timm", {"image": 0, "text": 1, "loss": "sigmoid"}, {"layer.1.", "proj"}),
         ("resnet", {"image": 1, "ema": 0.5}, {"text", "layer4", "attnpool"}),

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, cast
 
 import numpy as np
@@ -98,11 +99,13 @@ class Pictures:
         Raises:
             DataError: If it cannot be read; the message says which.
         """
+        source = self.images[at]
         try:
-            image = load_image(self.images[at], min_size=self.size)
+            image = load_image(source, min_size=self.size)
         except (OSError, ImageError) as error:
+            name = source if isinstance(source, str | PathLike) else "it"
             raise DataError(
-                f"expected picture {at} (from 0) to be readable, got {error} "
+                f"expected picture {at} (from 0) to be readable, got of {name}: {error} "
                 "Run: clip-text data check."
             ) from error
         if seed is not None and self.crop < 1:

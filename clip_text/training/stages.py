@@ -154,6 +154,12 @@ def run_stage(
     return missing
 
 
+def fit_batches(stages: Sequence[Stage], pictures: int) -> list[Stage]:
+    """Lower batch sizes so that an epoch has four batches, as far as there are pictures."""
+    most = max(1, pictures // 4)
+    return [replace(stage, batch_size=min(stage.batch_size, most)) for stage in stages]
+
+
 def check_sizes(stages: Sequence[Stage], pictures: int, processes: int = 1) -> None:
     """Refuse batches that the data do not fill.
 

@@ -46,7 +46,6 @@ class Plumbing:
         workers: Processes that read pictures ahead; 0 reads in the training process.
         report_to: Names of loggers, such as ``tensorboard`` and ``wandb``; they must be installed.
         compile: Compile the model by ``torch.compile``: a minute's wait, then faster steps.
-        fsdp: Shard weights over processes (PyTorch FSDP) rather than copy them (DDP).
         callbacks: What else is called as the run goes on, such as a progress bar; the trainers
             themselves print nothing.
     """
@@ -54,7 +53,6 @@ class Plumbing:
     workers: int = 0
     report_to: tuple[str, ...] = ()
     compile: bool = False
-    fsdp: bool = False
     callbacks: tuple[TrainerCallback, ...] = ()
 
 
@@ -101,7 +99,6 @@ def training_arguments(
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=False,
         torch_compile=plumbing.compile,
-        fsdp=plumbing.fsdp or None,
         disable_tqdm=True,
     )
 
