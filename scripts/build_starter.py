@@ -17,7 +17,6 @@ command again goes on from there.
    arXiv:2203.05482).
 """
 
-import shutil
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,8 +49,11 @@ from clip_text.images import load_image, squash
 from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
-from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer, Recipe
+from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer
 from clip_text.training.image_tower import SplitImageTower
+from clip_text.training.recipe import Recipe
+from clip_text.training.stages import run_stage
+from clip_text.training.trainer import Plumbing, StepProgress
 from scripts.evaluate_emoji import emoji_recall
 from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
 
@@ -483,21 +485,14 @@ class Build:
     def train(self) -> None:
         """Run the stages, each from its last checkpoint; a finished one is not run again."""
         for number, stage in enumerate(self.sizes.stages):
-            folder = self.work / stage.name
             # what an earlier stage was is part of what this one is
             made_by = repr((self.seed, self.sizes.views, self.sizes.stages[: number + 1]))
-            stamp = folder / "made-by.txt"
-            if not stamp.exists() or stamp.read_text(encoding="utf-8") != made_by:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                stamp.write_text(made_by, encoding="utf-8")
-            finished = folder / "finished.safetensors"
-            if not finished.exists():
-                self._stage(stage, self.seed + number)
-                partial = finished.with_suffix(".partial")
-                save_model(self.checkpoint.model, str(partial))
-                partial.replace(finished)
-            load_model(self.checkpoint.model, finished)
+            run_stage(
+                self.checkpoint.model,
+                self.work / stage.name,
+                made_by,
+                lambda stage=stage, number=number: self._stage(stage, self.seed + number),  # type: ignore[misc]
+            )
 
     def average(self, shares: dict[str, float]) -> None:
         """Load the weighted mean of what stages ended with."""
@@ -538,6 +533,12 @@ class Build:
         def validate() -> dict[str, float]:
             return {f"recall@{k}": v for k, v in self.photos.measure(self.encoder).items()}
 
+        bar = progress_bar()
+        task = bar.add_task(stage.name, total=None)
+
+        def progress(_: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
         trainer = ContrastiveTrainer(
             ContrastiveModel(
                 self.checkpoint.model,
@@ -550,9 +551,11 @@ class Build:
             self.work / stage.name,
             validate,
             teacher=self.teacher,
+            plumbing=Plumbing(callbacks=(StepProgress(stage.name, progress),)),
         )
         console.rule(f"{stage.name}: {len(trainer.sampler) * stage.recipe.epochs} steps")
-        trainer.fit()
+        with bar:
+            trainer.fit()
 
 
 if __name__ == "__main__":

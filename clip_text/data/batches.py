@@ -256,7 +256,7 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
                 view,
                 chosen,
                 source.max_length,
-                (wrong[rng.integers(len(wrong))],) if wrong else (),
+                (wrong[int(rng.integers(len(wrong)))],) if wrong else (),
                 int(rng.integers(2**31)),
             )
 
@@ -264,7 +264,8 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
 def _present(view: "NDArray[Any] | Pictures") -> NDArray[np.bool_]:
     if isinstance(view, Pictures):
         return np.ones(len(view), bool)
-    return ~np.isnan(view.reshape(len(view), -1)[:, 0])
+    present: NDArray[np.bool_] = ~np.isnan(view.reshape(len(view), -1)[:, 0])
+    return present
 
 
 class Collator:

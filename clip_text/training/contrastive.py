@@ -292,6 +292,5 @@ class ContrastiveTrainer(CheckedTrainer):
     def fit(self) -> None:
         """Train, from the last complete checkpoint in the folder if there is one."""
         images = cast(ContrastiveModel, self.model).images
-        whole = not isinstance(images, SplitImageTower)
-        with nullcontext() if whole else images.depthwise_in_fp32():
+        with images.depthwise_in_fp32() if isinstance(images, SplitImageTower) else nullcontext():
             super().fit()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from numpy.typing import NDArray
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from clip_text.checkpoints import Checkpoint
 from clip_text.data.batches import Pictures, Source
@@ -31,7 +31,7 @@ from clip_text.training.image_tower import ImageTower, image_tower
 from clip_text.training.parameters import close_parameters
 from clip_text.training.recipe import suggest_learning_rate
 from clip_text.training.stages import Stage, check_sizes, run_stage, with_rates
-from clip_text.training.trainer import Plumbing, join_processes
+from clip_text.training.trainer import Plumbing, StepProgress, join_processes
 
 KS = (1, 5, 10)
 BEST_BY = "mean_recall"
@@ -321,23 +321,12 @@ def _captions(collection: RetrievalSet) -> list[dict[str, list[str]]]:
     return captions
 
 
-class _Heard(TrainerCallback):
+class _Heard(StepProgress):
     """Tells the listener how a stage goes."""
 
     def __init__(self, name: str, before: Metrics, listener: Listener) -> None:
-        self.name, self.before, self.listener = name, before, listener
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del args, control, kwargs
-        if state.is_world_process_zero:
-            self.listener.progress(self.name, state.global_step, state.max_steps)
+        super().__init__(name, listener.progress)
+        self.before, self.listener = before, listener
 
     def on_evaluate(
         self,

@@ -169,9 +169,9 @@ class SplitImageTower:
         hidden = self.trunk.blocks[self._first :](hidden)
         return cast(Tensor, self.trunk.global_pool(self.trunk.bn2(self.trunk.conv_head(hidden))))
 
-    def __call__(self, cached: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Run tail and projection on cached stems; [n, ...] → [n, embed_dim], not normalised."""
-        return cast(Tensor, self.head(self.tail(cached)))
+        return cast(Tensor, self.head(self.tail(inputs)))
 
     @contextmanager
     def depthwise_in_fp32(self) -> Iterator[None]:

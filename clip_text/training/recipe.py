@@ -25,8 +25,9 @@ class Recipe:
         image_weight_decay: The same of the image tower below its projection.
         layer_decay: Factor on the learning rate per layer from the top of a tower down.
         warmup_steps: Of linear warm-up, or below 1 their share of all steps; cosine decay follows.
-        text: What of the text tower learns. ``lora``: the projection, and low-rank matrices beside the attention's,
-            folded into it at the end (Hu et al. 2021, arXiv:2106.09685).
+        text: What of the text tower learns. ``lora``: the projection, and low-rank
+            matrices beside the attention's, folded into it at the end (Hu et al. 2021,
+            arXiv:2106.09685).
         image: What of the image tower learns.
         lora_rank: Of these matrices.
         loss: ``softmax`` is CLIP's, ``sigmoid`` SigLIP's.

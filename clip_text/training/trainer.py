@@ -71,6 +71,8 @@ def training_arguments(
 ) -> TrainingArguments:
     """Say a recipe in the Trainer's words."""
     cuda = torch.cuda.is_available()
+    if plumbing.compile:  # what the compiler cannot do runs uncompiled
+        torch._dynamo.config.suppress_errors = True
     every = max(1, steps_per_epoch * recipe.epochs // recipe.evaluations)
     return TrainingArguments(
         output_dir=str(folder),
@@ -101,6 +103,30 @@ def training_arguments(
         torch_compile=plumbing.compile,
         disable_tqdm=True,
     )
+
+
+class StepProgress(TrainerCallback):
+    """Tells how many steps of a run are done.
+
+    Args:
+        name: Of the run.
+        progress: Called with the name, the steps done and all steps.
+    """
+
+    def __init__(self, name: str, progress: Callable[[str, int, int], None]) -> None:
+        self.name, self.progress = name, progress
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, control, kwargs
+        if state.is_world_process_zero:
+            self.progress(self.name, state.global_step, state.max_steps)
 
 
 class MetricLines(TrainerCallback):
