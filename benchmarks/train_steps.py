@@ -132,7 +132,7 @@ def report(times: dict[str, Times], section: str) -> tuple[list[str], dict[str, 
         ratios = [statistics.median(mine.against(times[n])) for n in ("cn_clip", "open_clip")]
         cpu = statistics.median(mine.cpu)
         span = f"{min(rates):.2f}-{max(rates):.2f}"
-        numbers = f"{statistics.median(rates):7.2f} {span:>13s} {cpu:10.2f}"
+        numbers = f"{statistics.median(rates):7.2f} {span:>13s} {cpu:10.3f}"
         lines.append(f"  {name:50s} {numbers} {ratios[0]:10.2f} {ratios[1]:10.2f}")
         key = f"{section}_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}"
         figures |= {
