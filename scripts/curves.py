@@ -35,17 +35,19 @@ def _draw_stages(folders: Sequence[Path], loss: "Axes", recall: "Axes", outcome:
     from clip_text.training.trainer import METRICS, read_metrics
 
     first = 0
+    start = 100 * outcome.start[outcome.best_by]
     for folder in folders:
         file = folder / METRICS
         rows: list[dict[str, Any]] = read_metrics(file) if file.exists() else []
         key = f"eval_{outcome.best_by}"
         losses = [(first + row["step"], row["loss"]) for row in rows if "loss" in row]
         recalls = [(first + row["step"], 100 * row[key]) for row in rows if key in row]
+        if first == 0:
+            recalls.insert(0, (0, start))
         for axes, points in ((loss, losses), (recall, recalls)):
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=folder.name)
         first += max((row["step"] for row in rows), default=0)
-    start = 100 * outcome.start[outcome.best_by]
     recall.axhline(start, linestyle=":", color="gray", label="before training")
     for axes in (loss, recall):
         if axes.has_data():
