@@ -18,6 +18,7 @@ from open_clip import CLIPTextCfg, CustomTextCLIP
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from clip_text.packed import ARCHITECTURES, packed_states
 from clip_text.tokenizer import CONTEXT_LENGTH
 
 Pooler = Literal["cls", "mean", "max"]
@@ -172,12 +173,23 @@ class TextTower(nn.Module):
         self.vocab_size = int(backbone.vocab_size)
         self.output_dim = embed_dim
         self.pad_id = int(getattr(backbone, "pad_token_id", 0) or 0)
+        self.packed = False
 
     def states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the backbone; returns last hidden states [n, length, width] and mask [n, length]."""
         mask = tokens != self.pad_id
+        if self.packed:
+            return packed_states(self.transformer, tokens, mask), mask
         out = self.transformer(input_ids=tokens, attention_mask=mask.long())
         return out.last_hidden_state, mask
+
+    def pack(self, enable: bool = True) -> None:
+        """Lay texts behind one another instead of padding them, where the backbone can.
+
+        The states are the same to rounding. It pays where lengths differ in a batch, as they do
+        in training.
+        """
+        self.packed = enable and self.config.model_type in ARCHITECTURES
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Pool each text, before the projection; [n, length] → [n, width]."""

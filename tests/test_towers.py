@@ -214,6 +214,44 @@ def test_lock_reaches_alberts_shared_layer():
     assert learns
 
 
+@pytest.mark.parametrize("pooler", list(POOLERS))
+def test_packed_texts_give_the_features_and_gradients_of_padded_ones(pooler):
+    torch.manual_seed(0)
+    tower = TextTower(backbone("bert"), EMBED_DIM, pooler).eval()
+    numbers = torch.randint(5, len(VOCABULARY), (40, 30))
+    lengths = torch.randint(2, 31, (40, 1))
+    tokens = numbers.masked_fill(torch.arange(30) >= lengths, PAD)
+    tokens[3, 1] = tokens[7, 2] = PAD  # holes, as dropped tokens leave them
+    tokens = torch.cat([tokens, rows([CLS, SEP])[:, :1].expand(1, 30).clone()])
+    tokens[-1, 1:] = PAD
+    seen = []
+    tower.transformer.embeddings.register_forward_hook(lambda *a: seen.append(a[2].shape[:2]))
+    weights = torch.randn(len(tokens), EMBED_DIM)
+    found = []
+    for packed in (False, True):
+        tower.zero_grad()
+        tower.pack(packed)
+        features = tower(tokens)
+        (features * weights).sum().backward()
+        gradients = {n: p.grad.clone() for n, p in tower.named_parameters() if p.grad is not None}
+        found.append((features.detach(), gradients))
+    assert_close(found[1][0], found[0][0], rtol=1e-4, atol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        assert_close(found[1][1][name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+    padded, packed_size = (rows * columns for rows, columns in seen)
+    assert packed_size < 0.75 * padded
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BACKBONES if kind != "bert"])
+def test_backbones_that_cannot_pack_pad(kind):
+    tower = TextTower(backbone(kind), EMBED_DIM).eval()
+    expected = tower(TEXTS)
+    tower.pack()
+    assert not tower.packed
+    assert torch.equal(tower(TEXTS), expected)
+
+
 def test_lock_can_be_undone_by_a_wider_lock():
     tower = text_tower()
     tower.lock(0)

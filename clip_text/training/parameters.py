@@ -28,6 +28,7 @@ def open_parameters(pair: CustomTextCLIP, recipe: Recipe) -> None:
     else:
         _open(pair.text, recipe.text, ("proj.",), "text")
     pair.logit_scale.requires_grad = True
+    pair.text.pack()
     if recipe.patch_dropout:
         _set_patch_dropout(pair.visual, recipe.patch_dropout)
     if recipe.gradient_checkpointing:
@@ -48,6 +49,7 @@ def close_parameters(pair: CustomTextCLIP) -> None:
     """Undo :func:`open_parameters`; LoRA is folded into the weights it lies beside."""
     if hasattr(pair.text.transformer, "merge_and_unload"):
         pair.text.transformer = pair.text.transformer.merge_and_unload()
+    pair.text.pack(False)
     _set_patch_dropout(pair.visual, 0)
     pair.set_grad_checkpointing(False)
     for parameter in pair.parameters():
