@@ -42,10 +42,14 @@ def multi_positive_contrastive(
         Radford et al. 2021, figure 3 (arXiv:2103.00020).
     """
     _check_described(positives)
-    logits = _logits(text_features, image_features, logit_scale)
     texts, images = rows
-    t2i = _spread_cross_entropy(logits[texts], positives[texts]) / positives.any(1).sum()
-    i2t = _spread_cross_entropy(logits.T[images], positives.T[images]) / len(image_features)
+    # of all pairs only the asked rows and columns are computed: they may be few
+    logits = _logits(text_features[texts], image_features, logit_scale)
+    columns = logits
+    if rows != EVERY_ROW:
+        columns = _logits(text_features, image_features[images], logit_scale)
+    t2i = _spread_cross_entropy(logits, positives[texts]) / positives.any(1).sum()
+    i2t = _spread_cross_entropy(columns.T, positives.T[images]) / len(image_features)
     return (t2i + i2t) / 2
 
 
@@ -82,10 +86,10 @@ def sigmoid_contrastive(
         Zhai et al. 2023, algorithm 1 (arXiv:2303.15343).
     """
     _check_described(positives)
-    logits = _logits(text_features, image_features, logit_scale) + logit_bias.float()
     texts, _ = rows
+    logits = _logits(text_features[texts], image_features, logit_scale) + logit_bias.float()
     signs = positives[texts].float() * 2 - 1
-    return -logsigmoid(signs * logits[texts]).sum() / len(text_features)
+    return -logsigmoid(signs * logits).sum() / len(text_features)
 
 
 def _check_described(positives: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch.nn.functional import normalize
 
+from clip_text import losses
 from clip_text.losses import (
     cosine_distillation,
     multi_positive_contrastive,
@@ -154,6 +155,24 @@ def test_the_parts_of_the_local_form_add_up(loss):
         for rows in ((slice(0, 2), slice(0, 1)), (slice(2, 5), slice(1, 3)))
     ]
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [multi_positive_contrastive, with_bias])
+def test_the_local_form_computes_no_more_pairs_than_its_own(loss, monkeypatch):
+    """Or memory would grow with the square of the batch of all processes."""
+    pairs, logits = [], losses._logits
+
+    def counted(texts, images, scale):
+        pairs.append(len(texts) * len(images))
+        return logits(texts, images, scale)
+
+    monkeypatch.setattr(losses, "_logits", counted)
+    loss(torch.randn(64, 4), torch.randn(64, 4), torch.eye(64).bool(), SCALE)
+    assert pairs == [64 * 64]
+    pairs.clear()
+    own = (slice(8, 16), slice(8, 16))
+    loss(torch.randn(64, 4), torch.randn(64, 4), torch.eye(64).bool(), SCALE, rows=own)
+    assert set(pairs) == {8 * 64}
 
 
 def test_distillation_by_hand_with_a_missing_teacher():
