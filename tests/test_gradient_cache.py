@@ -5,6 +5,7 @@ import torch
 from models import IMAGE_SIZE, tiny_checkpoint
 from torch import nn
 
+from clip_text.training import gather, gradient_cache
 from clip_text.training.contrastive import ContrastiveLoss, ContrastiveModel
 from clip_text.training.gradient_cache import cached_backward, split
 from clip_text.training.image_tower import PixelImageTower
@@ -160,3 +161,21 @@ def test_the_loss_is_checked_before_anything_runs_backward():
         )
     assert not gradients(model)
     assert isinstance(model, nn.Module)
+
+
+def test_processes_ask_each_other_on_the_device_of_the_batch(monkeypatch):
+    """NCCL exchanges no tensors of a CPU."""
+    seen = []
+
+    def gather_rows(local):
+        seen.append(local.device.type)
+        return torch.tensor([3])
+
+    monkeypatch.setattr(gather, "gather_rows", gather_rows)
+    assert gather.largest(2, torch.device("meta")) == 3
+    assert seen == ["meta"]
+    asked = []
+    monkeypatch.setattr(gradient_cache, "largest", lambda n, device: asked.append(device) or n)
+    tokens = torch.ones(2, 2, dtype=torch.int64)
+    split((tokens, tokens), 1, 0)
+    assert asked == [tokens.device] * 2

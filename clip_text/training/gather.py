@@ -33,9 +33,14 @@ def gather_rows(local: Tensor) -> Tensor:
     return rows
 
 
-def largest(number: int) -> int:
-    """Give every process the largest of their numbers."""
-    return int(gather_rows(torch.tensor([number])).max())
+def largest(number: int, device: torch.device) -> int:
+    """Give every process the largest of their numbers.
+
+    Args:
+        number: This process's.
+        device: Where the processes exchange tensors: NCCL takes none of a CPU.
+    """
+    return int(gather_rows(torch.tensor([number], device=device)).max())
 
 
 class _Gather(torch.autograd.Function):

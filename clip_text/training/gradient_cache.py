@@ -80,8 +80,9 @@ def split(
     No text is padded more than its piece needs.
     """
     tokens, images = batch
-    number = largest(-(-max(len(tokens), len(images)) // micro_batch))
-    number = min(number, -largest(-min(len(tokens), len(images))))  # some of both in every piece
+    number = largest(-(-max(len(tokens), len(images)) // micro_batch), tokens.device)
+    some_of_both = -largest(-min(len(tokens), len(images)), tokens.device)
+    number = min(number, some_of_both)  # in every piece
     texts = _bounds(len(tokens), number)
     pictures = _bounds(len(images), number)
     return [
