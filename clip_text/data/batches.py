@@ -203,10 +203,7 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
                 while len(queues[at]) < source.per_batch:
                     queues[at] += rng.permutation(len(source.captions)).tolist()
                 chosen = self._choose(at, queues[at])
-                pictures = [queues[at][place] for place in chosen]
-                for place in reversed(chosen):
-                    del queues[at][place]
-                batch += self._draws(at, pictures, rng)
+                batch += self._draws(at, _take(queues[at], chosen), rng)
             yield batch
 
     def _choose(self, at: int, queue: list[int]) -> list[int]:
@@ -259,6 +256,15 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
                 (wrong[int(rng.integers(len(wrong)))],) if wrong else (),
                 int(rng.integers(2**31)),
             )
+
+
+def _take(queue: list[int], places: list[int]) -> list[int]:
+    """Take what is at some places, ascending, out of a queue."""
+    taken = [queue[place] for place in places]
+    # once for all: to delete one after the other moves the whole queue every time
+    chosen, end = set(places), places[-1] + 1
+    queue[:end] = [queue[place] for place in range(end) if place not in chosen]
+    return taken
 
 
 def _present(view: "NDArray[Any] | Pictures") -> NDArray[np.bool_]:
