@@ -11,21 +11,32 @@ import pytest
 import torch
 from models import IMAGE_SIZE, VISION, tiny_checkpoint, tower_config
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from clip_text.data.batches import MixtureBatchSampler, Source
 from clip_text.evaluation import retrieval
 from clip_text.features import ahead, cached_features, module_digest
-from clip_text.losses import cosine_distillation, multi_positive_contrastive
+from clip_text.losses import (
+    cosine_distillation,
+    multi_positive_contrastive,
+    sigmoid_contrastive,
+)
 from clip_text.towers import MAX_LOGIT_SCALE, build_model
+from clip_text.training import trainer
 from clip_text.training.contrastive import (
     ContrastiveLoss,
     ContrastiveModel,
     ContrastiveTrainer,
+    fit_logit_bias,
 )
 from clip_text.training.image_tower import SplitImageTower, cropped_and_mirrored
 from clip_text.training.recipe import Recipe
-from clip_text.training.trainer import NonFiniteLossError
+from clip_text.training.trainer import (
+    NonFiniteLossError,
+    Plumbing,
+    join_processes,
+    training_arguments,
+)
 
 CAPTIONS = ["红色的心", "一只狗", "two cats", "大树", "黄 花", "鸟在天上飞", "a red dog", "水"]
 BLOCKS = 5  # of timm's test_efficientnet
@@ -563,3 +574,39 @@ def test_module_digest_sees_every_weight():
         assert module_digest(module) != digest
         tensor.copy_(before)
     assert module_digest(module) == digest
+
+
+@pytest.mark.parametrize("log_scale", [0.5, MAX_LOGIT_SCALE])
+def test_the_sigmoids_bias_starts_where_its_loss_is_least(log_scale, tmp_path):
+    run = Run(tmp_path, recipe=Run.recipe(loss="sigmoid"))
+    run.pair.logit_scale.data.fill_(log_scale)
+    fit_logit_bias(run.model, run.sources[0], run.checkpoint.tokenizer)
+    bias = run.model.logit_bias.detach().clone()
+    texts = run.pair.text(run.checkpoint.tokenizer(CAPTIONS))
+    pictures = run.model.images(torch.from_numpy(run.stems))
+
+    def loss(at):
+        scale = torch.tensor(math.exp(log_scale))
+        return float(sigmoid_contrastive(texts, pictures, torch.eye(8).bool(), scale, at).detach())
+
+    assert loss(bias) < min(loss(bias - 0.5), loss(bias + 0.5), loss(torch.tensor(-10.0)))
+
+
+def test_all_gpus_of_a_machine_are_not_cut_into_without_a_launcher(tmp_path, monkeypatch):
+    """The Trainer would wrap the model in DataParallel, and a loss is of a whole batch."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: self._n_gpu))
+    made = TrainingArguments.__post_init__
+
+    def two_gpus(self):
+        made(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", two_gpus)
+    assert training_arguments(Run.recipe(), tmp_path, 4, Plumbing()).n_gpu == 1
+
+
+def test_processes_wait_for_one_that_encodes_pictures_for_hours(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(trainer, "PartialState", lambda **options: asked.update(options))
+    join_processes()
+    assert asked["timeout"].days >= 1  # torch's own: ten minutes on GPUs

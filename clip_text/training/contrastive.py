@@ -1,5 +1,6 @@
 """Contrastive training of a pair, as a thin subclass of ``transformers.Trainer``."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from accelerate.data_loader import DataLoaderShard
 from numpy.typing import NDArray
 from open_clip import CustomTextCLIP
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -32,7 +34,7 @@ from clip_text.training.recipe import Recipe
 from clip_text.training.trainer import CheckedTrainer, Plumbing, training_arguments
 
 INIT_LOGIT_BIAS = -10.0
-"""Where SigLIP's bias starts; Zhai et al. 2023, section 3.2."""
+"""Where SigLIP's bias starts (Zhai et al. 2023, section 3.2); see :func:`fit_logit_bias`."""
 
 
 class ContrastiveModel(nn.Module):
@@ -94,6 +96,35 @@ class ContrastiveModel(nn.Module):
         if self.logit_bias is not None:
             out["bias"] = self.logit_bias * 1
         return out
+
+
+@torch.no_grad()
+def fit_logit_bias(model: ContrastiveModel, source: Source, tokenizer: Tokenizer) -> None:
+    """Start the sigmoid loss's bias where a batch's loss is least.
+
+    SigLIP's -10 goes with the scale and the weights it starts from. Beside the scale of a trained
+    pair it takes wrong pairs for right ones, and at the rates of fine-tuning it stays where it is.
+
+    Args:
+        model: With a ``logit_bias``, which is set.
+        source: What it will learn from.
+        tokenizer: For the captions.
+    """
+    draws = next(iter(MixtureBatchSampler([source], seed=model.recipe.seed)))[:256]
+    batch = Collator([source], tokenizer)(draws)
+    device = model.pair.logit_scale.device
+    features = model.eval()(batch["tokens"].to(device), batch["images"].to(device))
+    texts, images = (normalize(features[name], dim=-1) for name in ("texts", "images"))
+    logits = (features["scale"] * (texts @ images.T)).double().cpu()
+    low, high = -2.0 * math.exp(MAX_LOGIT_SCALE), 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        # the loss's slope: how many pairs it takes for right, less how many are
+        if (logits + middle).sigmoid().sum() > batch["positives"].sum():
+            high = middle
+        else:
+            low = middle
+    cast(nn.Parameter, model.logit_bias).fill_(middle)
 
 
 class ContrastiveLoss:
@@ -235,6 +266,9 @@ class ContrastiveTrainer(CheckedTrainer):
                 device=self.accelerator.device,
                 batch_sampler=cast(Any, self.sampler),
                 collate_fn=self.data_collator,
+                # of its own: the workers' seeds are drawn from it, and would shift the dropout of
+                # a resumed run
+                generator=torch.Generator(),
                 num_workers=self.plumbing.workers,
                 persistent_workers=self.plumbing.workers > 0,
             ),

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ from clip_text.training.average import Average
 from clip_text.training.recipe import Recipe
 
 METRICS = "metrics.jsonl"
+TIMEOUT = timedelta(days=7)
+"""How long processes wait for each other: one may encode all pictures, and the others for it."""
 
 
 class NonFiniteLossError(ClipTextError, RuntimeError):
@@ -59,7 +62,8 @@ class Plumbing:
 def join_processes() -> PartialState:
     """Join the other processes, if a launcher such as ``torchrun`` started this one."""
     cuda = torch.cuda.is_available()
-    return PartialState(cpu=not cuda, **({"backend": "gloo"} if _launched() and not cuda else {}))
+    backend = {"backend": "gloo"} if _launched() and not cuda else {}
+    return PartialState(cpu=not cuda, timeout=TIMEOUT, **backend)
 
 
 def _launched() -> bool:
@@ -74,7 +78,7 @@ def training_arguments(
     if plumbing.compile:  # what the compiler cannot do runs uncompiled
         torch._dynamo.config.suppress_errors = True
     every = max(1, steps_per_epoch * recipe.epochs // recipe.evaluations)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
@@ -103,6 +107,10 @@ def training_arguments(
         torch_compile=plumbing.compile,
         disable_tqdm=True,
     )
+    # without a launcher the Trainer would cut batches over all GPUs there are (DataParallel), and
+    # our losses are of whole batches
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class StepProgress(TrainerCallback):
