@@ -2,13 +2,18 @@
 
 import json
 import resource
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from models import tiny_checkpoint
 from pictures_data import coloured
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from clip_text.data import read_retrieval_set
 from clip_text.data.splits import held_out, part
@@ -18,8 +23,8 @@ from clip_text.evaluation.measure import encode_set, measure
 from clip_text.training.finetune import BEST_BY, Data, Listener, finetune
 from clip_text.training.guard import Mixture, best_mixture, load_mixture, snapshot
 from clip_text.training.recipe import Recipe, RecipeError, suggest_learning_rate
-from clip_text.training.stages import Stage, presets, read_stages
-from clip_text.training.trainer import METRICS, SaveError, read_metrics
+from clip_text.training.stages import Stage, presets, read_stages, with_rates
+from clip_text.training.trainer import METRICS, Plumbing, SaveError, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +190,10 @@ def test_batches_larger_than_the_data_are_refused(data, tmp_path):
         ({"ema": 1.0}, "a share below 1"),
         ({"learning_rate": 0}, "a number above 0"),
         ({"epochs": 0}, "1 or more"),
+        ({"epochs": 1.5}, "epochs to be a whole number, got 1.5"),
+        ({"bf16": "False"}, "bf16 to be true or false, got 'False'"),
+        ({"ema": "much"}, "ema to be a number"),
+        ({"seed": True}, "seed to be a whole number"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(changes, message):
@@ -197,12 +206,14 @@ def test_recipes_that_cannot_be_are_refused(changes, message):
     [
         ("vit", {"text": 3}, r"at most 2 last layers of the text tower .* got 3\. Lower"),
         ("vit", {"image": 3}, r"at most 2 last layers of the image tower .* got 3"),
+        ("timm", {"image": 6}, r"at most 5 last layers of the image tower .* got 6"),
         ("timm", {"image": "all", "patch_dropout": 0.5}, "one of open_clip's ViTs"),
     ],
 )
 def test_towers_without_what_is_asked_for(vision, changes, message, data, tmp_path):
     with pytest.raises(RecipeError, match=message):
         finetune(tiny_checkpoint(vision=vision), data, [stage(**changes)], tmp_path)
+    assert not list(tmp_path.iterdir()), "refused before anything is computed"
 
 
 def test_every_preset_is_read_and_headed_by_its_command():
@@ -225,6 +236,15 @@ def test_every_preset_is_read_and_headed_by_its_command():
         ("[[stage]]\nname = 'a'\nepochs = 1\nlr = 3", "got lr"),
         ("[[stage]]\nname = 'a'\nepochs = 'x'", r"expected"),
         ("[[stage", "expected TOML"),
+        ("stage = [3]", r"expected \[\[stage\]\] tables"),
+        ("[[stage]]\nname = 'a'\nepochs = 1\n" * 2, "stages of different names .* got a, a"),
+        ("[[stage]]\nname = '/tmp'\nepochs = 1", "a stage's name of letters"),
+        ("[[stage]]\nname = '..'\nepochs = 1", "a stage's name of letters"),
+        ("[[stage]]\nname = 'features'\nepochs = 1", "and not features"),
+        ("[[stage]]\nname = 'a'\nepochs = 1\nviews = 0", "views to be 1 or more"),
+        ("[[stage]]\nname = 'a'\nepochs = 1\ncrop = -1", "crop to be a share"),
+        ("[[stage]]\nname = 'a'\nepochs = 1\nbatch_size = 'x'", "batch_size to be a whole"),
+        ("[[stage]]\nname = 'a'\nepochs = 1\nbest_by = 'x'", "got best_by"),
     ],
 )
 def test_presets_that_cannot_be_are_refused(text, message, tmp_path):
@@ -232,6 +252,17 @@ def test_presets_that_cannot_be_are_refused(text, message, tmp_path):
     file.write_text(text)
     with pytest.raises(RecipeError, match=message):
         read_stages(str(file))
+
+
+def test_rates_that_are_given_stay_and_the_image_towers_follows_the_others():
+    def rates(**given):
+        recipe = with_rates(read_stages("both", given)[0], 1e-4).recipe
+        return recipe.learning_rate, recipe.image_learning_rate
+
+    assert rates() == pytest.approx((1e-4, 1e-5))
+    assert rates(learning_rate=1e-6) == pytest.approx((1e-6, 1e-7))
+    assert rates(image_learning_rate=3e-6) == pytest.approx((1e-4, 3e-6))
+    assert rates(learning_rate=1e-6, image_learning_rate=3e-6) == pytest.approx((1e-6, 3e-6))
 
 
 def test_an_unknown_preset_is_refused():
@@ -242,7 +273,7 @@ def test_an_unknown_preset_is_refused():
 def test_suggested_rates_grow_with_the_batch_and_shrink_with_the_width():
     assert suggest_learning_rate(768, 512, 100_000) == 5e-5
     assert suggest_learning_rate(768, 128, 100_000) == 2.5e-5
-    assert suggest_learning_rate(384, 512, 100_000) == 1e-4
+    assert suggest_learning_rate(384, 512, 100_000) == 2e-4
     assert suggest_learning_rate(768, 512, 2_000) < 5e-5
 
 
@@ -280,3 +311,133 @@ def test_start_is_remembered_only_for_the_same_model_and_data(data, tmp_path):
     finetune(tiny_checkpoint(seed=1), data, quick, tmp_path)
     second = json.loads((tmp_path / "start.json").read_text())
     assert first["key"] != second["key"]
+
+
+QUICK = {"epochs": 1, "evaluations": 1, "image": "none"}
+
+
+def end_of(folder):
+    return load_file(folder / "one/finished.safetensors")
+
+
+def alike(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_data_sets_of_one_name_are_measured_each(data, tmp_path):
+    other = replace(part(data.train, range(9)), name=data.validation.name)
+    outcome = finetune(
+        tiny_checkpoint(), replace(data, keep=other), [stage(**QUICK)], tmp_path, shares=(0.0,)
+    )
+    encoded = encode_set(Encoder(tiny_checkpoint()), other)
+    expected = measure(other, encoded).by_direction["t2i"].recall[5]
+    assert outcome.chosen.kept["t2i_recall@5"] == pytest.approx(expected)
+    assert outcome.chosen.kept != outcome.chosen.metrics
+
+
+def test_the_start_has_to_be_measured(data, tmp_path):
+    with pytest.raises(ValueError, match="expected share 0, the start, among"):
+        finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.5, 1.0))
+
+
+def test_the_start_never_counts_as_risen(data, tmp_path):
+    """Measured on another machine, its figures may be off in the last digit."""
+    bad = [stage(image="none", learning_rate=3.0, epochs=1, warmup_steps=0)]
+    assert not finetune(tiny_checkpoint(), data, bad, tmp_path, shares=(0.0,)).rose
+    known = json.loads((tmp_path / "start.json").read_text())
+    known["metrics"][BEST_BY] -= 1e-9
+    (tmp_path / "start.json").write_text(json.dumps(known))
+    assert not finetune(tiny_checkpoint(), data, bad, tmp_path, shares=(0.0,)).rose
+
+
+def test_a_start_cut_short_is_measured_again(data, tmp_path, monkeypatch):
+    write = Path.write_text
+
+    def die(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", die)
+        with pytest.raises(OSError, match="power cut"):
+            finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path)
+    assert finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.0,)).start
+
+
+def test_features_are_of_the_pictures_there_are_and_not_of_their_captions(data, tmp_path):
+    train = read_retrieval_set(coloured(tmp_path / "own", "train", 3, 0))
+
+    def caches():
+        finetune(
+            tiny_checkpoint(), replace(data, train=train), [stage(**QUICK)], tmp_path / "run",
+            shares=(0.0,),
+        )  # fmt: skip
+        return len(list((tmp_path / "run/features").glob("*.npy")))
+
+    assert caches() == 1
+    train.texts[0] = replace(train.texts[0], text="another caption")
+    assert caches() == 1
+    Image.new("RGB", (90, 90), (1, 2, 3)).save(train.images[0])  # another picture of that name
+    assert caches() == 2
+
+
+def test_pictures_that_are_learnt_and_measured_are_told(data, tmp_path):
+    lines = []
+    both = replace(data, validation=part(data.train, range(7), "some"))
+    finetune(
+        tiny_checkpoint(), both, [stage(**QUICK)], tmp_path,
+        listener=Listener(lines.append), shares=(0.0,),
+    )  # fmt: skip
+    assert lines[0].startswith("warning: 7 of the 7 pictures to measure on are learnt, too")
+
+
+def test_lora_starts_from_the_seed(data, tmp_path):
+    for name in ("one", "two"):
+        torch.manual_seed(len(str(tmp_path)) if name == "one" else 99)
+        lora = [stage(**QUICK, text="lora")]
+        finetune(tiny_checkpoint(), data, lora, tmp_path / name, shares=(0.0,))
+    assert alike(end_of(tmp_path / "one"), end_of(tmp_path / "two"))
+
+
+class Stop(TrainerCallback):
+    """Ctrl-C after some steps."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+
+
+def test_with_workers_an_interrupted_run_goes_on_to_the_same_end(data, tmp_path):
+    """Random crops, dropout; the checkpoint is of the fourth step, in mid-epoch."""
+    small = Stage(
+        name="one",
+        batch_size=3,
+        crop=0.5,
+        recipe=replace(stage(epochs=2, evaluations=3, image="all").recipe, token_dropout=0.2),
+    )
+
+    def run(folder, workers, *callbacks):
+        plumbing = Plumbing(workers=workers, callbacks=callbacks)
+        finetune(
+            tiny_checkpoint(), data, [small], tmp_path / folder, plumbing=plumbing, shares=(0.0,)
+        )
+
+    run("through", 0)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", 2, Stop())
+    assert not (tmp_path / "cut/one/finished.safetensors").exists()
+    run("cut", 2)
+    assert alike(end_of(tmp_path / "through"), end_of(tmp_path / "cut"))
+
+
+def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"got files of something else\. Name another"):
+        finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path)
+    assert (tmp_path / "one/thesis.txt").read_text() == "years of work"
+    shutil.rmtree(tmp_path / "one")
+    finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.0,))
+    (tmp_path / "one/left.txt").write_text("by another recipe")
+    finetune(tiny_checkpoint(), data, [stage(**QUICK, seed=1)], tmp_path, shares=(0.0,))
+    assert not (tmp_path / "one/left.txt").exists()

@@ -2,22 +2,28 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from numpy.typing import NDArray
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from clip_text.checkpoints import Checkpoint
+from clip_text.checkpoints.files import partial_file
 from clip_text.data.batches import Pictures, Source
 from clip_text.data.collection import RetrievalSet
 from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, module_digest
-from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer
+from clip_text.training.contrastive import (
+    ContrastiveModel,
+    ContrastiveTrainer,
+    fit_logit_bias,
+)
 from clip_text.training.guard import (
     SHARES,
     Metrics,
@@ -28,9 +34,9 @@ from clip_text.training.guard import (
     snapshot,
 )
 from clip_text.training.image_tower import ImageTower, image_tower
-from clip_text.training.parameters import close_parameters
+from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
-from clip_text.training.stages import Stage, check_sizes, run_stage, with_rates
+from clip_text.training.stages import FEATURES, Stage, check_sizes, run_stage, with_rates
 from clip_text.training.trainer import Plumbing, StepProgress, join_processes
 
 KS = (1, 5, 10)
@@ -73,8 +79,8 @@ class Outcome:
 
     @property
     def rose(self) -> bool:
-        """Whether anything better than the start was found."""
-        return self.chosen.metrics[self.best_by] > self.start[self.best_by]
+        """Whether anything better than the start was found, which is the first of equals."""
+        return self.chosen.share > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +122,23 @@ def finetune(
         shares: Of the fine-tuned weights, to measure in the end; 0 has to be among them.
 
     Raises:
-        RecipeError: If a batch is larger than the data, or a tower has not what is asked for.
+        RecipeError: If a batch is larger than the data, a tower has not what is asked for, or
+            two stages have one name.
+        ValueError: If the start is not among the shares.
         DataError: If a picture cannot be read.
         NonFiniteLossError: If the loss is no number any more.
         SaveError: If the disk is full.
     """
+    if 0 not in shares:
+        raise ValueError(f"expected share 0, the start, among {list(shares)}. Add it.")
     run = _Run(checkpoint, data, folder, plumbing or Plumbing(), listener or Listener())
     check_sizes(stages, len(data.train.image_ids), run.processes.num_processes)
+    for stage in stages:
+        check_towers(checkpoint.model, stage.recipe)
+    run.warn_of_learnt()
     start = snapshot(checkpoint.model)
     # a stage depends on what the run started from, and on the stages before it
-    made_by = [module_digest(checkpoint.model), _digest(data.train), _digest(data.validation)]
+    made_by = [run.encoder.fingerprint, _digest(data.train), _digest(data.validation)]
     before = run.measure_start(repr(made_by))
     run.listener.say(f"before training: {told(before)}")
     for stage in stages:
@@ -158,11 +171,30 @@ def _change(metrics: Metrics, before: Metrics) -> str:
 
 
 def _digest(collection: RetrievalSet) -> str:
-    """Digest of a data set's ids and texts; pictures are taken to be what their ids say."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Digest of a data set's texts and pictures; see :func:`_pictures_digest`."""
     texts = [(text.text, text.kind, text.image_ids) for text in collection.texts]
-    digest.update(repr((collection.image_ids, texts, collection.negatives)).encode())
+    what = repr((_pictures_digest(collection), texts, collection.negatives))
+    return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+
+
+def _pictures_digest(collection: RetrievalSet) -> str:
+    """Digest of the pictures' ids, and of the sizes of those that are files of their own.
+
+    To read them takes about as long as to encode them, and times of change are others after a
+    copy, when a run should go on. Pictures within a table are taken to be what their ids say.
+    """
+    digest = hashlib.blake2b(repr(collection.image_ids).encode(), digest_size=16)
+    if isinstance(collection.images, list):  # others are read when they are asked for
+        for image in collection.images:
+            if isinstance(image, str | os.PathLike):
+                digest.update(b"%d " % Path(image).stat().st_size)
     return digest.hexdigest()
+
+
+def _files(collection: RetrievalSet) -> set[str]:
+    images = collection.images if isinstance(collection.images, list) else ()
+    # resolve() would ask the disk about every picture
+    return {os.path.abspath(one) for one in images if isinstance(one, str | os.PathLike)}  # noqa: PTH100
 
 
 class _Run:
@@ -183,7 +215,16 @@ class _Run:
         self.captions = _captions(data.train)
         kinds = {kind for captions in self.captions for kind in captions}
         self.weights = dict(data.weights) or dict.fromkeys(sorted(kinds), 1.0)
-        self._rows: dict[str, tuple[str, Features]] = {}
+        self._rows: dict[int, tuple[str, Features]] = {}
+
+    def warn_of_learnt(self) -> None:
+        """Say how many of the validation's pictures are learnt, if there are any."""
+        train, measured = _files(self.data.train), _files(self.data.validation)
+        if both := len(train & measured):
+            self.listener.say(
+                f"warning: {both:,} of the {len(self.data.validation.image_ids):,} pictures to "
+                "measure on are learnt, too: recall on them says nothing of others"
+            )
 
     def measure_start(self, key: str) -> Metrics:
         """Validate before the first step, or remember what it gave."""
@@ -193,8 +234,8 @@ class _Run:
             if known.get("key") == key:
                 return cast(Metrics, known["metrics"])
             metrics = self.validate(self.data.validation)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"key": key, "metrics": metrics}), encoding="utf-8")
+            with partial_file(file) as partial:
+                partial.write_text(json.dumps({"key": key, "metrics": metrics}), encoding="utf-8")
         return metrics
 
     def validate(self, collection: RetrievalSet) -> Metrics:
@@ -211,11 +252,27 @@ class _Run:
     def _image_rows(self, collection: RetrievalSet) -> Features:
         """Encode a data set's pictures, once for as long as the image tower stays the same."""
         tower = module_digest(self.checkpoint.model.visual)
-        known = self._rows.get(collection.name)
+        known = self._rows.get(id(collection))  # two data sets may have one name
         if known is None or known[0] != tower:
-            rows, _ = encode_images(self.encoder, collection.images, collection.image_ids)
-            self._rows[collection.name] = known = (tower, rows)
+            rows, _ = encode_images(
+                self.encoder,
+                collection.images,
+                collection.image_ids,
+                on_progress=self._counted(f"encoding {collection.name}", len(collection.image_ids)),
+            )
+            self._rows[id(collection)] = known = (tower, rows)
         return known[1]
+
+    def _counted(self, name: str, total: int) -> Callable[[int], None]:
+        """Tell the listener of so many more done."""
+        done = 0
+
+        def advance(number: int) -> None:
+            nonlocal done
+            done += number
+            self.listener.progress(name, done, total)
+
+        return advance
 
     def tell_mixture(self, one: Mixture, before: Metrics) -> None:
         """Say what a mixture gives, on validation and on what to keep."""
@@ -261,8 +318,12 @@ class _Run:
             self.data.train.negatives if any(self.data.train.negatives) else (),
         )
         heard = _Heard(stage.name, before, self.listener)
+        set_seed(stage.recipe.seed)  # the Trainer sets it only after weights were drawn for LoRA
+        model = ContrastiveModel(pair, images, replace(stage.recipe, best_by=BEST_BY))
+        if model.logit_bias is not None:
+            fit_logit_bias(model, source, self.checkpoint.tokenizer)
         trainer = ContrastiveTrainer(
-            ContrastiveModel(pair, images, replace(stage.recipe, best_by=BEST_BY)),
+            model,
             [source],
             self.checkpoint.tokenizer,
             self.folder / stage.name,
@@ -281,23 +342,17 @@ class _Run:
             return [pictures]
         key = {
             "tower": module_digest(self.checkpoint.model.visual),
+            "input": repr(self.checkpoint.preprocessing),
             "stem": f"{type(images).__name__} {stage.recipe.image}",
-            "pictures": _digest(train),
+            "pictures": _pictures_digest(train),
             "crop": stage.crop,
             "seed": stage.recipe.seed,
         }
         name = hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()
-        every = stage.views * len(train.image_ids)
-        done = 0
-
-        def advance(number: int) -> None:
-            nonlocal done
-            done += number
-            self.listener.progress("image features", done, every)
-
+        advance = self._counted("image features", stage.views * len(train.image_ids))
         return [
             cached_features(
-                self.folder / "features" / f"{name}-{view}.npy",
+                self.folder / FEATURES / f"{name}-{view}.npy",
                 {**key, "view": view},
                 range(len(train.image_ids)),
                 lambda at, view=view: _view(pictures, at, view, stage.recipe.seed),  # type: ignore[misc]

@@ -21,12 +21,13 @@ def open_parameters(pair: CustomTextCLIP, recipe: Recipe) -> None:
         RecipeError: If a tower has fewer layers than asked for, or no list of layers.
         ClipTextError: If LoRA is asked for and peft is not installed.
     """
-    _open(pair.visual, recipe.image, IMAGE_PROJECTIONS, "image")
+    check_towers(pair, recipe)
+    _open(pair.visual, recipe.image, IMAGE_PROJECTIONS)
     if recipe.text == "lora":
         pair.text.lock(0)
         pair.text.transformer = _with_lora(pair.text.transformer, recipe.lora_rank)
     else:
-        _open(pair.text, recipe.text, ("proj.",), "text")
+        _open(pair.text, recipe.text, ("proj.",))
     pair.logit_scale.requires_grad = True
     pair.text.pack()
     if recipe.patch_dropout:
@@ -38,10 +39,30 @@ def open_parameters(pair: CustomTextCLIP, recipe: Recipe) -> None:
 def _set_patch_dropout(visual: nn.Module, share: float) -> None:
     if isinstance(getattr(visual, "patch_dropout", None), nn.Module):
         visual.patch_dropout = PatchDropout(share) if share else nn.Identity()
-    elif share:
+
+
+def check_towers(pair: CustomTextCLIP, recipe: Recipe) -> None:
+    """Refuse what the towers have not, before anything is computed.
+
+    Raises:
+        RecipeError: If a tower has fewer layers than asked for, or no patches to drop.
+    """
+    for tower, learn, which in (
+        (pair.visual, recipe.image, "image"),
+        (pair.text, recipe.text, "text"),
+    ):
+        top, layers = learn if isinstance(learn, int) else 0, _depth(tower)
+        if top > layers:
+            raise RecipeError(
+                f"expected at most {layers} last layers of the {which} tower to learn (all it "
+                f"has), got {learn}. Lower it."
+            )
+    if recipe.patch_dropout and not isinstance(
+        getattr(pair.visual, "patch_dropout", None), nn.Module
+    ):
         raise RecipeError(
-            f"expected one of open_clip's ViTs to drop patches of, got {type(visual).__name__}. "
-            "Set patch_dropout to 0."
+            "expected one of open_clip's ViTs to drop patches of, got "
+            f"{type(pair.visual).__name__}. Set patch_dropout to 0."
         )
 
 
@@ -70,14 +91,9 @@ def _with_lora(backbone: nn.Module, rank: int) -> nn.Module:
     return cast(nn.Module, LoraModel(backbone, {"default": config}, "default"))
 
 
-def _open(tower: nn.Module, learn: Learn, projections: tuple[str, ...], which: str) -> None:
-    top = float(learn) if isinstance(learn, int) else 0
+def _open(tower: nn.Module, learn: Learn, projections: tuple[str, ...]) -> None:
+    top = learn if isinstance(learn, int) else 0
     layers = _depth(tower)
-    if top > layers:
-        raise RecipeError(
-            f"expected at most {layers} last layers of the {which} tower to learn (all it has), "
-            f"got {learn}. Lower it."
-        )
     for _, parameter, depth in depths(tower, projections):
         parameter.requires_grad = learn == "all" or (learn != "none" and depth > layers - top)
 

@@ -1,7 +1,7 @@
 """The numbers of a training stage."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from clip_text.errors import ClipTextError
 
@@ -73,6 +73,7 @@ class Recipe:
     evaluations: int = 4
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
         for name in ("learning_rate", "image_learning_rate"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
@@ -88,6 +89,27 @@ class Recipe:
         _check_learn("image", self.image, ("all", "none"))
         if self.text == "none" and self.image == "none":
             raise RecipeError("expected something to learn, got two frozen towers. Open one.")
+
+
+_TYPES: dict[object, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a word"),
+}
+
+
+def check_types(record: Any) -> None:  # noqa: ANN401  (any dataclass)
+    """Refuse a word where a number belongs: ``"False"`` would be taken for true.
+
+    Raises:
+        RecipeError: If a field holds another type than its own.
+    """
+    for field in fields(record):
+        types, expected = _TYPES.get(field.type, ((object,), ""))
+        value = getattr(record, field.name)
+        holds = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        _check(field.name, value, holds or object in types, expected)
 
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:
@@ -108,9 +130,9 @@ def suggest_learning_rate(width: int, batch_size: int, pictures: int) -> float:
     """Suggest a peak learning rate for fine-tuning with AdamW.
 
     From 5e-5 at a batch of 512 and a width of 768 (Chinese-CLIP's own fine-tuning of its base
-    model): as the square root of the batch (Malladi et al. 2022, arXiv:2205.10287), inversely as
-    the width (Yang et al. 2022, arXiv:2203.03466), and less where the data are few, for they are
-    seen again and again.
+    model): as the square root of the batch (Malladi et al. 2022, arXiv:2205.10287); inversely as
+    the square of the width, which is no more than what the starter, 256 wide, liked beside that
+    (docs/training.md); and a little less where the data are few.
 
     Args:
         width: Of the text tower's states.
@@ -120,6 +142,7 @@ def suggest_learning_rate(width: int, batch_size: int, pictures: int) -> float:
     Returns:
         A rate to start from, not a truth; validation before the first step says what it gave.
     """
-    few = min(1.0, (pictures / 30_000) ** 0.25)
-    rate = REFERENCE_RATE * (batch_size / REFERENCE_BATCH) ** 0.5 * REFERENCE_WIDTH / width * few
+    few = min(1.0, (pictures / 30_000) ** 0.1)
+    larger = (batch_size / REFERENCE_BATCH) ** 0.5
+    rate = REFERENCE_RATE * larger * (REFERENCE_WIDTH / width) ** 2 * few
     return float(f"{rate:.1e}")

@@ -1,5 +1,6 @@
 """Stages of training: what each is, and how a finished one is not run again."""
 
+import re
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,13 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from clip_text.training.recipe import Recipe, RecipeError
+from clip_text.training.recipe import Recipe, RecipeError, check_types
 
 PRESETS = "presets"
+FEATURES = "features"
+"""Folder of a run's cached features, beside those of its stages."""
+
+RATES = ("learning_rate", "image_learning_rate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +27,16 @@ class Stage:
 
     Args:
         name: Of its folder in the run.
-        recipe: The numbers; ``learning_rate`` is ignored where it is to be suggested.
+        recipe: The numbers; rates that are to be suggested are ignored.
         batch_size: Pictures in a batch, over all processes.
         captions_per_image: Captions of each of them, at most.
         keep_apart: Pictures with a caption in common never meet in a batch.
         views: Of a cached picture: one as it is, the others random crops.
         crop: Smallest share of a picture's area a random crop shows; 1 for no crops.
-        suggest: Suggest the learning rates from batch and data.
+        suggest: Which of the two learning rates are to be suggested from batch and data.
+
+    Raises:
+        RecipeError: If a number is out of its range, or the name is none of a folder.
     """
 
     name: str
@@ -38,7 +46,23 @@ class Stage:
     keep_apart: bool = False
     views: int = 1
     crop: float = 0.9
-    suggest: bool = False
+    suggest: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("batch_size", "captions_per_image", "views"):
+            if getattr(self, name) < 1:
+                raise RecipeError(
+                    f"expected {name} to be 1 or more, got {getattr(self, name)}. Raise it."
+                )
+        if not 0 < self.crop <= 1:
+            raise RecipeError(f"expected crop to be a share up to 1, got {self.crop}. Correct it.")
+        # the folder is emptied when the stage starts anew: it has to be one within the run's
+        if not re.fullmatch(r"[\w-]+", self.name) or self.name == FEATURES:
+            raise RecipeError(
+                f"expected a stage's name of letters, digits and -, and not {FEATURES}, got "
+                f"{self.name!r}. Rename it."
+            )
 
 
 def presets() -> list[str]:
@@ -55,7 +79,7 @@ def read_stages(preset: str, changes: Mapping[str, Any] | None = None) -> list[S
         changes: Numbers by name that every stage gets in place of its own.
 
     Raises:
-        RecipeError: If there is none, it is no TOML, or names something unknown.
+        RecipeError: If there is none, it is no TOML, names something unknown, or two stages alike.
     """
     if preset in presets():
         text = (files("clip_text.training") / PRESETS / f"{preset}.toml").read_text("utf-8")
@@ -70,16 +94,25 @@ def read_stages(preset: str, changes: Mapping[str, Any] | None = None) -> list[S
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"expected TOML in {preset}, got {error}. Correct it.") from None
-    if set(tables) != {"stage"} or not isinstance(tables["stage"], list):
+    listed = tables.get("stage")
+    good = isinstance(listed, list) and all(isinstance(table, dict) for table in listed)
+    if set(tables) != {"stage"} or not good:
         raise RecipeError(
             f"expected [[stage]] tables in {preset}, got {', '.join(tables) or 'nothing'}. "
             "Correct it."
         )
-    return [_stage(table | dict(changes or {}), preset) for table in tables["stage"]]
+    stages = [_stage(table | dict(changes or {}), preset) for table in tables["stage"]]
+    names = [stage.name for stage in stages]
+    if len(set(names)) < len(names):
+        raise RecipeError(
+            f"expected stages of different names in {preset}, got {', '.join(names)}. Rename one."
+        )
+    return stages
 
 
 def _stage(table: dict[str, Any], preset: str) -> Stage:
-    of_recipe = {field.name for field in fields(Recipe)}
+    # a run chooses by the metric that it tells
+    of_recipe = {field.name for field in fields(Recipe)} - {"best_by"}
     of_stage = {field.name for field in fields(Stage)} - {"recipe", "suggest"}
     unknown = sorted(set(table) - of_recipe - of_stage)
     if unknown or "name" not in table or "epochs" not in table:
@@ -90,13 +123,14 @@ def _stage(table: dict[str, Any], preset: str) -> Stage:
         )
     try:
         recipe = Recipe(**{key: table[key] for key in table if key in of_recipe})
-        return Stage(
+        stage = Stage(
             recipe=recipe,
-            suggest="learning_rate" not in table,
+            suggest=tuple(name for name in RATES if name not in table),
             **{key: table[key] for key in table if key in of_stage},
         )
     except TypeError as error:
         raise RecipeError(f"expected numbers in {preset}, got {error}. Correct it.") from None
+    return with_rates(stage, recipe.learning_rate) if "learning_rate" in table else stage
 
 
 def _missing(table: Mapping[str, Any]) -> str:
@@ -104,11 +138,10 @@ def _missing(table: Mapping[str, Any]) -> str:
 
 
 def with_rates(stage: Stage, learning_rate: float) -> Stage:
-    """Set a stage's rate; the image tower's below its projection is a tenth of it."""
-    recipe = replace(
-        stage.recipe, learning_rate=learning_rate, image_learning_rate=learning_rate / 10
-    )
-    return replace(stage, recipe=recipe, suggest=False)
+    """Set the rates that a stage has not; the image tower's below its projection is a tenth."""
+    rates = dict(zip(RATES, (learning_rate, learning_rate / 10), strict=True))
+    recipe = replace(stage.recipe, **{name: rates[name] for name in stage.suggest})
+    return replace(stage, recipe=recipe, suggest=())
 
 
 def run_stage(
@@ -133,12 +166,12 @@ def run_stage(
 
     Returns:
         Whether it was run now.
+
+    Raises:
+        FileExistsError: If the folder holds something that no stage has left there.
     """
-    stamp = folder / "made-by.txt"
-    if main and not (stamp.exists() and stamp.read_text(encoding="utf-8") == made_by):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        stamp.write_text(made_by, encoding="utf-8")
+    if main:
+        _stamp(folder, made_by)
     wait()
     finished = folder / "finished.safetensors"
     missing = not finished.exists()
@@ -152,6 +185,28 @@ def run_stage(
         wait()
     load_model(model, finished)
     return missing
+
+
+def _stamp(folder: Path, made_by: str) -> None:
+    """Make a stage's folder, and empty it if something else made what it holds."""
+    stamp = folder / "made-by.txt"
+    if stamp.exists():
+        if stamp.read_text(encoding="utf-8") == made_by:
+            return
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"expected an earlier run, or nothing, in {folder}, got files of something else. "
+            "Name another folder for the run."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path == stamp:  # goes last: half emptied, the folder still is a stage's
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    stamp.write_text(made_by, encoding="utf-8")
 
 
 def fit_batches(stages: Sequence[Stage], pictures: int) -> list[Stage]:
