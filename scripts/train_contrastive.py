@@ -89,7 +89,8 @@ def command(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
     report_to: Annotated[
-        str, typer.Option(help="Loggers, such as tensorboard,wandb; tensorboard if installed.")
+        str,
+        typer.Option(help="Loggers, such as wandb, or none; tensorboard if it is installed."),
     ] = "",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile by torch.compile.")] = False,
     as_json: AsJson = False,
@@ -121,6 +122,8 @@ def command(
     }
     given = {name: value for name, value in named.items() if value is not None}
     given |= read_changes(changes or [])
+    check_out(out_dir, model)
+    loggers = _loggers(report_to)
     from clip_text.training.finetune import Data
     from clip_text.training.stages import fit_batches, read_stages
     from clip_text.training.trainer import Plumbing
@@ -129,7 +132,7 @@ def command(
     train, validation = _read(data, val, images, listed(kinds), listed(val_kinds), pictures)
     if "batch_size" not in given:
         stages = fit_batches(stages, len(train.image_ids))
-    plumbing = Plumbing(workers=workers, report_to=_loggers(report_to), compile=compiled)
+    plumbing = Plumbing(workers=workers, report_to=loggers, compile=compiled)
     kept = _read_one(keep, None, listed(val_kinds)) if keep else None
     finished = run(
         model,
@@ -201,10 +204,34 @@ def read_changes(changes: list[str]) -> dict[str, Any]:
     return found
 
 
+def check_out(out_dir: Path, model: str) -> None:
+    """Refuse a place for the model before the run rather than after it.
+
+    Raises:
+        typer.BadParameter: If it is a file, or the folder of the model to start from.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise typer.BadParameter(f"expected a folder at --out, got the file {out_dir}. Rename one.")
+    if out_dir.exists() and Path(model).exists() and out_dir.samefile(model):
+        raise typer.BadParameter(
+            f"expected another folder at --out than the model's own, got {out_dir}: the same "
+            "command again could not start from it. Name a new one."
+        )
+
+
 def _loggers(names: str) -> tuple[str, ...]:
     chosen = listed(names)
     if chosen is None:
         return ("tensorboard",) if find_spec("tensorboard") else ()
+    from transformers.integrations import get_available_reporting_integrations
+
+    installed = get_available_reporting_integrations()
+    missing = [name for name in chosen if name not in {*installed, "none"}]
+    if missing:
+        raise typer.BadParameter(
+            f"expected loggers that are installed ({', '.join(installed) or 'none is'}), got "
+            f"{', '.join(missing)}. Install them, or leave them out."
+        )
     return tuple(chosen)
 
 
@@ -307,7 +334,7 @@ def _tell(finished: Finished, out_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    from clip_text.allocator import keep_freed_memory
+    from .cli import main
 
-    keep_freed_memory()
-    typer.run(command)
+    sys.argv[1:1] = ["train", "contrastive"]
+    main()

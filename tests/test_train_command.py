@@ -1,6 +1,10 @@
 """``clip-text train contrastive``, end to end on a tiny model."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from models import tiny_checkpoint
@@ -9,6 +13,7 @@ from typer.testing import CliRunner
 
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
+from scripts import train_contrastive
 from scripts.cli import app
 from scripts.train_contrastive import read_changes
 
@@ -74,6 +79,7 @@ def test_without_validation_a_tenth_is_held_out(files, tmp_path):
         (["{}/empty.jsonl"], "expected captions in"),
         (["{}/missing.jsonl"], "expected picture files below"),
         (["{}/train.jsonl", "-m", "{}/train.jsonl"], "expected"),
+        (["{}/train.jsonl", "--set", "bf16=False"], "bf16 to be true or false, got 'False'"),
     ],
 )
 def test_errors_are_one_line_and_nothing_is_written(arguments, message, files, tmp_path):
@@ -86,6 +92,39 @@ def test_errors_are_one_line_and_nothing_is_written(arguments, message, files, t
     assert done.exit_code == 1
     assert message in str(done.exception)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "{}/train.jsonl"], "expected a folder at --out, got the file"),
+        (["--out", "{}/model"], "expected another folder at --out than the model's own"),
+        (["--out", "{}/m", "--report-to", "nowhere"], "loggers that are installed .*, got nowhere"),
+    ],
+)
+def test_what_would_fail_after_the_run_fails_before(arguments, message, files):
+    given = [argument.format(files) for argument in arguments]
+    done = run(files / "train.jsonl", "-m", files / "model", *given)
+    assert done.exit_code == 2
+    assert re.search(message, " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stderr).split()))
+    assert not list(files.glob("*.run"))
+
+
+def test_the_script_by_its_path_is_the_same_command(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            Path(train_contrastive.__file__),
+            "nowhere.jsonl",
+            "--out",
+            tmp_path / "m",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: expected a data set at nowhere.jsonl, got nothing there")
 
 
 def test_changes_are_numbers_truths_or_words():
