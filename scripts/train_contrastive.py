@@ -223,9 +223,9 @@ def _loggers(names: str) -> tuple[str, ...]:
     chosen = listed(names)
     if chosen is None:
         return ("tensorboard",) if find_spec("tensorboard") else ()
-    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-    installed = get_available_reporting_integrations()
+    installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
     missing = [name for name in chosen if name not in {*installed, "none"}]
     if missing:
         raise typer.BadParameter(

@@ -23,7 +23,7 @@ from clip_text.evaluation.measure import encode_set, measure
 from clip_text.training.finetune import BEST_BY, Data, Listener, finetune
 from clip_text.training.guard import Mixture, best_mixture, load_mixture, snapshot
 from clip_text.training.recipe import Recipe, RecipeError, suggest_learning_rate
-from clip_text.training.stages import Stage, presets, read_stages, with_rates
+from clip_text.training.stages import Stage, presets, read_stages, run_stage, with_rates
 from clip_text.training.trainer import METRICS, Plumbing, SaveError, read_metrics
 
 
@@ -163,6 +163,23 @@ def test_a_full_disk_stops_with_a_word_and_keeps_the_older_checkpoint(data, tmp_
     kept = [path.name for path in (tmp_path / "b" / "one").glob("checkpoint-*")]
     assert kept == ["checkpoint-4"]
     assert finetune(tiny_checkpoint(), data, [full], tmp_path / "b").rose
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(tmp_path):
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    model = torch.nn.Linear(100, 100)
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    try:
+        with pytest.raises(SaveError, match=r"room for finished\.safetensors .*\. Make room; the"):
+            run_stage(model, tmp_path / "one", "made by this", fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["made-by.txt"]
+    assert run_stage(model, tmp_path / "one", "made by this", lambda: None)
+    assert not run_stage(model, tmp_path / "one", "made by this", fill)
 
 
 def test_a_checkpoint_that_gives_nan_is_refused_before_the_first_step(data, tmp_path):

@@ -9,10 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from clip_text.checkpoints.files import partial_file
 from clip_text.training.recipe import Recipe, RecipeError, check_types
+from clip_text.training.trainer import SaveError
 
 PRESETS = "presets"
 FEATURES = "features"
@@ -139,8 +142,11 @@ def _missing(table: Mapping[str, Any]) -> str:
 
 def with_rates(stage: Stage, learning_rate: float) -> Stage:
     """Set the rates that a stage has not; the image tower's below its projection is a tenth."""
-    rates = dict(zip(RATES, (learning_rate, learning_rate / 10), strict=True))
-    recipe = replace(stage.recipe, **{name: rates[name] for name in stage.suggest})
+    recipe = stage.recipe
+    if "learning_rate" in stage.suggest:
+        recipe = replace(recipe, learning_rate=learning_rate)
+    if "image_learning_rate" in stage.suggest:
+        recipe = replace(recipe, image_learning_rate=learning_rate / 10)
     return replace(stage, recipe=recipe, suggest=())
 
 
@@ -169,6 +175,7 @@ def run_stage(
 
     Raises:
         FileExistsError: If the folder holds something that no stage has left there.
+        SaveError: If the disk is full.
     """
     if main:
         _stamp(folder, made_by)
@@ -179,12 +186,21 @@ def run_stage(
     if missing:
         run()
         if main:
-            partial = finished.with_suffix(".partial")
-            save_model(model, str(partial))
-            partial.replace(finished)
+            _save(model, finished)
         wait()
     load_model(model, finished)
     return missing
+
+
+def _save(model: nn.Module, file: Path) -> None:
+    with partial_file(file) as partial:
+        try:
+            save_model(model, str(partial))
+        except (OSError, SafetensorError) as error:
+            raise SaveError(
+                f"expected room for {file.name} in {file.parent}, got {error}. "
+                "Make room; the same command again goes on from the last checkpoint."
+            ) from error
 
 
 def _stamp(folder: Path, made_by: str) -> None:
