@@ -2,19 +2,23 @@
 
 import typer
 
-from . import distill_text, train_contrastive
+from . import distill_text, pretrain_mlm, train_contrastive
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Train a model of your own.",
 )
 
 
 @app.callback()
 def train() -> None:
-    """Train a model of your own."""  # with it, a single command keeps its name
+    """Train a model of your own.
+
+    Example:
+        clip-text train contrastive photos.jsonl --val val.jsonl --out my-model
+    """
 
 
 app.command("contrastive")(train_contrastive.command)
 app.command("distill")(distill_text.distill)
+app.command("mlm")(pretrain_mlm.mlm)

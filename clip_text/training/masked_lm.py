@@ -1,0 +1,255 @@
+"""Masked LM: a backbone learns a language, or a field's, by guessing words that are masked.
+
+RoBERTa's recipe (Liu et al. 2019, arXiv:1907.11692): masks drawn anew in every epoch, sequences
+packed of whole lines, no next-sentence task, large batches; for Chinese with whole-word masking
+(Cui et al. 2019, arXiv:1906.08101). What is learnt is transformers' own model for masked LM; its
+folder is one that ``load_text_tower`` starts a text tower from.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+from clip_text.checkpoints.files import partial_folder
+from clip_text.errors import DataError
+from clip_text.precision import bf16_pays
+from clip_text.tokenizer import Tokenizer
+from clip_text.training.masked_sequences import (
+    Drawn,
+    MaskedLMRecipe,
+    MaskedSequences,
+    MicroBatches,
+)
+from clip_text.training.recipe import RecipeError
+from clip_text.training.trainer import CheckedTrainer
+
+_LARGEST_LOSS = 700.0
+"""Its exponential is about the largest number there is."""
+
+
+def masked_logits(model: nn.Module, inputs: Tensor, pad_id: int, where: Tensor) -> Tensor:
+    """Run a model for masked LM; logits of some places alone.
+
+    The vocabulary is what costs most on a small encoder, and five of six places have nothing to
+    guess. So BERT's and RoBERTa's heads get to see the others only; what other architectures
+    compute is thrown away.
+
+    Args:
+        model: One of transformers' ``AutoModelForMaskedLM``, or what a launcher wrapped it in.
+        inputs: Token ids, [n, length].
+        pad_id: What fills the end of short rows.
+        where: True at the places asked for, [n, length].
+
+    Returns:
+        Logits [places, vocabulary], row by row.
+    """
+    inner = getattr(model, "module", model)
+    head = getattr(inner, "cls", None) or getattr(inner, "lm_head", None)
+    mask = (inputs != pad_id).long()
+    if not isinstance(head, nn.Module):
+        return cast(Tensor, model(input_ids=inputs, attention_mask=mask).logits[where])
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][where], *args[1:]))
+    try:
+        return cast(Tensor, model(input_ids=inputs, attention_mask=mask).logits)
+    finally:
+        hook.remove()
+
+
+@dataclass(slots=True)
+class Perplexity:
+    """How well a model guesses masked words of text held out; the masks are always the same.
+
+    Args:
+        sequences: The text.
+        batch_size: Sequences at a time.
+    """
+
+    sequences: MaskedSequences
+    batch_size: int = 64
+    order: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.order = np.argsort(self.sequences.places[:, 2], kind="stable")
+
+    @torch.inference_mode()
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model in evaluation mode.
+
+        Returns:
+            ``loss``, the mean of -ln(probability of the right token) over masked tokens;
+            ``perplexity``, its exponential; ``accuracy``, the share of them guessed right.
+
+        Raises:
+            DataError: If nothing was masked.
+        """
+        device = next(model.parameters()).device
+        total, right, count = 0.0, 0, 0
+        for start in range(0, len(self.order), self.batch_size):
+            drawn = [self.sequences[0, int(at)] for at in self.order[start:][: self.batch_size]]
+            batch = self.sequences.collate(drawn)
+            labels = batch["labels"].to(device)
+            where = labels >= 0
+            inputs = batch["input_ids"].to(device)
+            logits = masked_logits(model, inputs, self.sequences.pad_id, where).float()
+            total += float(F.cross_entropy(logits, labels[where], reduction="sum"))
+            right += int((logits.argmax(-1) == labels[where]).sum())
+            count += int(where.sum())
+        if not count:
+            raise DataError("expected masked tokens to validate on, got none. Hold out more text.")
+        loss = total / count
+        perplexity = math.exp(min(loss, _LARGEST_LOSS))
+        return {"loss": loss, "perplexity": perplexity, "accuracy": right / count}
+
+
+class MaskedLMTrainer(CheckedTrainer):
+    """``transformers.Trainer`` with our sequences, and perplexity on text held out as validation.
+
+    Args:
+        model: One of transformers' ``AutoModelForMaskedLM``; trained in place.
+        sequences: What it learns.
+        exam: What says which checkpoint is best.
+        recipe: The numbers.
+        folder: Where checkpoints and logs go; the same again resumes.
+        callbacks: Of transformers, for a progress bar.
+
+    Raises:
+        RecipeError: If a batch is larger than the text.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        model: PreTrainedModel,
+        sequences: MaskedSequences,
+        exam: Perplexity,
+        recipe: MaskedLMRecipe,
+        folder: Path,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        if recipe.batch_size > len(sequences):
+            raise RecipeError(
+                f"expected a batch_size of at most {len(sequences):,} (sequences of text), "
+                f"got {recipe.batch_size:,}. Lower it, or get more text."
+            )
+        self.recipe = recipe
+        # a checkpoint holds tied weights once; the Trainer warns that the others are missing if
+        # nobody told it that they are left out
+        model._keys_to_ignore_on_save = list(getattr(model, "all_tied_weights_keys", None) or ())
+        self.sampler = MicroBatches(sequences, recipe.micro_batch, recipe.seed)
+        super().__init__(
+            model=model,
+            args=_arguments(recipe, folder, len(self.sampler)),
+            train_dataset=sequences,
+            eval_dataset=[],
+            data_collator=sequences.collate,
+            callbacks=list(callbacks),
+            validate=lambda: exam.measure(model),
+        )
+        self.pad_id = sequences.pad_id
+        self.model_accepts_loss_kwargs = True  # count the tokens to guess in the whole batch
+
+    def get_train_dataloader(self) -> DataLoader[Drawn]:
+        """Draw batches by our sampler; accelerate splits them over processes."""
+        loader = DataLoader(
+            cast(MaskedSequences, self.train_dataset),
+            batch_sampler=cast(Any, self.sampler),
+            collate_fn=self.data_collator,
+        )
+        return cast(DataLoader[Drawn], self.accelerator.prepare(loader))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Mean over the masked tokens of the whole batch, whatever micro-batches it runs in.
+
+        (transformers' BERT divides by those of the micro-batch, so that a token's weight would
+        depend on its neighbours.)
+        """
+        where = inputs["labels"] >= 0
+        logits = masked_logits(model, inputs["input_ids"], self.pad_id, where).float()
+        loss = F.cross_entropy(logits, inputs["labels"][where], reduction="sum")
+        count = where.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = loss / max(1, int(count))
+        if num_items_in_batch is not None:  # of all processes, whose gradients get averaged
+            loss = loss * self.accelerator.num_processes
+        self.check_finite(loss)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; no decay on norms and biases."""
+        del model
+        if self.optimizer is None:
+            network = self.accelerator.unwrap_model(self.model)
+            learning = [each for each in network.parameters() if each.requires_grad]
+            decayed = [each for each in learning if each.ndim > 1]
+            plain = [each for each in learning if each.ndim <= 1]
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": decayed, "weight_decay": self.recipe.weight_decay},
+                    {"params": plain, "weight_decay": 0.0},
+                ],
+                lr=self.recipe.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                fused=True,
+            )
+        return self.optimizer
+
+
+def save_masked_lm(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the model with its head and the tokenizer, as a plain folder of transformers.
+
+    ``AutoModelForMaskedLM`` and ``AutoTokenizer`` load it without this package, and
+    ``clip_text.checkpoints.load_text_tower`` starts a text tower from it.
+    """
+    with partial_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save(partial)
+
+
+def _arguments(recipe: MaskedLMRecipe, folder: Path, micro_batches: int) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    accumulated = recipe.batch_size // recipe.micro_batch
+    steps = max(1, math.ceil(micro_batches / accumulated * recipe.epochs))
+    every = max(1, steps // recipe.evaluations)
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.micro_batch,
+        gradient_accumulation_steps=accumulated,
+        learning_rate=recipe.learning_rate,
+        adam_beta2=recipe.adam_beta2,
+        adam_epsilon=recipe.adam_epsilon,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup,
+        max_grad_norm=1.0,
+        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
+        seed=recipe.seed,
+        logging_steps=min(20, every),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_perplexity",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not cuda,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )

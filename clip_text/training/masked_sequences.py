@@ -1,0 +1,187 @@
+"""Masked LM: the numbers of a run, and the batches it draws."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from clip_text.data.corpus import Tokens
+from clip_text.data.masking import IGNORED, Flags, Ids, Masking, mask_rng
+from clip_text.data.packing import Packing, render
+from clip_text.tokenizer import Tokenizer
+from clip_text.training.recipe import RecipeError
+
+Drawn = tuple[Ids, Ids]
+"""What the model reads of a sequence, and what it has to say."""
+
+_CHUNK = 16
+"""Batches that are sorted by length together, as in :mod:`.lessons`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedLMRecipe:
+    """The numbers of masked-LM training.
+
+    Args:
+        epochs: Passes over the text; may be broken.
+        batch_size: Sequences in a step.
+        micro_batch: Of these, how many run at a time; the gradients are those of the whole batch.
+        learning_rate: At its peak.
+        warmup: Share of the steps in which the rate rises.
+        schedule: How the rate falls after that, to 0.
+        weight_decay: On matrices; norms and biases get none.
+        adam_beta2: Of AdamW.
+        adam_epsilon: Of AdamW.
+        context_length: Longest sequence, in tokens with special ones.
+        packing: See :mod:`clip_text.data.packing`.
+        share: Of the tokens that have to be guessed.
+        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
+        seed: Of the head's weights, masks, order and dropout.
+        evaluations: How often validation runs.
+        held_sequences: Of the text held out, how many sequences validation reads at most.
+
+    Raises:
+        RecipeError: If a number is out of its range, or micro-batches do not fill the batch.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 256
+    micro_batch: int = 32
+    learning_rate: float = 1e-4
+    warmup: float = 0.06
+    schedule: Literal["linear", "cosine"] = "linear"
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    adam_epsilon: float = 1e-6
+    context_length: int = 52
+    packing: Packing = "document"
+    share: float = 0.15
+    bf16: bool = True
+    seed: int = 0
+    evaluations: int = 10
+    held_sequences: int = 2000
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs > 0, "a number above 0")
+        _check("learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
+        _check("warmup", self.warmup, 0 <= self.warmup < 1, "a share below 1")
+        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        _check("share", self.share, 0 < self.share < 1, "a share between 0 and 1")
+        _check("context_length", self.context_length, self.context_length >= 3, "3 or more")
+        _check("seed", self.seed, self.seed >= 0, "0 or more")
+        for name in ("batch_size", "micro_batch", "evaluations", "held_sequences"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        if self.batch_size % self.micro_batch:
+            raise RecipeError(
+                f"expected a batch_size that micro-batches of {self.micro_batch} fill, "
+                f"got {self.batch_size}. Make it a multiple."
+            )
+
+
+PRESETS: dict[str, dict[str, float]] = {
+    # A pretrained encoder goes on with text of one's own. Gururangan et al. 2020
+    # (arXiv:2004.10964), appendix B: 6% warm-up; their rate for small corpora, 1e-4.
+    "continue": {"learning_rate": 1e-4, "batch_size": 256, "warmup": 0.06},
+    # From random weights, or with a head of random weights on an encoder of a few layers.
+    "scratch": {"learning_rate": 1e-3, "batch_size": 256, "warmup": 0.1},
+    # RoBERTa base from random weights: Liu et al. 2019, table 9; 24,000 of 500,000 steps.
+    "roberta": {"learning_rate": 6e-4, "batch_size": 8192, "warmup": 0.048},
+}
+"""Rate, batch and warm-up by what is to be done."""
+
+
+def _check(name: str, value: float, right: bool, expected: str) -> None:
+    if not right:
+        raise RecipeError(f"expected {name} to be {expected}, got {value}. Correct the recipe.")
+
+
+class MaskedSequences(Dataset[Drawn]):
+    """Sequences of a text with masks that depend on seed, epoch and sequence alone.
+
+    Args:
+        tokens: The text.
+        tokenizer: Whose ids it holds.
+        recipe: Its context, packing, share and seed count here.
+        at_most: How many sequences to take, evenly spread; 0 for all.
+
+    Raises:
+        DataError: If the tokenizer has no mask.
+    """
+
+    def __init__(
+        self, tokens: Tokens, tokenizer: Tokenizer, recipe: MaskedLMRecipe, at_most: int = 0
+    ) -> None:
+        self.tokens, self.recipe = tokens, recipe
+        self.masking = Masking.of(tokenizer, recipe.share)
+        backend = tokenizer.backend
+        self.cls_id, self.sep_id, self.pad_id = (
+            int(cast(int, each))
+            for each in (backend.cls_token_id, backend.sep_token_id, backend.pad_token_id)
+        )
+        found = tokens.sequences(recipe.context_length, recipe.packing)
+        if at_most and len(found) > at_most:
+            found = found[np.linspace(0, len(found) - 1, at_most).astype(np.int64)]
+        self.places = found
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def sequence(self, at: int) -> tuple[Ids, Flags]:
+        """Give a sequence as it is, and where its words begin."""
+        begin, end, _ = self.places[at].tolist()
+        run = slice(begin, end)
+        ids, flags = np.asarray(self.tokens.ids[run]), np.asarray(self.tokens.flags[run])
+        return render(ids, flags, self.cls_id, self.sep_id)
+
+    def __getitem__(self, place: tuple[int, int]) -> Drawn:
+        """Draw a sequence's mask for an epoch; ``place`` is the two of them, epoch first."""
+        epoch, at = place
+        return self.masking.draw(*self.sequence(at), mask_rng(self.recipe.seed, epoch, at))
+
+    def collate(self, drawn: Sequence[Drawn]) -> dict[str, Tensor]:
+        """Stack sequences, padded to the longest: ``input_ids`` and ``labels``, [n, length]."""
+        length = max(len(inputs) for inputs, _ in drawn)
+        inputs = np.full((len(drawn), length), self.pad_id, np.int64)
+        labels = np.full((len(drawn), length), IGNORED, np.int64)
+        for at, (read, said) in enumerate(drawn):
+            inputs[at, : len(read)], labels[at, : len(said)] = read, said
+        return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
+
+
+class MicroBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of sequences of like length in another order every epoch, with the epoch beside each.
+
+    All depends on (seed, epoch) alone. The order of all sequences is held in memory, 8 bytes each.
+
+    Args:
+        sequences: What to draw from.
+        micro_batch: Sequences in a batch; a rest too small for one waits for another epoch.
+        seed: Of the order.
+    """
+
+    def __init__(self, sequences: MaskedSequences, micro_batch: int, seed: int) -> None:
+        self.micro_batch, self.seed, self.epoch = micro_batch, seed, 0
+        self._lengths: NDArray[np.int64] = sequences.places[:, 2]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths) // self.micro_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self._lengths))[: len(self) * self.micro_batch]
+        for start in range(0, len(order), _CHUNK * self.micro_batch):
+            chunk = order[start : start + _CHUNK * self.micro_batch]
+            chunk = chunk[np.argsort(self._lengths[chunk], kind="stable")]
+            batches = chunk.reshape(-1, self.micro_batch)
+            for batch in rng.permutation(batches):
+                yield [(epoch, int(at)) for at in batch]
