@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerControl, TrainerState, TrainingArguments, set_seed
 
@@ -15,6 +15,12 @@ from clip_text.checkpoints import Checkpoint
 from clip_text.checkpoints.files import partial_file
 from clip_text.data.batches import Pictures, Source
 from clip_text.data.collection import RetrievalSet
+from clip_text.data.identity import (
+    captions_of,
+    collection_digest,
+    picture_files,
+    pictures_digest,
+)
 from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
@@ -37,7 +43,7 @@ from clip_text.training.image_tower import ImageTower, image_tower
 from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
 from clip_text.training.stages import FEATURES, Stage, check_sizes, run_stage, with_rates
-from clip_text.training.trainer import Plumbing, StepProgress, join_processes
+from clip_text.training.trainer import NonFiniteLossError, Plumbing, StepProgress, join_processes
 
 KS = (1, 5, 10)
 BEST_BY = "mean_recall"
@@ -138,7 +144,11 @@ def finetune(
     run.warn_of_learnt()
     start = snapshot(checkpoint.model)
     # a stage depends on what the run started from, and on the stages before it
-    made_by = [run.encoder.fingerprint, _digest(data.train), _digest(data.validation)]
+    made_by = [
+        run.encoder.fingerprint,
+        collection_digest(data.train),
+        collection_digest(data.validation),
+    ]
     before = run.measure_start(repr(made_by))
     run.listener.say(f"before training: {told(before)}")
     for stage in stages:
@@ -170,33 +180,6 @@ def _change(metrics: Metrics, before: Metrics) -> str:
     return f"{100 * (metrics[BEST_BY] - before[BEST_BY]):+.2f} since the start"
 
 
-def _digest(collection: RetrievalSet) -> str:
-    """Digest of a data set's texts and pictures; see :func:`_pictures_digest`."""
-    texts = [(text.text, text.kind, text.image_ids) for text in collection.texts]
-    what = repr((_pictures_digest(collection), texts, collection.negatives))
-    return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
-
-
-def _pictures_digest(collection: RetrievalSet) -> str:
-    """Digest of the pictures' ids, and of the sizes of those that are files of their own.
-
-    To read them takes about as long as to encode them, and times of change are others after a
-    copy, when a run should go on. Pictures within a table are taken to be what their ids say.
-    """
-    digest = hashlib.blake2b(repr(collection.image_ids).encode(), digest_size=16)
-    if isinstance(collection.images, list):  # others are read when they are asked for
-        for image in collection.images:
-            if isinstance(image, str | os.PathLike):
-                digest.update(b"%d " % Path(image).stat().st_size)
-    return digest.hexdigest()
-
-
-def _files(collection: RetrievalSet) -> set[str]:
-    images = collection.images if isinstance(collection.images, list) else ()
-    # resolve() would ask the disk about every picture
-    return {os.path.abspath(one) for one in images if isinstance(one, str | os.PathLike)}  # noqa: PTH100
-
-
 class _Run:
     """One run: its data as sources, its measurements, its stages."""
 
@@ -212,14 +195,14 @@ class _Run:
         self.checkpoint, self.data, self.folder = checkpoint, data, folder
         self.plumbing, self.listener = plumbing, listener
         self.encoder = Encoder(checkpoint)
-        self.captions = _captions(data.train)
+        self.captions = captions_of(data.train)
         kinds = {kind for captions in self.captions for kind in captions}
         self.weights = dict(data.weights) or dict.fromkeys(sorted(kinds), 1.0)
         self._rows: dict[int, tuple[str, Features]] = {}
 
     def warn_of_learnt(self) -> None:
         """Say how many of the validation's pictures are learnt, if there are any."""
-        train, measured = _files(self.data.train), _files(self.data.validation)
+        train, measured = picture_files(self.data.train), picture_files(self.data.validation)
         if both := len(train & measured):
             self.listener.say(
                 f"warning: {both:,} of the {len(self.data.validation.image_ids):,} pictures to "
@@ -242,7 +225,14 @@ class _Run:
         """Recall both ways, shares in [0, 1], and their mean."""
         self.checkpoint.model.eval()
         texts = self.encoder.encode_text([text.text for text in collection.texts])
-        encoded = Encoded(texts, self._image_rows(collection), [])
+        images = self._image_rows(collection)
+        for what, rows in (("texts", texts), ("pictures", images)):
+            if not np.isfinite(rows).all():
+                raise NonFiniteLossError(
+                    f"expected finite features of the {what} of {collection.name}, got NaN or "
+                    "infinity. Lower the learning rate, or start from another checkpoint."
+                )
+        encoded = Encoded(texts, images, [])
         found = measure(collection, encoded, KS).by_direction
         metrics = {
             f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
@@ -344,7 +334,7 @@ class _Run:
             "tower": module_digest(self.checkpoint.model.visual),
             "input": repr(self.checkpoint.preprocessing),
             "stem": f"{type(images).__name__} {stage.recipe.image}",
-            "pictures": _pictures_digest(train),
+            "pictures": pictures_digest(train),
             "crop": stage.crop,
             "seed": stage.recipe.seed,
         }
@@ -366,14 +356,6 @@ class _Run:
 def _view(pictures: Pictures, at: int, view: int, seed: int) -> Pixels:
     mixed = int.from_bytes(hashlib.blake2b(repr((seed, view, at)).encode(), digest_size=4).digest())
     return pictures.load(at, mixed if view else None)
-
-
-def _captions(collection: RetrievalSet) -> list[dict[str, list[str]]]:
-    captions: list[dict[str, list[str]]] = [{} for _ in collection.image_ids]
-    for text, pictures in zip(collection.texts, collection.answers, strict=True):
-        for picture in pictures:
-            captions[picture].setdefault(text.kind, []).append(text.text)
-    return captions
 
 
 class _Heard(StepProgress):
