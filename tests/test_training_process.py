@@ -36,9 +36,9 @@ def result(out, changes, **options):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss": "softmax"},
+        pytest.param({"loss": "softmax"}, marks=pytest.mark.slow),
         {"loss": "softmax", "local_loss": True, "micro_batch": 1},
-        {"loss": "sigmoid"},
+        pytest.param({"loss": "sigmoid"}, marks=pytest.mark.slow),
         {"loss": "sigmoid", "local_loss": True, "micro_batch": 1},
     ],
     ids=["softmax", "softmax-local-pieces", "sigmoid", "sigmoid-local-pieces"],
@@ -61,7 +61,11 @@ def test_two_processes_equal_one_with_the_whole_batch(changes, tmp_path):
 RESUMED = {"epochs": 3, "evaluations": 2, "dropout": 0.1, "token_dropout": 0.2, "ema": 0.9}
 
 
-@pytest.mark.parametrize("changes", [{"image": 2}, {"micro_batch": 2}], ids=["plain", "pieces"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"image": 2}, pytest.param({"micro_batch": 2}, marks=pytest.mark.slow)],
+    ids=["plain", "pieces"],
+)
 def test_a_run_killed_mid_epoch_ends_as_if_it_had_not_been(changes, tmp_path):
     changes = RESUMED | changes
     _, expected = result(tmp_path / "through", changes)
