@@ -1,7 +1,7 @@
 """The Encoder: texts and pictures in, unit rows of one space out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,8 +15,11 @@ from torch.nn.functional import normalize
 
 from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
 from clip_text.features import Pixels, hash_weights
+from clip_text.heads.classification import Classification, choose_head, rank
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Compat, TokenReport
+from clip_text.tokenizer.tokenizer import check_texts
+from clip_text.towers import POOLERS, TextTower
 
 Features = NDArray[np.float32]
 
@@ -39,6 +42,7 @@ class Encoder:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.model = checkpoint.model.eval().to(self.device)
+        self.heads = {name: each.eval().to(self.device) for name, each in checkpoint.heads.items()}
         preprocessing = checkpoint.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=self.device) * 255
         self._std = torch.tensor(preprocessing.std, device=self.device) * 255
@@ -148,15 +152,102 @@ class Encoder:
             ValueError: If ``batch_size`` is below 1.
         """
         _check_batch_size(batch_size)
-        token_ids = self.tokenizer.token_ids(texts)
-        # Texts of like length share a batch, so little padding is computed.
-        order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
-        out = np.empty((len(token_ids), self.embed_dim), np.float32)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            tokens = self.tokenizer.pad([token_ids[at] for at in batch]).to(self.device)
+        texts = check_texts(texts)
+        out = np.empty((len(texts), self.embed_dim), np.float32)
+        for batch, tokens in self.token_batches(texts, batch_size):
             out[batch] = _unit_rows(self.model.encode_text(tokens))
         return out
+
+    def token_batches(
+        self, texts: Sequence[str], batch_size: int = 256
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Give texts of like length together, so that little padding is computed.
+
+        Yields:
+            Positions in ``texts``, and token ids [n, length] on the encoder's device.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+        """
+        token_ids = self.tokenizer.token_ids(texts)
+        order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            yield batch, self.tokenizer.pad([token_ids[at] for at in batch]).to(self.device)
+
+    @torch.inference_mode()
+    def classify(
+        self,
+        texts: Sequence[str],
+        head: str | None = None,
+        top_k: int | None = None,
+        batch_size: int = 256,
+    ) -> list[Classification]:
+        """Say which labels texts have, by a classification head of the model.
+
+        Args:
+            texts: Any number of texts; read as :meth:`encode_text` does.
+            head: Name of the head; may be left out where the model has one.
+            top_k: How many labels to give of each, the likeliest first; all if None.
+            batch_size: Texts per forward pass.
+
+        Returns:
+            For each text its labels with calibrated probabilities.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If there is no such head, or a number is below 1.
+        """
+        _check_batch_size(batch_size)
+        texts = check_texts(texts)
+        _, chosen = choose_head(self.heads, head)
+        logits = torch.empty((len(texts), len(chosen.config.labels)))
+        for batch, tokens in self.token_batches(texts, batch_size):
+            logits[batch] = chosen.logits(self.model.text, tokens).float().cpu()
+        return rank(chosen.probabilities(logits), chosen.config, top_k)
+
+    @torch.inference_mode()
+    def encode_and_classify(
+        self,
+        texts: Sequence[str],
+        head: str | None = None,
+        top_k: int | None = None,
+        batch_size: int = 256,
+    ) -> tuple[Features, list[Classification]]:
+        """Give the rows of :meth:`encode_text` and the labels of :meth:`classify` at once.
+
+        One pass of the backbone serves both, unless the head has a backbone of its own
+        (``--train copy``): that costs a second one.
+
+        Args:
+            texts: As for :meth:`classify`, as are the other arguments.
+            head: See there.
+            top_k: See there.
+            batch_size: See there.
+
+        Returns:
+            Unit rows, float32 [n, embed_dim], and for each text its labels.
+
+        Raises:
+            TypeError: As :meth:`classify`.
+            ValueError: As :meth:`classify`.
+        """
+        _check_batch_size(batch_size)
+        texts = check_texts(texts)
+        _, chosen = choose_head(self.heads, head)
+        tower = self.model.text
+        assert isinstance(tower, TextTower)
+        rows = np.empty((len(texts), self.embed_dim), np.float32)
+        logits = torch.empty((len(texts), len(chosen.config.labels)))
+        for batch, tokens in self.token_batches(texts, batch_size):
+            states, mask = tower.states(tokens)
+            rows[batch] = _unit_rows(tower.proj(POOLERS[tower.pooler](states, mask)))
+            if chosen.tower is None:
+                found = chosen(chosen.pool(states, mask))
+            else:
+                found = chosen.logits(chosen.tower, tokens)
+            logits[batch] = found.float().cpu()
+        return rows, rank(chosen.probabilities(logits), chosen.config, top_k)
 
     def encode_image(
         self, images: Sequence[ImageSource] | NDArray[np.generic], batch_size: int = 64

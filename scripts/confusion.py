@@ -19,7 +19,9 @@ _MOST_NUMBERED = 20  # with more classes the numbers don't fit into the cells
 _LONGEST_NAME = 12  # characters
 
 
-def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = None) -> None:
+def draw_confusion(
+    result: ZeroShot, out: Path, names: dict[str, str] | None = None, of: str = "pictures"
+) -> None:
     """Draw the share of each class's pictures (row) that was put in each class (column).
 
     Of more than :data:`MOST_CLASSES` classes those are shown whose pictures go astray most.
@@ -28,6 +30,7 @@ def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = N
         result: With a confusion matrix.
         out: File to write, in a format its ending names.
         names: What to write for a label, if not the label itself.
+        of: What was classified.
 
     Raises:
         ClipTextError: If matplotlib is missing.
@@ -47,14 +50,14 @@ def draw_confusion(result: ZeroShot, out: Path, names: dict[str, str] | None = N
     figure = new_figure(side, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the row's pictures")
+    figure.colorbar(image, ax=axes, shrink=0.6, label=f"share of the row's {of}")
     written = [(names or {}).get(label, label) for label in result.labels]
     _name_axes(axes, [written[at] for at in shown])
     if len(shown) <= _MOST_NUMBERED:
         _number_cells(axes, shares)
     left_out = len(result.labels) - len(shown)
     axes.set_title(
-        f"top-1 {result.accuracy.get(1, float('nan')):.1%} of {result.pictures:,} pictures"
+        f"top-1 {result.accuracy.get(1, float('nan')):.1%} of {result.pictures:,} {of}"
         + (f"; the {len(shown)} most confused of {len(result.labels):,} classes" * bool(left_out))
     )
     save_figure(figure, out)

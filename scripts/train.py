@@ -2,7 +2,7 @@
 
 import typer
 
-from . import distill_text, pretrain_mlm, train_contrastive
+from . import distill_text, pretrain_mlm, train_classifier, train_contrastive
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ def train() -> None:
     """
 
 
+app.command("classifier")(train_classifier.command)
 app.command("contrastive")(train_contrastive.command)
 app.command("distill")(distill_text.distill)
 app.command("mlm")(pretrain_mlm.mlm)

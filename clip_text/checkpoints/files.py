@@ -169,8 +169,10 @@ def partial_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         if folder.exists():
-            for file in sorted(partial.iterdir()):
-                file.replace(folder / file.name)
+            for file in sorted(each for each in partial.rglob("*") if each.is_file()):
+                target = folder / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
         else:
             partial.rename(folder)
     finally:

@@ -8,6 +8,7 @@ Hugging Face saves them::
     config.json                  the text backbone, as transformers.AutoConfig reads it
     tokenizer.json, …            the tokenizer, as transformers.AutoTokenizer reads it
     README.md                    the model card
+    heads/NAME/…                 what else reads the text backbone, see clip_text.heads.files
 
 Read as well: ``open_clip_pytorch_model.bin``, and a checkpoint of open_clip's training script
 (``epoch_5.pt``) that lies beside the config.
@@ -96,6 +97,10 @@ def save_checkpoint(
         checkpoint.config.backbone.save_pretrained(partial)
         checkpoint.tokenizer.save(partial)
         write_json(partial / CONFIG_FILE, _to_json(checkpoint))
+        if checkpoint.heads:
+            from clip_text.heads.files import save_heads  # noqa: PLC0415  (it stands on this one)
+
+            save_heads(checkpoint.heads, checkpoint.model.text, partial, dtype)
 
 
 def _tower_config(raw: Mapping[str, Any], backbone: PreTrainedConfig) -> TowerConfig:

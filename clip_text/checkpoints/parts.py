@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,6 +19,7 @@ from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_m
 
 if TYPE_CHECKING:
     from clip_text.checkpoints.backbones import LoadedTextTower
+    from clip_text.heads.classification import ClassificationHead
 
 Format = Literal["cn_clip", "hf", "open_clip"]
 
@@ -52,12 +53,13 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything needed to compute features."""
+    """Everything needed to compute features, and what heads say of a text."""
 
     model: CustomTextCLIP
     config: TowerConfig
     tokenizer: Tokenizer
     preprocessing: Preprocessing
+    heads: "Mapping[str, ClassificationHead]" = field(default_factory=dict)
 
     def with_text_tower(self, start: "LoadedTextTower") -> "Checkpoint":
         """Put another text tower beside the image tower, to train the two together.
@@ -67,7 +69,7 @@ class Checkpoint:
 
         Returns:
             A new checkpoint with the tower, and the config and tokenizer that belong to it. It
-            shares the image tower with this one, which stays as it is.
+            shares the image tower with this one, which stays as it is. Heads are left behind.
 
         Raises:
             CheckpointError: If the tower is not as wide as the shared space.

@@ -108,7 +108,13 @@ def load_checkpoint(
         CheckpointError: If a file is missing or damaged, the weights do not fit the config, or
             the model cannot have that context or contract.
     """
-    return build(read_source(name, context_length, compat))
+    checkpoint = build(read_source(name, context_length, compat))
+    place = resolve(name)
+    if not (place / "heads").is_dir():
+        return checkpoint
+    from clip_text.heads.files import load_heads  # noqa: PLC0415  (it stands on this package)
+
+    return replace(checkpoint, heads=load_heads(place, checkpoint.model.text))
 
 
 def recognise(name: str | Path) -> Description:

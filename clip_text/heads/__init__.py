@@ -1,0 +1,20 @@
+"""Heads: what else a text tower's backbone says of a text, beside its row in the shared space.
+
+==================  =====================================================================
+:mod:`.classification`  the head itself: pooled state → logits → calibrated probabilities
+:mod:`.texts`           labelled texts: csv, tsv, jsonl
+:mod:`.training`        three ways to train one: head, copy, joint
+:mod:`.scores`          accuracy, F1, calibration error, temperature
+:mod:`.files`           how heads lie in a checkpoint's folder
+:mod:`.export`          a folder of transformers' ``AutoModelForSequenceClassification``
+==================  =====================================================================
+"""
+
+from clip_text.heads.classification import (
+    Classification,
+    ClassificationHead,
+    HeadConfig,
+    LabelProbability,
+)
+
+__all__ = ["Classification", "ClassificationHead", "HeadConfig", "LabelProbability"]

@@ -1,0 +1,120 @@
+"""What keeps retrieval as it is while a text tower learns to classify, and says whether it was.
+
+With pictures: the contrastive loss, on pictures with captions. Their vectors stay as they are (the
+image tower does not learn), so an index stays valid. Without: the tower's rows of the texts it
+learns from are held to those the original gave (distillation from itself).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_text.data.collection import RetrievalSet
+from clip_text.losses import cosine_distillation, multi_positive_contrastive
+from clip_text.tokenizer import Tokenizer
+from clip_text.towers import TextTower
+
+Rows = NDArray[np.float32]
+
+PICTURE_WEIGHT, ROW_WEIGHT = 1.0, 20.0
+"""Of the two losses beside the cross-entropy, where none is given: see docs/heads.md."""
+
+
+class Hold(Protocol):
+    """A loss beside the classifier's."""
+
+    def batch(self, at: Sequence[int]) -> dict[str, Tensor]:
+        """What the loss needs beside the texts at these places."""
+
+    def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
+        """Compute it, a scalar.
+
+        Args:
+            tower: As it is now.
+            rows: What it gives for the texts, [n, embed_dim], not normalised.
+            held: What :meth:`batch` gave.
+        """
+
+
+class HoldRows:
+    """Holds the rows of the training texts to what the original tower gave.
+
+    Args:
+        rows: Those, [n, embed_dim].
+        weight: Of the loss, 1 - cosine.
+    """
+
+    def __init__(self, rows: Rows, weight: float = ROW_WEIGHT) -> None:
+        self.rows, self.weight = rows, weight
+
+    def batch(self, at: Sequence[int]) -> dict[str, Tensor]:
+        """The original rows, [n, embed_dim]."""
+        return {"original": torch.from_numpy(self.rows[list(at)])}
+
+    def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
+        """Mean of 1 - cosine to the original rows."""
+        del tower
+        return self.weight * cosine_distillation(rows.float(), held["original"])
+
+
+class HoldPictures:
+    """Contrasts captions with the vectors of their pictures.
+
+    Args:
+        pictures: With captions.
+        rows: The pictures' unit rows, [images, embed_dim].
+        tokenizer: For the captions.
+        scale: The pair's factor on cosines; it does not learn.
+        seed: Of the draws.
+        weight: Of the loss.
+        batch_size: Pictures in a step; all if there are fewer.
+    """
+
+    def __init__(
+        self,
+        pictures: RetrievalSet,
+        rows: Rows,
+        tokenizer: Tokenizer,
+        scale: float,
+        *,
+        seed: int = 0,
+        weight: float = PICTURE_WEIGHT,
+        batch_size: int = 64,
+    ) -> None:
+        self.rows, self.tokenizer, self.scale = rows, tokenizer, scale
+        self.seed, self.weight = seed, weight
+        self.size = min(batch_size, len(rows))
+        self.token_ids = tokenizer.token_ids([text.text for text in pictures.texts])
+        self.answers = [set(answer) for answer in pictures.answers]
+        self.texts_of = pictures.texts_of
+        self.described = np.array([at for at, texts in enumerate(self.texts_of) if texts])
+        self.size = min(self.size, len(self.described))
+
+    def batch(self, at: Sequence[int]) -> dict[str, Tensor]:
+        """Captions, picture rows, and which describes which.
+
+        The draw depends on the seed and on which texts meet in the batch, nothing else: a resumed
+        run draws the same.
+        """
+        rng = np.random.default_rng([self.seed, *at[:8]])
+        images = rng.choice(self.described, self.size, replace=False).tolist()
+        texts = [int(rng.choice(self.texts_of[image])) for image in images]
+        positives = [[image in self.answers[text] for image in images] for text in texts]
+        return {
+            "captions": self.tokenizer.pad([self.token_ids[text] for text in texts]),
+            "pictures": torch.from_numpy(self.rows[images]),
+            "positives": torch.tensor(positives),
+        }
+
+    def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
+        """CLIP's loss, several right answers allowed."""
+        del rows
+        scale = torch.tensor(self.scale, device=held["pictures"].device)
+        captions = tower(held["captions"])
+        return self.weight * multi_positive_contrastive(
+            captions, held["pictures"], held["positives"], scale
+        )

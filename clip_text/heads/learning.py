@@ -1,0 +1,255 @@
+"""What the Trainer steps where a head is learnt: batches of labelled texts, model, trainer."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clip_text.heads.classification import ClassificationHead
+from clip_text.heads.holding import Hold
+from clip_text.tokenizer import Tokenizer
+from clip_text.towers import POOLERS, TextTower
+from clip_text.training.recipe import Recipe
+from clip_text.training.trainer import CheckedTrainer, Plumbing, training_arguments
+
+Mode = Literal["head", "copy", "joint"]
+
+_CHUNK = 16
+"""Batches that are sorted by length together."""
+
+_HEAD_FACTOR = 10
+"""The head is new where the backbone is not: beside one it learns so many times as fast."""
+
+
+class Labelled(Dataset[int]):
+    """Texts as token ids or as pooled states, with targets and what their rows should stay.
+
+    Args:
+        inputs: Token ids of each text; or pooled states, [n, width].
+        targets: As for :meth:`ClassificationHead.loss`.
+        tokenizer: Pads.
+        hold: Adds to a batch what keeps retrieval as it is.
+    """
+
+    def __init__(
+        self,
+        inputs: list[list[int]] | NDArray[np.float32],
+        targets: NDArray[np.int64],
+        tokenizer: Tokenizer,
+        hold: Hold | None = None,
+    ) -> None:
+        self.inputs, self.targets, self.tokenizer, self.hold = inputs, targets, tokenizer, hold
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, at: int) -> int:
+        return at
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, alike where they have become states."""
+        if isinstance(self.inputs, np.ndarray):
+            return np.ones(len(self.inputs), np.int64)
+        return np.array([len(ids) for ids in self.inputs], np.int64)
+
+    def given(self, at: Sequence[int]) -> Tensor:
+        """Tokens [n, length] or states [n, width] of some texts."""
+        if isinstance(self.inputs, np.ndarray):
+            return torch.from_numpy(self.inputs[list(at)])
+        return self.tokenizer.pad([self.inputs[i] for i in at])
+
+    def collate(self, at: Sequence[int]) -> dict[str, Tensor]:
+        """Stack a batch: what :meth:`ClassifierModel.forward` takes."""
+        batch = {"inputs": self.given(at), "targets": torch.from_numpy(self.targets[list(at)])}
+        return batch | (self.hold.batch(at) if self.hold else {})
+
+
+class LabelledBatches(Sampler[list[int]]):
+    """Every text once an epoch, with others of like length; depends on (seed, epoch) alone.
+
+    Args:
+        lengths: Of the texts, in tokens.
+        batch_size: Texts in a batch; the last may be smaller.
+        seed: Of the order.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), _CHUNK * self.batch_size):
+            chunk = order[start : start + _CHUNK * self.batch_size]
+            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+            batches += [
+                chunk[at : at + self.batch_size].tolist()
+                for at in range(0, len(chunk), self.batch_size)
+            ]
+        rng.shuffle(batches)
+        return iter(batches)
+
+
+class ClassifierModel(nn.Module):
+    """A head, and the tower below it where that learns too.
+
+    Args:
+        head: Trained in place.
+        tower: Trained in place; None where the inputs are pooled states already.
+        class_weights: See :meth:`ClassificationHead.loss`.
+        hold: Its ``loss`` is added.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        head: ClassificationHead,
+        tower: TextTower | None = None,
+        class_weights: NDArray[np.float32] | None = None,
+        hold: Hold | None = None,
+    ) -> None:
+        super().__init__()
+        self.head, self.tower = head, None if head.tower else tower
+        self.hold = hold
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def logits(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits [n, labels], and of a tower that learns its rows [n, embed_dim] by the way."""
+        if inputs.is_floating_point():
+            return self.head(inputs), None
+        if self.tower is None:
+            assert self.head.tower is not None
+            return self.head.logits(self.head.tower, inputs), None
+        states, mask = self.tower.states(inputs)
+        logits = self.head(self.head.pool(states, mask))
+        rows = self.tower.proj(POOLERS[self.tower.pooler](states, mask)) if self.hold else None
+        return logits, rows
+
+    def forward(self, inputs: Tensor, targets: Tensor, **held: Tensor) -> dict[str, Tensor]:
+        """Compute the loss of a batch of :meth:`Labelled.collate`."""
+        logits, rows = self.logits(inputs)
+        loss = self.head.loss(logits.float(), targets, self.class_weights)
+        if self.hold is not None and self.tower is not None and rows is not None:
+            loss = loss + self.hold.loss(self.tower, rows, held)
+        return {"loss": loss}
+
+
+class StopEarly(TrainerCallback):
+    """Ends training when validation has not risen for some evaluations.
+
+    It looks at what is logged, which checkpoints carry: a resumed run stops where it would have.
+
+    Args:
+        metric: Larger is better.
+        patience: Evaluations without a rise.
+    """
+
+    def __init__(self, metric: str, patience: int) -> None:
+        self.metric, self.patience = f"eval_{metric}", patience
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, kwargs
+        values = [line[self.metric] for line in state.log_history if self.metric in line]
+        before, recent = values[: -self.patience], values[-self.patience :]
+        if before and max(recent) <= max(before):
+            control.should_training_stop = True
+
+
+class ClassifierTrainer(CheckedTrainer):
+    """``transformers.Trainer`` with batches of like length and early stopping.
+
+    Args:
+        model: What to train.
+        data: What it learns.
+        batch_size: Texts in a step.
+        recipe: The numbers; ``best_by`` is among what ``validate`` returns.
+        patience: See :class:`StopEarly`.
+        folder: Where checkpoints and logs go; the same again resumes.
+        validate: Returns metrics by name.
+        callbacks: Of transformers, for a progress bar.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        model: ClassifierModel,
+        data: Labelled,
+        batch_size: int,
+        recipe: Recipe,
+        patience: int,
+        folder: Path,
+        validate: Callable[[], dict[str, float]],
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.recipe = recipe
+        self.sampler = LabelledBatches(data.lengths(), batch_size, recipe.seed)
+        super().__init__(
+            model=model,
+            args=training_arguments(recipe, folder, len(self.sampler), Plumbing()),
+            train_dataset=data,
+            eval_dataset=[],
+            data_collator=data.collate,
+            callbacks=[StopEarly(recipe.best_by, patience), *callbacks],
+            validate=validate,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[int]:
+        """Draw batches by our sampler; accelerate splits them over processes."""
+        loader = DataLoader(
+            cast(Labelled, self.train_dataset),
+            batch_sampler=cast(Any, self.sampler),
+            collate_fn=self.data_collator,
+        )
+        return cast(DataLoader[int], self.accelerator.prepare(loader))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; no decay on norms and biases, a higher rate for a head beside its backbone."""
+        del model
+        if self.optimizer is None:
+            network = cast(ClassifierModel, self.accelerator.unwrap_model(self.model))
+            alone = network.tower is None and network.head.tower is None
+            new = {
+                id(each)
+                for part in (network.head.dense, network.head.out)
+                if part
+                for each in part.parameters()
+            }
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            for each in network.parameters():
+                if each.requires_grad:
+                    rate = self.recipe.learning_rate
+                    rate *= _HEAD_FACTOR if id(each) in new and not alone else 1
+                    decay = self.recipe.weight_decay if each.ndim > 1 else 0.0
+                    groups.setdefault((rate, decay), []).append(each)
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": parameters, "lr": rate, "weight_decay": decay}
+                    for (rate, decay), parameters in groups.items()
+                ],
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                fused=True,
+            )
+        return self.optimizer

@@ -1,0 +1,268 @@
+"""Labelled texts: read from csv, tsv and jsonl, and split."""
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_text.data.captions import json_objects, utf8_lines
+from clip_text.errors import DataError
+
+TEXT_COLUMNS = ("text", "sentence", "content", "review", "query", "title", "文本")
+LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "label_desc", "cat", "类别")
+
+_DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTexts:
+    """Texts with their labels.
+
+    Args:
+        texts: None is empty.
+        labels: Of each text: one, or with several labels a text any number.
+        places: Where each came from, such as ``data.tsv, line 3``.
+    """
+
+    texts: list[str]
+    labels: list[tuple[str, ...]]
+    places: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, at: Sequence[int]) -> "LabelledTexts":
+        """Give those at some places alone."""
+        return LabelledTexts(
+            [self.texts[i] for i in at], [self.labels[i] for i in at], [self.places[i] for i in at]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What to read of a file.
+
+    Args:
+        text: Column of the text; the first of :data:`TEXT_COLUMNS` there is, if None.
+        label: Column of the label; the first of :data:`LABEL_COLUMNS` there is, if None.
+        separator: What stands between the labels of a text; None for one label a text. Lists in
+            jsonl need none.
+        names: The labels there are, in order, if known: a number then means the one at its
+            position, from 0.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    separator: str | None = None
+    names: tuple[str, ...] = ()
+
+
+def read_labelled_texts(path: Path, columns: Columns | None = None) -> LabelledTexts:
+    """Read labelled texts.
+
+    ======  =================================================================================
+    .jsonl  an object a line; the label is a word, a number, or a list of them
+    .csv    a header, then a row a text
+    .tsv    the same with tabs; or, without a header, ``text<TAB>label``, as TNEWS comes
+    ======  =================================================================================
+
+    Args:
+        path: The file, UTF-8.
+        columns: What to read of it.
+
+    Raises:
+        DataError: If there is no such column, a text is empty, a label is missing, out of range
+            or no label, or there is nothing to read; it names the line.
+    """
+    columns = columns or Columns()
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        rows = _json_rows(path, columns)
+    elif kind in _DIALECTS:
+        rows = _table_rows(path, columns)
+    else:
+        raise DataError(
+            f"expected a .jsonl, .csv or .tsv file of labelled texts, got {path}. Convert it."
+        )
+    found = LabelledTexts([], [], [])
+    for place, text, label in rows:
+        where = f"{path}, {place}"
+        if not isinstance(text, str) or not text.strip():
+            what = "an empty one" if isinstance(text, str) else type(text).__name__
+            raise DataError(f"expected a text in {where}, got {what}. Mend the line or drop it.")
+        found.texts.append(text)
+        found.labels.append(_labels(label, columns, where))
+        found.places.append(where)
+    if not found.texts:
+        raise DataError(f"expected labelled texts in {path}, got none. Check the file.")
+    return found
+
+
+def is_multi_label(columns: Columns, texts: LabelledTexts) -> bool:
+    """Say whether texts may have several labels: a separator was named, or one has not one."""
+    return columns.separator is not None or any(len(labels) != 1 for labels in texts.labels)
+
+
+def labels_of(texts: LabelledTexts, *, multi_label: bool) -> tuple[str, ...]:
+    """Collect the labels there are, sorted.
+
+    Raises:
+        DataError: If there is one class only, which leaves nothing to tell apart.
+    """
+    found = tuple(sorted({label for labels in texts.labels for label in labels}))
+    if len(found) < (1 if multi_label else 2):
+        raise DataError(
+            f"expected texts of at least two classes, got {len(found)}: "
+            f"{', '.join(found) or 'none'}. Add texts of another class."
+        )
+    return found
+
+
+def check_known(texts: LabelledTexts, labels: Sequence[str]) -> None:
+    """Refuse texts with a label that was not trained.
+
+    Raises:
+        DataError: Naming the first line with one.
+    """
+    known = set(labels)
+    for of_text, place in zip(texts.labels, texts.places, strict=True):
+        for label in of_text:
+            if label not in known:
+                some = ", ".join(list(labels)[:_EXAMPLES])
+                raise DataError(
+                    f"expected a label of the training texts ({some}, …) in {place}, got "
+                    f"{label!r}. Add texts of it to the training file, or drop the line."
+                )
+
+
+def hold_out(
+    texts: LabelledTexts, number: int, seed: int = 0
+) -> tuple[LabelledTexts, LabelledTexts]:
+    """Hold some texts out, drawn at random; both parts stay in the file's order.
+
+    Raises:
+        DataError: If that leaves nothing to learn from.
+    """
+    if not 0 < number < len(texts):
+        raise DataError(
+            f"expected to hold out between 1 and {len(texts) - 1} of {len(texts)} texts, "
+            f"got {number}. Hold out fewer, or give a validation file."
+        )
+    chosen = set(random.Random(seed).sample(range(len(texts)), number))  # noqa: S311
+    rest = [at for at in range(len(texts)) if at not in chosen]
+    return texts.take(rest), texts.take(sorted(chosen))
+
+
+def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:
+    for place, entry in json_objects(path):
+        where = f"{path}, {place}"
+        text = _column(where, list(entry), columns.text, TEXT_COLUMNS, "--text")
+        label = _column(where, list(entry), columns.label, LABEL_COLUMNS, "--label")
+        yield place, entry[text], entry[label]
+
+
+def _table_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:
+    if _headless(path, columns):
+        yield from _headless_rows(path)
+        return
+    lines = (line for _, line in utf8_lines(path, newline=""))
+    rows = csv.reader(lines, _DIALECTS[path.suffix.lower()], strict=True)
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        where = f"the header of {path}"
+        text = _column(where, header, columns.text, TEXT_COLUMNS, "--text")
+        label = _column(where, header, columns.label, LABEL_COLUMNS, "--label")
+        start = rows.line_num + 1
+        for row in rows:
+            place, start = f"line {start}", rows.line_num + 1
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"expected {len(header)} fields in {path}, {place}, as in the header, "
+                    f"got {len(row)}. Quote what holds the separator."
+                )
+            yield place, row[header.index(text)], row[header.index(label)]
+    except csv.Error as error:
+        raise DataError(
+            f"expected a table in {path}, got a broken line {rows.line_num}: {error}. Mend it."
+        ) from None
+
+
+def _headless(path: Path, columns: Columns) -> bool:
+    """Say whether a tsv file is ``text<TAB>label`` from its first line on."""
+    if path.suffix.lower() != ".tsv" or columns.text or columns.label:
+        return False
+    first = next((line for _, line in utf8_lines(path)), "").rstrip("\r\n").split("\t")
+    named = {name.strip() for name in first} & {*TEXT_COLUMNS, *LABEL_COLUMNS}
+    return len(first) == 2 and not named
+
+
+def _headless_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    rows = []
+    for number, line in utf8_lines(path):
+        fields = line.rstrip("\r\n").split("\t")
+        if fields == [""]:
+            continue
+        if len(fields) != 2:
+            raise DataError(
+                f"expected text<TAB>label in {path}, line {number}, got {len(fields)} fields. "
+                "Drop the tabs within the text."
+            )
+        rows.append((f"line {number}", fields[0], fields[1]))
+    counts = Counter(label for _, _, label in rows)
+    if rows and len(counts) > 2 and counts[rows[0][2]] == 1 and sorted(counts.values())[1] > 1:
+        # every other label comes more than once: this is a header that nobody told us of
+        raise DataError(
+            f"expected text<TAB>label in {path}, line 1, or a header with text and label, got a "
+            f"line that looks like a header: {rows[0][1]!r}, {rows[0][2]!r}. "
+            "Name its columns by --text and --label."
+        )
+    yield from rows
+
+
+def _column(
+    where: str, there: Sequence[str], asked: str | None, usual: Sequence[str], option: str
+) -> str:
+    found = [name for name in ((asked,) if asked else usual) if name in there]
+    if not found or list(there).count(found[0]) > 1:
+        number = f"{list(there).count(found[0])} of that name" if found else "none"
+        raise DataError(
+            f"expected one column {asked or ' or '.join(usual)} in {where}, got {number} among "
+            f"{', '.join(map(str, there)) or 'no columns'}. Name it by {option}."
+        )
+    return found[0]
+
+
+def _labels(value: object, columns: Columns, where: str) -> tuple[str, ...]:
+    several = isinstance(value, list) or columns.separator is not None
+    if isinstance(value, str) and columns.separator is not None:
+        values: list[object] = [part for part in value.split(columns.separator) if part.strip()]
+    else:
+        values = value if isinstance(value, list) else [value]
+    found = [_label(one, columns.names, where) for one in values]
+    if not several and not found[0]:
+        raise DataError(f"expected a label in {where}, got none. Mend the line or drop it.")
+    return tuple(dict.fromkeys(found))
+
+
+def _label(value: object, names: tuple[str, ...], where: str) -> str:
+    if not isinstance(value, str | int):
+        raise DataError(
+            f"expected a word or a number as label in {where}, got {type(value).__name__}. "
+            "Mend the line."
+        )
+    label = str(value).strip()
+    if not names or label in names:
+        return label
+    number = int(label) if label.lstrip("-").isdecimal() else -1
+    if not 0 <= number < len(names):
+        raise DataError(
+            f"expected one of {len(names)} labels ({', '.join(names[:_EXAMPLES])}, …) or its "
+            f"position from 0 to {len(names) - 1} in {where}, got {label!r}. Mend the line."
+        )
+    return names[number]

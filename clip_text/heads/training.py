@@ -1,0 +1,414 @@
+"""Training a classification head: on the frozen tower, on a copy of it, or jointly with it."""
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import TrainerCallback
+
+from clip_text.checkpoints import Checkpoint
+from clip_text.checkpoints.files import partial_file
+from clip_text.data.collection import RetrievalSet
+from clip_text.encoder import Encoder
+from clip_text.errors import DataError
+from clip_text.evaluation import retrieval
+from clip_text.evaluation.measure import Encoded, encode_images, measure
+from clip_text.features import module_digest
+from clip_text.heads.classification import (
+    ClassificationHead,
+    HeadConfig,
+    balanced_weights,
+    targets_of,
+)
+from clip_text.heads.files import check_name, own_tower
+from clip_text.heads.holding import PICTURE_WEIGHT, ROW_WEIGHT, Hold, HoldPictures, HoldRows
+from clip_text.heads.learning import ClassifierModel, ClassifierTrainer, Labelled, Mode
+from clip_text.heads.scores import Calibration, Scores, calibrate, decide, score
+from clip_text.heads.texts import LabelledTexts, check_known
+from clip_text.towers import TextTower
+from clip_text.training.recipe import Recipe, RecipeError
+from clip_text.training.stages import run_stage
+
+KS = (1, 5, 10)
+_HEAD_RATE, _TOWER_RATE, _TOWER_WIDTH = 3e-3, 3e-4, 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierRecipe:
+    """The numbers of a head's training.
+
+    Args:
+        train: ``head``: the tower is frozen, its pooled states are computed once. ``copy``: a
+            copy of the backbone learns too, and costs a second pass later. ``joint``: the
+            tower itself learns, held by ``hold`` so that retrieval stays.
+        epochs: Passes over the texts, unless validation stops rising before.
+        batch_size: Texts in a step.
+        learning_rate: At its peak; None for 3e-3 of a head alone, and else 3e-4 at width 256,
+            falling with its square (3.3e-5 at 768, where BERT is fine-tuned). A head beside its
+            backbone learns ten times as fast.
+        weight_decay: On matrices.
+        balanced: Weigh classes so that all count alike.
+        hold: Weight of what holds retrieval, with ``joint``; None for the usual one.
+        patience: Evaluations without a rise after which training ends.
+        evaluations: How often validation runs if it doesn't.
+        bf16: Compute in bfloat16 where it is faster.
+        seed: Of weights, draws and dropout.
+
+    Raises:
+        RecipeError: If a number is out of range.
+    """
+
+    train: Mode = "head"
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float | None = None
+    weight_decay: float = 0.01
+    balanced: bool = False
+    hold: float | None = None
+    patience: int = 3
+    evaluations: int = 10
+    bf16: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.train not in ("head", "copy", "joint"):
+            raise RecipeError(
+                f"expected to train head, copy or joint, got {self.train!r}. Choose one of them."
+            )
+        if min(self.batch_size, self.patience) < 1 or (self.hold or 0) < 0:
+            raise RecipeError(
+                "expected batch_size and patience of at least 1 and hold of at least 0, got "
+                f"{self.batch_size}, {self.patience} and {self.hold}. Correct them."
+            )
+
+    def general(self, width: int, best_by: str) -> Recipe:
+        """Say it as the trainers' recipe; that checks the other numbers."""
+        suggested = _TOWER_RATE * (_TOWER_WIDTH / width) ** 2
+        suggested = _HEAD_RATE if self.train == "head" else suggested
+        return Recipe(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate or suggested,
+            weight_decay=self.weight_decay,
+            warmup_steps=0.06,
+            best_by=best_by,
+            bf16=self.bf16,
+            seed=self.seed,
+            evaluations=self.evaluations,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What is learnt from and measured on.
+
+    Args:
+        train: Labelled texts.
+        validation: Others, of the same labels.
+        pictures: With captions, for ``joint``.
+        held_pictures: With captions, to measure recall on before and after ``joint``.
+    """
+
+    train: LabelledTexts
+    validation: LabelledTexts
+    pictures: RetrievalSet | None = None
+    held_pictures: RetrievalSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it.
+
+    Args:
+        checkpoint: The old one with the head; with ``joint`` its text tower is the trained one.
+        head: On the checkpoint's text tower, or with a copy of its own.
+        scores: On the validation texts.
+        calibration: On the same.
+        logits: Of the validation texts, [n, labels].
+        targets: Of the validation texts.
+        retrieval_before: With ``joint``, recall by name, in [0, 1], before the first step.
+        retrieval_after: The same at the end.
+        seconds: Of training, reading the tower's states included.
+    """
+
+    checkpoint: Checkpoint
+    head: ClassificationHead
+    scores: Scores
+    calibration: Calibration
+    logits: NDArray[np.float32]
+    targets: NDArray[np.int64]
+    seconds: float
+    retrieval_before: dict[str, float] = field(default_factory=dict)
+    retrieval_after: dict[str, float] = field(default_factory=dict)
+
+
+def train_classifier(
+    checkpoint: Checkpoint,
+    lessons: Lessons,
+    config: HeadConfig,
+    recipe: ClassifierRecipe,
+    folder: Path,
+    *,
+    name: str = "classifier",
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Trained:
+    """Train a head; the same call again goes on where it was stopped.
+
+    Args:
+        checkpoint: Whose backbone the head reads. With ``joint`` its text tower is trained in
+            place.
+        lessons: Texts.
+        config: What the head is.
+        recipe: The numbers.
+        folder: Of the run: states, checkpoints, metrics.
+        name: Of the head within the checkpoint; one of that name is replaced.
+        callbacks: Of transformers, for a bar of steps.
+        progress: Told the texts or pictures encoded: what, how many, of how many.
+
+    Raises:
+        DataError: If a validation text has a label no training text has.
+        RecipeError: If a number is out of range.
+        NonFiniteLossError: If the loss is no number any more.
+    """
+    check_name(name)
+    check_known(lessons.train, config.labels)
+    check_known(lessons.validation, config.labels)
+    started = time.monotonic()
+    run = _Run(checkpoint, lessons, config, recipe, folder, progress)
+    before = run.retrieval() if recipe.train == "joint" else {}
+    logits = run.fit(callbacks)
+    after = run.retrieval() if recipe.train == "joint" else {}
+    several = config.multi_label
+    calibration = calibrate(logits, run.held_targets, multi_label=several)
+    head = run.model.head.eval()
+    head.temperature.fill_(calibration.temperature)
+    given = decide(
+        logits / calibration.temperature, multi_label=several, threshold=config.threshold
+    )
+    kept = dict(checkpoint.heads)
+    if recipe.train == "joint":  # the others read a backbone that is no more
+        kept = {known: one for known, one in kept.items() if one.tower is not None}
+    return Trained(
+        checkpoint=replace(checkpoint, heads={**kept, name: head}),
+        head=head,
+        scores=score(given, run.held_targets, config.labels),
+        calibration=calibration,
+        logits=logits,
+        targets=run.held_targets,
+        seconds=time.monotonic() - started,
+        retrieval_before=before,
+        retrieval_after=after,
+    )
+
+
+class _Run:
+    """One run: what is learnt, of what, and how it is measured."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        checkpoint: Checkpoint,
+        lessons: Lessons,
+        config: HeadConfig,
+        recipe: ClassifierRecipe,
+        folder: Path,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self.encoder = Encoder(checkpoint)
+        self.checkpoint, self.lessons, self.config = checkpoint, lessons, config
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.tower: TextTower = checkpoint.model.text
+        self.targets = targets_of(lessons.train.labels, config)
+        self.held_targets = targets_of(lessons.validation.labels, config)
+        self.start = module_digest(self.tower)
+        self.original: dict[str, NDArray[np.float32]] = {}
+        self.pictures: NDArray[np.float32] | None = None
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            head = ClassificationHead(config, self.tower.width, self._copied())
+        weights = balanced_weights(self.targets, config) if recipe.balanced else None
+        self.hold = self._hold() if recipe.train == "joint" else None
+        learns = self.tower if recipe.train == "joint" else None
+        self.model = ClassifierModel(head, learns, weights, self.hold).to(self.encoder.device)
+        self.learnt = self._labelled("train", lessons.train, self.targets, self.hold)
+        self.held = self._labelled("held", lessons.validation, self.held_targets)
+
+    def _copied(self) -> TextTower | None:
+        if self.recipe.train != "copy":
+            return None
+        config = copy.deepcopy(self.tower.config)
+        tower = own_tower(config, self.tower.width, self.config, self.tower.context_length)
+        tower.transformer.load_state_dict(self.tower.transformer.state_dict())
+        return tower
+
+    def _hold(self) -> Hold:
+        pictures, weight = self.lessons.pictures, self.recipe.hold
+        if pictures is None:
+            rows = self.encoder.encode_text(self.lessons.train.texts)
+            return HoldRows(rows, ROW_WEIGHT if weight is None else weight)
+        return HoldPictures(
+            pictures,
+            self._image_rows("pictures", pictures),
+            self.checkpoint.tokenizer,
+            self.encoder.logit_scale,
+            seed=self.recipe.seed,
+            weight=PICTURE_WEIGHT if weight is None else weight,
+        )
+
+    def _labelled(
+        self,
+        name: str,
+        texts: LabelledTexts,
+        targets: NDArray[np.int64],
+        hold: Hold | None = None,
+    ) -> Labelled:
+        tokenizer = self.checkpoint.tokenizer
+        if self.recipe.train != "head":
+            return Labelled(tokenizer.token_ids(texts.texts), targets, tokenizer, hold)
+        key = repr((self.start, _digest(texts), tokenizer.contract, self.config.pooler))
+        states = _cached(
+            self.folder / f"states-{name}.npy", key, lambda: self._states(name, texts.texts)
+        )
+        return Labelled(states, targets, tokenizer)
+
+    @torch.inference_mode()
+    def _states(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Pooled states of the frozen tower, [n, width]."""
+        self.tower.eval()
+        found = np.empty((len(texts), self.tower.width), np.float32)
+        done = 0
+        for at, tokens in self.encoder.token_batches(texts, 256):
+            states, mask = self.tower.states(tokens)
+            found[at] = self.model.head.pool(states, mask).float().cpu().numpy()
+            done += len(at)
+            self.progress(f"states ({name})", done, len(texts))
+        return found
+
+    def _image_rows(self, name: str, pictures: RetrievalSet) -> NDArray[np.float32]:
+        every, done = len(pictures.image_ids), 0
+
+        def advance(number: int) -> None:
+            nonlocal done
+            done += number
+            self.progress(name, done, every)
+
+        key = repr((module_digest(self.checkpoint.model.visual), pictures.image_ids))
+        return _cached(
+            self.folder / f"{name}.npy",
+            key,
+            lambda: encode_images(
+                self.encoder, pictures.images, pictures.image_ids, on_progress=advance
+            )[0],
+        )
+
+    def fit(self, callbacks: Sequence[TrainerCallback]) -> NDArray[np.float32]:
+        """Train, or load the end of a finished run; logits of the validation texts."""
+        best_by = "micro_f1" if self.config.multi_label else "accuracy"
+        general = self.recipe.general(self.tower.width, best_by)
+        place = self.folder / self.recipe.train
+        data = (_digest(self.lessons.train), _digest(self.lessons.validation))
+        shown = self.lessons.pictures
+        made_by = (self.start, data, self.config, self.recipe, shown and _digest_pictures(shown))
+        # it holds what of the tower learns; elsewhere the frozen tower is as it was
+        run_stage(
+            self.model,
+            place,
+            repr(made_by),
+            lambda: ClassifierTrainer(
+                self.model,
+                self.learnt,
+                self.recipe.batch_size,
+                general,
+                self.recipe.patience,
+                place,
+                self._validate,
+                callbacks,
+            ).fit(),
+        )
+        self.model.to(self.encoder.device).eval()
+        return self._logits()
+
+    def _validate(self) -> dict[str, float]:
+        several = self.config.multi_label
+        logits = self._logits()
+        given = decide(logits, multi_label=several, threshold=self.config.threshold)
+        found = score(given, self.held_targets, self.config.labels)
+        metrics = {"accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        return metrics | {"micro_f1": found.micro_f1}
+
+    @torch.inference_mode()
+    def _logits(self) -> NDArray[np.float32]:
+        lengths = self.held.lengths()
+        order = np.argsort(lengths, kind="stable")
+        out = np.empty((len(order), len(self.config.labels)), np.float32)
+        for start in range(0, len(order), 256):
+            at = order[start : start + 256]
+            inputs: Tensor = self.held.given(at.tolist()).to(self.encoder.device)
+            out[at] = self.model.logits(inputs)[0].float().cpu().numpy()
+        return out
+
+    def retrieval(self) -> dict[str, float]:
+        """Recall of the text tower as it is now, by name, in [0, 1].
+
+        On pictures, where there are some to measure on. Else the validation texts look for their
+        own rows of before training: how often the right one is the nearest, and the mean cosine.
+        """
+        self.checkpoint.model.eval()
+        pictures = self.lessons.held_pictures
+        if pictures is not None:
+            texts = self.encoder.encode_text([text.text for text in pictures.texts])
+            if self.pictures is None:
+                self.pictures = self._image_rows("held-pictures", pictures)
+            found = measure(pictures, Encoded(texts, self.pictures, []), KS).by_direction
+            return {
+                f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
+            }
+        rows = self.encoder.encode_text(self.lessons.validation.texts)
+        first = self.original.setdefault("rows", rows)
+        places: dict[str, list[int]] = {}
+        for at, text in enumerate(self.lessons.validation.texts):
+            places.setdefault(text, []).append(at)
+        answers = [places[text] for text in self.lessons.validation.texts]
+        recall = retrieval(rows, first, answers, (1,)).recall[1]
+        return {
+            "own_row_recall@1": float(recall),
+            "own_row_cosine": float((rows * first).sum(1).mean()),
+        }
+
+
+def _digest(texts: LabelledTexts) -> str:
+    content = json.dumps([texts.texts, texts.labels]).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _digest_pictures(pictures: RetrievalSet) -> str:
+    texts = [(text.text, text.image_ids) for text in pictures.texts]
+    content = repr((pictures.image_ids, texts)).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _cached(
+    file: Path, key: str, compute: Callable[[], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Read an array that was computed for the same key, or compute and keep it."""
+    stamp = file.with_suffix(".txt")
+    if file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == key:
+        kept: NDArray[np.float32] = np.load(file)
+        return kept
+    stamp.unlink(missing_ok=True)
+    found = compute()
+    if not np.isfinite(found).all():
+        raise DataError(
+            f"expected finite features for {file.name}, got NaN or infinity. Check the model."
+        )
+    with partial_file(file) as partial, partial.open("wb") as out:
+        np.save(out, found)
+    stamp.write_text(key, encoding="utf-8")
+    return found

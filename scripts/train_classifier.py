@@ -1,0 +1,358 @@
+"""Train a classification head on a text tower: ``clip-text train classifier``.
+
+python scripts/train_classifier.py train.tsv --val dev.tsv --out my-model
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if not __package__:  # run by path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = "scripts"
+
+from .options import AsJson, Model
+from .output import err, out, print_json
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from transformers import TrainerCallback
+
+    from clip_text.data import RetrievalSet
+    from clip_text.heads.classification import HeadConfig
+    from clip_text.heads.texts import Columns
+    from clip_text.heads.training import ClassifierRecipe, Lessons, Trained
+
+MOST_HELD_OUT = 5000
+REPORT, CONFUSION = "report.json", "confusion.png"
+EPOCHS = {"head": 30, "copy": 4, "joint": 4}
+BATCH = {"head": 256, "copy": 64, "joint": 64}
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl, .csv or .tsv.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the model to write.")],
+    val: Annotated[Path | None, typer.Option(help="Labelled texts to measure on.")] = None,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(min=1, help="Without --val: texts to hold out; a tenth if not given."),
+    ] = None,
+    train: Annotated[
+        Literal["head", "copy", "joint"],
+        typer.Option(help="head: tower frozen. copy: of its backbone. joint: the tower itself."),
+    ] = "head",
+    model: Model = "starter",
+    name: Annotated[str, typer.Option(help="Of the head within the model.")] = "classifier",
+    text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Between several labels of a text, such as ','.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="File of label names, one a line, for labels in numbers.")
+    ] = None,
+    pooler: Annotated[
+        Literal["auto", "cls", "mean", "max"],
+        typer.Option(help="auto: the tower's own. Only cls can be exported."),
+    ] = "auto",
+    form: Annotated[
+        Literal["linear", "bert"], typer.Option(help="bert: a dense layer and tanh first.")
+    ] = "linear",
+    balanced: Annotated[bool, typer.Option(help="Weigh classes to count alike.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Texts in a step; 256 for a head alone, else 64.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
+    ] = None,
+    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Before the head.")] = 0.1,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Validations without a rise that end training.")
+    ] = 3,
+    evaluations: Annotated[int, typer.Option(min=1, help="How often to validate.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of hold-out, weights, draws and dropout.")] = 0,
+    pictures: Annotated[
+        str | None, typer.Option(help="Pictures with captions (docs/data.md), for joint.")
+    ] = None,
+    val_pictures: Annotated[
+        str | None, typer.Option(help="Others, to measure recall on before and after joint.")
+    ] = None,
+    kinds: Annotated[str, typer.Option(help="Which captions, such as zh,zh_mt.")] = "",
+    hold: Annotated[
+        float | None, typer.Option(min=0, help="Weight of what holds retrieval, for joint.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder for transformers' AutoModelFor… to write, too.")
+    ] = None,
+    confusion: Annotated[
+        Path | None, typer.Option(help="Picture of the confusion matrix; in the run's folder.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", help="Folder of the run's state; OUT.run if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classification head; the same command again goes on where it stopped.
+
+    The head is saved beside the towers in OUT: `Encoder.from_pretrained(OUT).classify([…])`, and
+    `.encode_and_classify([…])` for search vectors and labels by one pass. Columns are found by
+    their usual names; a .tsv may also be `text<TAB>label` without a header. Probabilities are
+    calibrated on the validation texts.
+
+    Examples:
+        clip-text train classifier reviews.csv --out my-model
+
+        clip-text train classifier tnews.tsv --hold-out 5000 --train copy --pooler cls
+        --out my-model --export for-transformers
+
+        clip-text train classifier queries.jsonl --val val.jsonl --train joint
+        --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
+    """
+    from clip_text.checkpoints import load_checkpoint, save_checkpoint
+    from clip_text.checkpoints.files import check_new
+    from clip_text.heads.export import check_exportable, export_head
+    from clip_text.heads.texts import Columns
+    from clip_text.heads.training import ClassifierRecipe
+
+    recipe = ClassifierRecipe(
+        train=train,
+        epochs=epochs or EPOCHS[train],
+        batch_size=batch_size or BATCH[train],
+        learning_rate=learning_rate,
+        balanced=balanced,
+        hold=hold,
+        patience=patience,
+        evaluations=evaluations,
+        seed=seed,
+    )
+    columns = Columns(text, label, separator, _names(labels))
+    lessons, several = _read(data, val, hold_out, seed, columns)
+    lessons = _with_pictures(lessons, train, pictures, val_pictures, kinds)
+    checkpoint = load_checkpoint(model)
+    pooler = checkpoint.config.pooler if pooler == "auto" else pooler
+    config = _config(lessons, columns, several, pooler=pooler, form=form, dropout=dropout)
+    if export:
+        check_new(export)
+        check_exportable(checkpoint.config.backbone.model_type, config)
+    folder = run_dir or out_dir.with_name(out_dir.name + ".run")
+    if confusion:
+        from .drawing import check_drawable
+
+        check_drawable(confusion)
+    with listening() as (callback, progress):
+        from clip_text.heads.training import train_classifier
+
+        trained = train_classifier(
+            checkpoint,
+            lessons,
+            config,
+            recipe,
+            folder,
+            name=name,
+            callbacks=[callback],
+            progress=progress,
+        )
+    save_checkpoint(trained.checkpoint, out_dir)
+    if export:
+        export_head(trained.checkpoint, trained.head, export)
+    report = as_report(trained, lessons, recipe)
+    (folder / REPORT).write_text(
+        json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
+    picture = _draw(trained, confusion or folder / CONFUSION)
+    if as_json:
+        print_json(report)
+    else:
+        _tell(report, trained, picture, out_dir)
+
+
+def _names(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _read(
+    data: Path, val: Path | None, number: int | None, seed: int, columns: "Columns"
+) -> "tuple[Lessons, bool]":
+    from clip_text.heads.texts import hold_out, is_multi_label, labels_of, read_labelled_texts
+    from clip_text.heads.training import Lessons
+
+    texts = read_labelled_texts(data, columns)
+    several = is_multi_label(columns, texts)
+    labels_of(texts, multi_label=several)  # one class alone is refused before it is split
+    if val is not None:
+        return Lessons(texts, read_labelled_texts(val, columns)), several
+    number = number or min(MOST_HELD_OUT, max(1, len(texts) // 10))
+    return Lessons(*hold_out(texts, number, seed)), several
+
+
+def _config(
+    lessons: "Lessons",
+    columns: "Columns",
+    several: bool,
+    **form: Any,  # noqa: ANN401
+) -> "HeadConfig":
+    from clip_text.heads.classification import HeadConfig
+    from clip_text.heads.texts import check_known, labels_of
+
+    labels = columns.names or labels_of(lessons.train, multi_label=several)
+    check_known(lessons.validation, labels)
+    return HeadConfig(labels=labels, multi_label=several, **form)
+
+
+def _with_pictures(
+    lessons: "Lessons", train: str, pictures: str | None, val: str | None, kinds: str
+) -> "Lessons":
+    from dataclasses import replace
+
+    from clip_text.data.readers import read_retrieval_set
+    from clip_text.data.splits import held_out
+
+    from .options import listed
+
+    if train != "joint":
+        if pictures or val:
+            raise typer.BadParameter(
+                f"expected pictures for --train joint only, got --train {train}. Leave them out."
+            )
+        return lessons
+
+    def read(place: str) -> "RetrievalSet":
+        return read_retrieval_set(place, kinds=listed(kinds))
+
+    learnt = read(pictures) if pictures else None
+    held = read(val) if val else None
+    if learnt and not held:
+        number = min(1000, max(1, len(learnt.image_ids) // 10))
+        learnt, held = held_out(learnt, number)
+    return replace(lessons, pictures=learnt, held_pictures=held)
+
+
+@contextmanager
+def listening() -> Iterator[tuple["TrainerCallback", Any]]:
+    """Bars of steps and of what is encoded, on stderr and only on a terminal; a line a validation.
+
+    Yields:
+        A callback of transformers, and what to tell of what is encoded.
+    """
+    from transformers import TrainerCallback
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    tasks: dict[str, Any] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what)
+        bar.update(tasks[what], completed=done, total=total, visible=done < total)
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+            progress("steps", state.global_step, state.max_steps)
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+            found = kwargs["metrics"]
+            err.print(
+                f"step {state.global_step:,} of {state.max_steps:,}: accuracy "
+                f"{found['eval_accuracy']:.1%}, macro F1 {found['eval_macro_f1']:.1%}"
+            )
+
+    with bar:
+        yield Steps(), progress
+
+
+def as_report(trained: "Trained", lessons: "Lessons", recipe: "ClassifierRecipe") -> dict[str, Any]:
+    """Give the figures by name, shares in [0, 1]."""
+    from dataclasses import asdict
+
+    scores, calibration = trained.scores, trained.calibration
+    report: dict[str, Any] = {
+        "train": recipe.train,
+        "texts": len(lessons.train),
+        "validation_texts": len(lessons.validation),
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "micro_f1": scores.micro_f1,
+        **asdict(calibration),
+        "seed": recipe.seed,
+        "seconds": round(trained.seconds, 1),
+    }
+    report |= {f"before_{name}": value for name, value in trained.retrieval_before.items()}
+    report |= {f"after_{name}": value for name, value in trained.retrieval_after.items()}
+    return report | {"classes": [asdict(one) for one in scores.classes]}
+
+
+def _draw(trained: "Trained", file: Path) -> Path | None:
+    """Draw the confusion matrix, if there is one and something to draw with."""
+    if trained.targets.ndim > 1 or find_spec("matplotlib") is None:
+        return None
+    import numpy as np
+
+    from clip_text.evaluation.zero_shot import ZeroShot, confusion_matrix, hits_at_k
+    from clip_text.heads.scores import as_matrix
+
+    from .confusion import draw_confusion
+
+    labels = trained.head.config.labels
+    truth = as_matrix(trained.targets, len(labels))
+    result = ZeroShot(
+        labels=labels,
+        pictures=len(truth),
+        multi_label=False,
+        hits={1: hits_at_k(trained.logits, truth, 1)},
+        confusion=confusion_matrix(trained.logits, truth),
+        precision=np.full(len(labels), np.nan),
+    )
+    draw_confusion(result, file, of="texts")
+    return file
+
+
+def _tell(report: dict[str, Any], trained: "Trained", picture: Path | None, out_dir: Path) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("class", "texts", "precision", "recall", "F1"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for one in trained.scores.classes:
+        shares = [f"{100 * share:.1f}" for share in (one.precision, one.recall, one.f1)]
+        table.add_row(escape(one.label), f"{one.texts:,}", *shares)
+    out.print(table)
+    lines = [
+        f"accuracy {report['accuracy']:.2%}, macro F1 {report['macro_f1']:.2%} on "
+        f"{report['validation_texts']:,} texts, learnt from {report['texts']:,} "
+        f"in {report['seconds']:,.0f} s (seed {report['seed']})",
+        f"calibration error {report['ece_before']:.2%}, {report['ece_after']:.2%} at temperature "
+        f"{report['temperature']:.3f} (measured on texts it was not fitted on)",
+    ]
+    for name, before in trained.retrieval_before.items():
+        after = trained.retrieval_after[name]
+        lines.append(
+            f"{name} {before:.2%} before, {after:.2%} after ({100 * (after - before):+.2f})"
+        )
+    lines += [f"confusion matrix: {picture}"] if picture else []
+    lines.append(f"{out_dir}: Encoder.from_pretrained({str(out_dir)!r}).classify([…])")
+    for line in lines:
+        out.print(escape(line), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    from clip_text.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    typer.run(command)
