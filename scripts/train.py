@@ -2,7 +2,7 @@
 
 import typer
 
-from . import distill_text, pretrain_mlm, train_classifier, train_contrastive
+from . import distill_text, pretrain_mlm, train_classifier, train_contrastive, train_ner, train_qa
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,3 +23,5 @@ app.command("classifier")(train_classifier.command)
 app.command("contrastive")(train_contrastive.command)
 app.command("distill")(distill_text.distill)
 app.command("mlm")(pretrain_mlm.mlm)
+app.command("ner")(train_ner.command)
+app.command("qa")(train_qa.command)

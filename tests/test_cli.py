@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
 GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "leaderboard"),
-    "train": ("classifier", "contrastive", "distill", "mlm"),
+    "train": ("classifier", "contrastive", "distill", "mlm", "ner", "qa"),
     "data": ("check",),
 }
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]

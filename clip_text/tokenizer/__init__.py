@@ -26,7 +26,7 @@ shows the four side by side.
 
 from clip_text.tokenizer.contracts import VERSIONS, Compat, normalise
 from clip_text.tokenizer.report import TextReport, TokenReport
-from clip_text.tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer, check_texts
+from clip_text.tokenizer.tokenizer import CONTEXT_LENGTH, Aligned, Tokenizer, check_texts
 
 CONTRACT = VERSIONS["clip_text"]
 """Names the default contract in fingerprints."""
@@ -34,6 +34,7 @@ CONTRACT = VERSIONS["clip_text"]
 __all__ = [
     "CONTEXT_LENGTH",
     "CONTRACT",
+    "Aligned",
     "Compat",
     "TextReport",
     "TokenReport",

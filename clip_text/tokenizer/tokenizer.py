@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,19 @@ def check_texts(texts: Sequence[str]) -> list[str]:
                 "Drop or replace it."
             )
     return texts
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """The tokens of a text and the characters they stand for.
+
+    Args:
+        ids: Of all its tokens, without special ones.
+        spans: First character of each token, and the one behind its last, in the text as given.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
 
 
 class Tokenizer:
@@ -150,6 +164,31 @@ class Tokenizer:
         room = self._room(context_length)
         encodings = self._pipeline.encode_batch_fast(self._prepare(texts), add_special_tokens=False)
         return [[*self._before, *encoding.ids[:room], *self._after] for encoding in encodings]
+
+    def align(self, texts: Sequence[str]) -> list[Aligned]:
+        """Give each text its whole row of ids without special tokens, and where each came from.
+
+        Raises:
+            TypeError: See :func:`check_texts`.
+            ValueError: If the contract is open_clip's, whose cleaning moves characters.
+        """
+        if self.compat == "open_clip":
+            raise ValueError(
+                "expected compat clip_text, cn_clip or hf, got 'open_clip', whose cleaning (ftfy) "
+                "forgets where a character was. Make the tokenizer with compat='hf'."
+            )
+        texts = check_texts(texts)
+        encodings = self._pipeline.encode_batch(self._prepare(texts), add_special_tokens=False)
+        aligned = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            at = origins(text, self.compat) or []
+            spans = [(at[start], at[end - 1] + 1) for start, end in encoding.offsets]
+            aligned.append(Aligned(list(encoding.ids), spans))
+        return aligned
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """Put the special tokens around a text's ids: [CLS] and [SEP], for BERT."""
+        return [*self._before, *ids, *self._after]
 
     def report(self, texts: Sequence[str]) -> TokenReport:
         """Say which parts of the texts are unknown to the vocabulary, and which are cut off.

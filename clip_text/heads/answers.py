@@ -1,0 +1,316 @@
+"""Extractive question answering: the part of a passage that answers a question, or none.
+
+question + window of the passage → backbone → linear → logits of start and end for each token
+
+A long passage is read by overlapping windows. In each the first token, [CLS], stands for "no answer
+here", and a span scores by how far its two logits lie above those of [CLS] (Devlin et al. 2019,
+section 4.3, arXiv:1810.04805): so spans of different windows compare (Clark & Gardner 2018,
+arXiv:1710.10723, on why raw logits don't). The best one is the answer, if its score reaches the
+threshold that validation chose.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForQuestionAnswering
+
+from clip_text.errors import CheckpointError
+from clip_text.heads.token_heads import (
+    FOLDER,
+    TokenHead,
+    export_config,
+    export_parts,
+    fill,
+    find_head,
+    read_parts,
+    save_parts,
+)
+from clip_text.heads.windows import Window, windows
+from clip_text.tokenizer import Aligned, Tokenizer
+from clip_text.tokenizer.contracts import copy_of
+
+TASK = "answers"
+QUESTION_SHARE = 3
+"""A question gets at most a third of the context; the rest of it is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A part of a passage.
+
+    Args:
+        start: Its first character.
+        end: The character behind its last.
+        text: The characters themselves.
+        score: Log-odds against "no answer here", in nats, not calibrated.
+    """
+
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """The special tokens around a question and a passage, as the backbone's own tokenizer has them.
+
+    Args:
+        before: [CLS], for BERT.
+        between: [SEP].
+        after: [SEP].
+        kinds: Token types of question and passage: 0 and 1 for BERT.
+    """
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    kinds: tuple[int, int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "PairFrame":
+        """Find them by looking at a pair."""
+        encoding = copy_of(tokenizer.backend).encode("a", "a")
+        ids, special, kinds = encoding.ids, encoding.special_tokens_mask, encoding.type_ids
+        first = special.index(0)
+        second = special.index(1, first)
+        third = special.index(0, second)
+        last = special.index(1, third)
+        return cls(ids[:first], ids[second:third], ids[last:], (kinds[first], kinds[third]))
+
+    def pair(self, question: Sequence[int], passage: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Token ids and token types of a question and a window."""
+        head = [*self.before, *question, *self.between]
+        ids = [*head, *passage, *self.after]
+        return ids, [self.kinds[0]] * len(head) + [self.kinds[1]] * (len(ids) - len(head))
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class AnswerHead(TokenHead):
+    """Logits of start and end for each token; with spans given, :meth:`forward` adds the loss."""
+
+    def forward(
+        self, tokens: Tensor, kinds: Tensor, spans: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Run backbone and head.
+
+        Args:
+            tokens: [n, length].
+            kinds: Token types, [n, length].
+            spans: First and last token of the answer, [n, 2]; 0, 0 where a window has none.
+
+        Returns:
+            ``logits`` [n, length, 2], and ``loss``: the mean of both ends' cross-entropy over the
+            tokens that are no padding.
+        """
+        logits = self.logits(tokens, kinds)
+        if spans is None:
+            return {"logits": logits}
+        padding = (tokens == self.tower.pad_id).unsqueeze(-1)
+        # the first token stays, whatever its id
+        padding = padding & (torch.arange(tokens.shape[1], device=tokens.device) > 0)[:, None]
+        masked = logits.float().masked_fill(padding, -1e4)
+        return {"logits": logits, "loss": cross_entropy(masked, spans)}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFinder:
+    """A head with all that it takes to find answers.
+
+    Args:
+        head: Backbone and head.
+        tokenizer: Its context_length is that of question and window together.
+        overlap: Tokens that neighbouring windows share; half of a window at most.
+        longest: Tokens in an answer, at most.
+        threshold: Score below which there is no answer; None always gives the best.
+    """
+
+    head: AnswerHead
+    tokenizer: Tokenizer
+    overlap: int = 128
+    longest: int = 64
+    threshold: float | None = None
+
+    def question_ids(self, aligned: Aligned) -> list[int]:
+        """Give the tokens of a question, cut to their share of the context."""
+        return aligned.ids[: self.tokenizer.context_length // QUESTION_SHARE]
+
+    def windows(self, frame: PairFrame, question: Sequence[int], passage: Aligned) -> list[Window]:
+        """Cover the tokens of a passage."""
+        room = self.tokenizer.context_length - len(frame) - len(question)
+        return windows(len(passage.ids), room, min(self.overlap, room // 2))
+
+    def answer(self, question: str, passage: str) -> Answer | None:
+        """Find the answer to a question, None if there is none; see :meth:`answers`."""
+        return self.answers([question], [passage])[0]
+
+    def answers(
+        self, questions: Sequence[str], passages: Sequence[str], batch_size: int = 64
+    ) -> list[Answer | None]:
+        """Find the answer to each question in its passage.
+
+        A passage of any length is read whole. A passage or a question without words has none.
+
+        Args:
+            questions: Any number.
+            passages: One for each.
+            batch_size: Windows per forward pass; the answers don't depend on it.
+
+        Raises:
+            TypeError: If one of them is one string, or holds something else than strings.
+            ValueError: If there are not as many passages, or ``batch_size`` is below 1.
+        """
+        best = self.best(questions, passages, batch_size)
+        if self.threshold is None:
+            return best
+        return [None if one is None or one.score < self.threshold else one for one in best]
+
+    def best(
+        self, questions: Sequence[str], passages: Sequence[str], batch_size: int = 64
+    ) -> list[Answer | None]:
+        """Find the best span for each question, whatever its score; None where there are no words.
+
+        Raises:
+            TypeError: As :meth:`answers`.
+            ValueError: As :meth:`answers`.
+        """
+        if batch_size < 1:
+            raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Raise it.")
+        asked, read = self.tokenizer.align(questions), self.tokenizer.align(passages)
+        if len(asked) != len(read):
+            raise ValueError(
+                f"expected a passage for each of {len(asked)} questions, got {len(read)}. Pair "
+                "them."
+            )
+        found: list[Answer | None] = [None] * len(asked)
+        for row, first, last, score in self._spans(asked, read, batch_size):
+            before = found[row]
+            start, end = read[row].spans[first][0], read[row].spans[last][1]
+            key = (score, -start)  # of equal ones the first in the passage
+            if before is None or key > (before.score, -before.start):
+                found[row] = Answer(start, end, passages[row][start:end], score)
+        return found
+
+    @torch.inference_mode()
+    def _spans(
+        self, asked: Sequence[Aligned], read: Sequence[Aligned], batch_size: int
+    ) -> Iterator[tuple[int, int, int, float]]:
+        """Give the best span of every window: row, first and last token of the passage, score."""
+        self.head.eval()
+        device, frame = self.head.out.weight.device, PairFrame.of(self.tokenizer)
+        todo = [
+            (row, ids, window)
+            for row, (question, passage) in enumerate(zip(asked, read, strict=True))
+            if question.ids and passage.ids
+            for ids in [self.question_ids(question)]
+            for window in self.windows(frame, ids, passage)
+        ]
+        todo.sort(key=lambda one: len(one[1]) + one[2].end - one[2].start)
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            pairs = [frame.pair(ids, read[row].ids[w.start : w.end]) for row, ids, w in batch]
+            tokens = self.tokenizer.pad([ids for ids, _ in pairs]).to(device)
+            kinds = pad_kinds([kinds for _, kinds in pairs], tokens)
+            logits = self.head(tokens, kinds)["logits"].float()
+            first = [len(frame.before) + len(ids) + len(frame.between) for _, ids, _ in batch]
+            sizes = [window.end - window.start for _, _, window in batch]
+            for (row, _, window), at, span in zip(
+                batch, first, best_spans(logits, first, sizes, self.longest), strict=True
+            ):
+                begin, end, score = span
+                yield row, window.start + begin - at, window.start + end - at, score
+
+    def with_threshold(self, threshold: float | None) -> "AnswerFinder":
+        """Give the same finder with another threshold."""
+        return replace(self, threshold=threshold)
+
+    def save(self, folder: Path, name: str = "qa") -> Path:
+        """Write the head beside the towers of a checkpoint's folder, or into a new one.
+
+        Returns:
+            ``folder/heads/name``.
+        """
+        place = folder / FOLDER / name
+        about = {"task": TASK, "overlap": self.overlap, "longest": self.longest}
+        save_parts(self.head, self.tokenizer, about | {"threshold": self.threshold}, place)
+        return place
+
+    def export(self, folder: Path) -> None:
+        """Write a folder for ``AutoModelForQuestionAnswering``; see :func:`.export_parts`."""
+        config = export_config(self.head, num_labels=2)
+        model = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
+        export_parts(model, self.head, "qa_outputs", self.tokenizer, folder)
+
+
+def pad_kinds(rows: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
+    """Stack token types to the shape of their tokens, 0 at padding."""
+    kinds = torch.zeros_like(tokens)
+    for at, row in enumerate(rows):
+        kinds[at, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return kinds
+
+
+def best_spans(
+    logits: Tensor, first: Sequence[int], sizes: Sequence[int], longest: int
+) -> list[tuple[int, int, float]]:
+    """Find the span of each window whose two logits lie highest above those of the first token.
+
+    Args:
+        logits: [n, length, 2].
+        first: Where each window's passage begins.
+        sizes: Its tokens, at least one.
+        longest: Tokens in a span, at most.
+
+    Returns:
+        First token, last token, and score of each.
+    """
+    places = torch.arange(logits.shape[1], device=logits.device)
+    begin = torch.tensor(first, device=logits.device)[:, None]
+    end = begin + torch.tensor(sizes, device=logits.device)[:, None]
+    inside = (places >= begin) & (places < end)
+    starts, ends = (logits[..., at].masked_fill(~inside, -torch.inf) for at in (0, 1))
+    length = places[None, :] - places[:, None]
+    band = (length >= 0) & (length < longest)
+    sums = (starts[:, :, None] + ends[:, None, :]).masked_fill(~band, -torch.inf).flatten(1)
+    best, at = sums.max(1)
+    scores = (best - logits[:, 0].sum(-1)).tolist()
+    width = logits.shape[1]
+    return [
+        (one // width, one % width, score) for one, score in zip(at.tolist(), scores, strict=True)
+    ]
+
+
+def load_answers(
+    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
+) -> AnswerFinder:
+    """Read a head for answers.
+
+    Args:
+        folder: A checkpoint's folder, or the head's own.
+        name: Of the head, if the checkpoint has several for answers.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+    """
+    place = find_head(folder, TASK, name)
+    tower, weights, tokenizer, about = read_parts(place)
+    overlap, longest, threshold = (about.get(key) for key in ("overlap", "longest", "threshold"))
+    if (
+        not isinstance(overlap, int)
+        or not isinstance(longest, int)
+        or not isinstance(threshold, float | None)
+    ):
+        raise CheckpointError(
+            f"expected overlap, longest and threshold in {place / 'head.json'}, got "
+            f"{sorted(about)}. Train the head again."
+        )
+    head = AnswerHead(tower, 2)
+    fill(head, weights, place)
+    return AnswerFinder(head.to(device), tokenizer, overlap, longest, threshold)

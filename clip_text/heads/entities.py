@@ -1,0 +1,249 @@
+"""Named entities: a label for each token, and the characters that the labels spell.
+
+text → tokens with their characters → windows → backbone → linear → BIO labels → entities
+
+A token may stand for several characters (a Latin word, a number, pieces of them) and a character
+for none (a space). The first token of an entity is labelled B, every other I, pieces of words
+among them; an entity found is all characters from its first token's to its last token's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForTokenClassification
+
+from clip_text.data.tags import Entity, decode_tags
+from clip_text.errors import CheckpointError
+from clip_text.heads.token_heads import (
+    FOLDER,
+    TokenHead,
+    export_config,
+    export_parts,
+    fill,
+    find_head,
+    read_parts,
+    save_parts,
+)
+from clip_text.heads.windows import Window, windows
+from clip_text.tokenizer import Aligned, Tokenizer
+
+__all__ = ["Entity", "EntityHead", "EntityRecognizer", "load_entities"]
+
+TASK = "entities"
+IGNORED = -100
+"""The label of what is not learnt: special tokens, padding, tokens another window owns."""
+
+
+def bio_labels(types: Sequence[str]) -> tuple[str, ...]:
+    """Name the outputs for some types of entities: O, then B- and I- of each."""
+    return ("O", *(f"{letter}-{each}" for each in types for letter in "BI"))
+
+
+def tag_tokens(spans: Sequence[tuple[int, int]], entities: Sequence[Entity]) -> list[str]:
+    """Label tokens by the characters they stand for.
+
+    Args:
+        spans: Characters of each token, in order.
+        entities: In order, none over another. A token over two of them is the first one's.
+    """
+    tags = ["O"] * len(spans)
+    at = 0
+    for entity in entities:
+        while at < len(spans) and spans[at][1] <= entity.start:
+            at += 1
+        letter = "B"
+        while at < len(spans) and spans[at][0] < entity.end:
+            tags[at], letter = f"{letter}-{entity.label}", "I"
+            at += 1
+    return tags
+
+
+def gather(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    tags: Sequence[str],
+    scores: Sequence[float] | None = None,
+) -> list[Entity]:
+    """Read entities with characters from a tag for each token.
+
+    Args:
+        text: What the spans count in.
+        spans: Characters of each token.
+        tags: Of BIO; I- without B- begins an entity.
+        scores: Probability of each tag.
+    """
+    found: list[Entity] = []
+    for first, behind, label in decode_tags(tags).found:
+        start, end = spans[first][0], spans[behind - 1][1]
+        # pieces of one character (an accent taken apart) may be labelled apart: the first counts
+        if found and start < found[-1].end:
+            continue
+        score = 1.0 if scores is None else sum(scores[first:behind]) / (behind - first)
+        found.append(Entity(start, end, label, text[start:end], score))
+    return found
+
+
+def unreachable(aligned: Aligned, text: str, entities: Sequence[Entity]) -> int:
+    """Count entities that no labels of these tokens spell, such as half of a Latin word."""
+    reached = {one.key for one in gather(text, aligned.spans, tag_tokens(aligned.spans, entities))}
+    return sum(one.key not in reached for one in entities)
+
+
+class EntityHead(TokenHead):
+    """Logits of BIO labels for each token; :meth:`forward` adds the loss where labels are given."""
+
+    def forward(self, tokens: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Run backbone and head.
+
+        Args:
+            tokens: [n, length].
+            labels: [n, length], :data:`IGNORED` where nothing is learnt.
+
+        Returns:
+            ``logits`` [n, length, labels], and ``loss``, a mean over the tokens that are learnt.
+        """
+        logits = self.logits(tokens)
+        if labels is None:
+            return {"logits": logits}
+        loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+        return {"logits": logits, "loss": loss}
+
+
+@dataclass(frozen=True, slots=True)
+class EntityRecognizer:
+    """A head with all that it takes to find entities in texts.
+
+    Args:
+        head: Backbone and head.
+        tokenizer: Its context_length is a window's.
+        types: Types of entities, in the order of the labels.
+        overlap: Tokens that neighbouring windows share.
+    """
+
+    head: EntityHead
+    tokenizer: Tokenizer
+    types: tuple[str, ...]
+    overlap: int
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text in a window."""
+        return self.tokenizer.context_length - len(self.tokenizer.frame([]))
+
+    def windows(self, aligned: Aligned) -> list[Window]:
+        """Cover a text's tokens."""
+        return windows(len(aligned.ids), self.room, min(self.overlap, self.room - 1))
+
+    def entities(self, texts: Sequence[str], batch_size: int = 64) -> list[list[Entity]]:
+        """Find the entities of each text, in order.
+
+        Texts of any length are read whole, by windows; a text without words has none.
+
+        Args:
+            texts: Any number.
+            batch_size: Windows per forward pass; what is found doesn't depend on it.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Raise it.")
+        texts = list(texts) if not isinstance(texts, str) else texts
+        aligned = self.tokenizer.align(texts)
+        labels = bio_labels(self.types)
+        tags = [["O"] * len(each.ids) for each in aligned]
+        scores = [[0.0] * len(each.ids) for each in aligned]
+        for row, window, best, sure in self._read(aligned, batch_size):
+            first, behind = window.owned
+            inside = slice(first - window.start, behind - window.start)
+            tags[row][first:behind] = [labels[at] for at in best[inside]]
+            scores[row][first:behind] = sure[inside]
+        return [
+            gather(text, each.spans, of_text, probabilities)
+            for text, each, of_text, probabilities in zip(texts, aligned, tags, scores, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _read(
+        self, aligned: Sequence[Aligned], batch_size: int
+    ) -> Iterator[tuple[int, Window, list[int], list[float]]]:
+        """Label all windows: row of the text, window, best label and its probability by token."""
+        self.head.eval()
+        device = self.head.out.weight.device
+        todo = [
+            (row, window)
+            for row, each in enumerate(aligned)
+            if each.ids
+            for window in self.windows(each)
+        ]
+        todo.sort(key=lambda one: one[1].end - one[1].start)
+        before = self.tokenizer.frame([-1]).index(-1)
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            rows = [
+                self.tokenizer.frame(aligned[row].ids[window.start : window.end])
+                for row, window in batch
+            ]
+            logits = self.head(self.tokenizer.pad(rows).to(device))["logits"].float()
+            sure, best = logits.softmax(-1).max(-1)
+            for at, (row, window) in enumerate(batch):
+                inside = slice(before, before + window.end - window.start)
+                yield row, window, best[at, inside].tolist(), sure[at, inside].tolist()
+
+    def save(self, folder: Path, name: str = "ner") -> Path:
+        """Write the head beside the towers of a checkpoint's folder, or into a new one.
+
+        Returns:
+            ``folder/heads/name``.
+        """
+        place = folder / FOLDER / name
+        about = {"task": TASK, "types": list(self.types), "overlap": self.overlap}
+        save_parts(self.head, self.tokenizer, about, place)
+        return place
+
+    def export(self, folder: Path) -> None:
+        """Write a folder for ``AutoModelForTokenClassification``; see :func:`.export_parts`."""
+        labels = bio_labels(self.types)
+        config = export_config(
+            self.head,
+            id2label=dict(enumerate(labels)),
+            label2id={label: at for at, label in enumerate(labels)},
+        )
+        model = AutoModelForTokenClassification.from_config(config)  # type: ignore[no-untyped-call]
+        export_parts(model, self.head, "classifier", self.tokenizer, folder)
+
+
+def load_entities(
+    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
+) -> EntityRecognizer:
+    """Read a head for entities.
+
+    Args:
+        folder: A checkpoint's folder, or the head's own.
+        name: Of the head, if the checkpoint has several for entities.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+    """
+    place = find_head(folder, TASK, name)
+    tower, weights, tokenizer, about = read_parts(place)
+    types, overlap = about.get("types"), about.get("overlap")
+    if not isinstance(types, list) or not isinstance(overlap, int):
+        raise CheckpointError(
+            f"expected types and overlap in {place / 'head.json'}, got {sorted(about)}. "
+            "Train the head again."
+        )
+    head = EntityHead(tower, len(bio_labels(types)))
+    fill(head, weights, place)
+    return EntityRecognizer(head.to(device), tokenizer, tuple(types), overlap)
+
+
+def as_json(entity: Entity) -> dict[str, object]:
+    """Say an entity in JSON's words."""
+    return asdict(entity)

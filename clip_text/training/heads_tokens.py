@@ -1,0 +1,321 @@
+"""Training of the heads over token states: entities and answers, with all of their backbone."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clip_text.data.tagged_text import TaggedText
+from clip_text.errors import DataError
+from clip_text.evaluation.entities import entity_scores
+from clip_text.heads.entities import (
+    IGNORED,
+    EntityRecognizer,
+    bio_labels,
+    tag_tokens,
+    unreachable,
+)
+from clip_text.precision import bf16_pays
+from clip_text.training.trainer import CheckedTrainer
+
+Places = NDArray[np.int64]
+Example = tuple[list[int], ...]
+
+_CHUNK = 16
+"""Batches that are sorted by length together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRecipe:
+    """The numbers of a head's training.
+
+    Args:
+        epochs: Passes over the data, at most.
+        patience: Epochs without a better validation after which it stops.
+        batch_size: Windows in a step.
+        learning_rate: At its peak.
+        weight_decay: On matrices; norms and biases get none.
+        warmup: Share of all steps of linear warm-up; linear decay follows.
+        bf16: Compute in bfloat16 where it is faster.
+        seed: Of draws and dropout, and of weights that start random.
+    """
+
+    epochs: int = 10
+    patience: int = 3
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    bf16: bool = True
+    seed: int = 0
+
+
+def suggested_rate(width: int) -> float:
+    """Suggest a learning rate: 3e-5 for a BERT base, as its authors; more for smaller ones."""
+    return 3e-5 if width >= 768 else 1e-4 if width >= 512 else 5e-4
+
+
+class DrawnBatches(Sampler[list[int]]):
+    """Batches of examples of like length; all depends on (seed, epoch) alone.
+
+    Args:
+        lengths: Tokens of each example.
+        batch_size: Examples in a batch; the last may be smaller.
+        seed: Of all draws.
+        draw: Chooses what an epoch shows, equally many each time; everything if not given.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        draw: Callable[[np.random.Generator], Places] | None = None,
+    ) -> None:
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self._lengths = np.array(lengths)
+        self._draw = draw or (lambda rng: rng.permutation(len(lengths)))
+        self._number = len(self._draw(np.random.default_rng(seed)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self._number / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        drawn = rng.permutation(self._draw(rng))
+        batches: list[list[int]] = []
+        for start in range(0, len(drawn), _CHUNK * self.batch_size):
+            chunk = drawn[start : start + _CHUNK * self.batch_size]
+            chunk = chunk[np.argsort(self._lengths[chunk], kind="stable")]
+            cuts = range(0, len(chunk), self.batch_size)
+            batches += [chunk[at : at + self.batch_size].tolist() for at in cuts]
+        return iter([batches[at] for at in rng.permutation(len(batches))])
+
+
+class Examples(Dataset[Example]):
+    """Rows of whole numbers that belong together, the first one token ids.
+
+    Args:
+        rows: Of each example.
+        collate: Stacks some into a batch.
+    """
+
+    def __init__(
+        self, rows: Sequence[Example], collate: Callable[[Sequence[Example]], dict[str, Tensor]]
+    ) -> None:
+        self.rows, self.collate = rows, collate
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: int) -> Example:
+        return self.rows[at]
+
+
+class HeadTrainer(CheckedTrainer):
+    """``transformers.Trainer`` with our batches and early stopping; it ends with the best weights.
+
+    Args:
+        model: What to train, in place.
+        examples: What it learns.
+        sampler: Which of them an epoch shows.
+        recipe: The numbers.
+        folder: Where checkpoints and logs go; the same again resumes.
+        validate: Metrics by name, once an epoch.
+        best_by: The metric that decides.
+        callbacks: Of transformers, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        sampler: DrawnBatches,
+        recipe: HeadRecipe,
+        folder: Path,
+        *,
+        validate: Callable[[], dict[str, float]],
+        best_by: str,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.sampler, self.recipe = sampler, recipe
+        super().__init__(
+            model=model,
+            args=_arguments(recipe, folder, len(sampler), best_by),
+            train_dataset=examples,
+            eval_dataset=[],
+            data_collator=examples.collate,
+            callbacks=[*callbacks, EarlyStop(f"eval_{best_by}", recipe.patience)],
+            validate=validate,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Example]:
+        """Draw batches by our sampler; accelerate splits them over processes."""
+        loader = DataLoader(
+            cast(Examples, self.train_dataset),
+            batch_sampler=cast(Any, self.sampler),
+            collate_fn=self.data_collator,
+        )
+        return cast(DataLoader[Example], self.accelerator.prepare(loader))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; no decay on norms and biases."""
+        del model
+        if self.optimizer is None:
+            network = self.accelerator.unwrap_model(self.model)
+            learning = [each for each in network.parameters() if each.requires_grad]
+            decayed = [each for each in learning if each.ndim > 1]
+            free = [each for each in learning if each.ndim <= 1]
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": decayed, "weight_decay": self.recipe.weight_decay},
+                    {"params": free, "weight_decay": 0.0},
+                ],
+                lr=self.recipe.learning_rate,
+                fused=True,
+            )
+        return self.optimizer
+
+
+class EarlyStop(TrainerCallback):
+    """Ends training after some validations without a better one, by what is logged alone.
+
+    transformers' own keeps a count of its own, which a resumed run begins anew.
+
+    Args:
+        metric: Higher is better.
+        patience: How many validations to wait.
+    """
+
+    def __init__(self, metric: str, patience: int) -> None:
+        self.metric, self.patience = metric, patience
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, kwargs
+        values = [line[self.metric] for line in state.log_history if self.metric in line]
+        if len(values) - 1 - values.index(max(values)) >= self.patience:
+            control.should_training_stop = True
+
+
+def entity_examples(recognizer: EntityRecognizer, texts: Sequence[TaggedText]) -> Examples:
+    """Make windows with labels of texts; each token is learnt in the window that owns it.
+
+    Raises:
+        DataError: If no text has a word.
+    """
+    places = {label: at for at, label in enumerate(bio_labels(recognizer.types))}
+    tokenizer = recognizer.tokenizer
+    rows: list[Example] = []
+    for text, aligned in zip(texts, tokenizer.align([each.text for each in texts]), strict=True):
+        tags = tag_tokens(aligned.spans, text.entities)
+        for window in recognizer.windows(aligned) if aligned.ids else ():
+            first, behind = window.owned
+            labels = [
+                places[tags[at]] if first <= at < behind else IGNORED
+                for at in range(window.start, window.end)
+            ]
+            framed = tokenizer.frame([-1])
+            around = framed.index(-1), len(framed) - 1 - framed.index(-1)
+            ids = tokenizer.frame(aligned.ids[window.start : window.end])
+            rows.append((ids, [IGNORED] * around[0] + labels + [IGNORED] * around[1]))
+    if not rows:
+        raise DataError("expected texts with words to learn from, got none. Check the file.")
+
+    def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
+        tokens = tokenizer.pad([ids for ids, _ in batch])
+        labels = torch.full_like(tokens, IGNORED)
+        for at, (_, row) in enumerate(batch):
+            labels[at, : len(row)] = torch.tensor(row)
+        return {"tokens": tokens, "labels": labels}
+
+    return Examples(rows, collate)
+
+
+def measure_entities(recognizer: EntityRecognizer, texts: Sequence[TaggedText]) -> dict[str, float]:
+    """Precision, recall and F1 of the entities found in texts, and F1 of each type."""
+    found = recognizer.entities([text.text for text in texts])
+    overall, by_type = entity_scores([text.entities for text in texts], found)
+    metrics = {"precision": overall.precision, "recall": overall.recall, "f1": overall.f1}
+    return metrics | {f"f1_{label}": scores.f1 for label, scores in by_type.items()}
+
+
+def count_unreachable(recognizer: EntityRecognizer, texts: Sequence[TaggedText]) -> int:
+    """Count the entities of texts whose characters no tokens spell."""
+    aligned = recognizer.tokenizer.align([text.text for text in texts])
+    return sum(
+        unreachable(each, text.text, text.entities)
+        for each, text in zip(aligned, texts, strict=True)
+    )
+
+
+def entity_trainer(
+    recognizer: EntityRecognizer,
+    train: Sequence[TaggedText],
+    validation: Sequence[TaggedText],
+    recipe: HeadRecipe,
+    folder: Path,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> HeadTrainer:
+    """Make what trains a recognizer's head and backbone by F1 on validation texts."""
+    examples = entity_examples(recognizer, train)
+    lengths = [len(ids) for ids, _ in examples.rows]
+    return HeadTrainer(
+        recognizer.head,
+        examples,
+        DrawnBatches(lengths, recipe.batch_size, recipe.seed),
+        recipe,
+        folder,
+        validate=lambda: measure_entities(recognizer, validation),
+        best_by="f1",
+        callbacks=callbacks,
+    )
+
+
+def _arguments(
+    recipe: HeadRecipe, folder: Path, epoch_steps: int, best_by: str
+) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(recipe.warmup * recipe.epochs * epoch_steps),
+        max_grad_norm=1.0,
+        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
+        seed=recipe.seed,
+        logging_steps=min(20, epoch_steps),
+        eval_strategy="steps",
+        eval_steps=epoch_steps,
+        save_strategy="steps",
+        save_steps=epoch_steps,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{best_by}",
+        greater_is_better=True,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not cuda,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )

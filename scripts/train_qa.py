@@ -1,0 +1,232 @@
+"""Train a head that finds answers in passages: ``clip-text train qa``.
+
+python scripts/train_qa.py trial.json --val dev.json --mend --out my-model
+"""
+
+import hashlib
+import random as random_module
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+if not __package__:  # run by path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = "scripts"
+
+from .head_runs import finished, fit, place_towers, write_report
+from .options import AsJson, Model
+from .output import err, out, print_json
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from clip_text.data.questions import Question, Questions
+
+HELD_OUT = 0.1
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Questions about passages, in SQuAD's format.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the model; see below.")],
+    val: Annotated[
+        Path | None,
+        typer.Option(help="What to measure on; a tenth of the passages is held out if not given."),
+    ] = None,
+    model: Model = "starter",
+    random: Annotated[
+        bool, typer.Option("--random", help="The model's shape with random weights: the control.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Of the head.")] = "qa",
+    mend: Annotated[
+        bool,
+        typer.Option(
+            "--mend",
+            help="Move answers that are not at their place, leave out questions without words.",
+        ),
+    ] = False,
+    val_questions: Annotated[
+        int | None, typer.Option(min=1, help="Measure on so many, drawn at random.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 5,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better F1.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 32,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
+    ] = None,
+    context_length: Annotated[
+        int, typer.Option(min=16, help="Tokens in a window; at most the model's positions.")
+    ] = 384,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="Tokens that windows share; half of one at most.")
+    ] = 128,
+    longest: Annotated[int, typer.Option(min=1, help="Tokens in an answer, at most.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of weights, draws and dropout.")] = 0,
+    export: Annotated[
+        Path | None, typer.Option(help="Write a plain AutoModelForQuestionAnswering here, too.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", help="Folder of the run's state; OUT.run if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a head for answers with a backbone of its own, by F1 on validation questions.
+
+    EM and F1 are those of CMRC 2018's evaluation. Where validation has questions without an answer,
+    the score below which none is given is chosen there, and kept with the head. OUT becomes a
+    checkpoint with the towers of the model and `heads/qa` beside them; where OUT holds a checkpoint
+    already, the head is put beside its towers. The same command again goes on where it stopped.
+
+    Examples:
+        clip-text train qa train.json --val dev.json --out my-model
+
+        clip-text train qa cmrc2018_train.json --mend --out my-model
+        -m hfl/chinese-roberta-wwm-ext
+    """
+    from clip_text.heads.token_heads import check_head_name
+
+    check_head_name(name)
+    train, validation = _read(data, val, val_questions, seed, mend=mend)
+    settings = {"model": model, "random": random, "questions": _digest(train, validation)}
+    settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}
+    settings |= {"learning_rate": learning_rate, "context_length": context_length}
+    settings |= {"overlap": overlap, "longest": longest}
+    folder = run_dir or out_dir.with_name(out_dir.name + ".run")
+    report = finished(folder, settings)
+    if report is None:
+        report = _run(train, validation, settings, folder, out_dir, name)
+        write_report(folder, report)
+    if export is not None and not export.exists():
+        from clip_text.heads.answers import load_answers
+
+        load_answers(report["head"]).export(export)
+    if as_json:
+        print_json(report)
+        return
+    _tell(report)
+
+
+def _run(
+    train: "Questions",
+    validation: "Questions",
+    settings: dict[str, Any],
+    folder: Path,
+    out_dir: Path,
+    name: str,
+) -> dict[str, Any]:
+    import torch
+
+    from clip_text.heads.answers import AnswerFinder, AnswerHead
+    from clip_text.heads.token_heads import start_backbone
+    from clip_text.training.heads_answers import (
+        answer_lessons,
+        answer_trainer,
+        find_best,
+        fit_threshold,
+    )
+    from clip_text.training.heads_tokens import HeadRecipe, suggested_rate
+
+    chosen = {key: settings[key] for key in ("epochs", "patience", "batch_size", "seed")}
+    tower, tokenizer = start_backbone(
+        settings["model"],
+        settings["context_length"],
+        random=settings["random"],
+        seed=settings["seed"],
+    )
+    rate = settings["learning_rate"] or suggested_rate(tower.width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        head = AnswerHead(tower, 2)
+    finder = AnswerFinder(head, tokenizer, settings["overlap"], settings["longest"])
+    lessons = answer_lessons(finder, train.questions)
+    counts = {
+        "train_questions": len(train.questions),
+        "windows": len(lessons.examples),
+        "too_long": lessons.too_long,
+        "lost": lessons.lost,
+        "moved": train.moved + validation.moved,
+        "left_out": train.left_out + validation.left_out,
+    }
+    err.print(
+        f"{counts['train_questions']:,} questions to learn from in {counts['windows']:,} windows "
+        f"of {tokenizer.context_length} tokens, {len(validation.questions):,} to measure on; "
+        f"{lessons.too_long} answers fit in no window, {lessons.lost} are not in their passage",
+        soft_wrap=True,
+    )
+    recipe = HeadRecipe(**chosen, learning_rate=rate)
+    report = fit(
+        lambda callbacks: answer_trainer(
+            finder, lessons, validation.questions, recipe, folder, callbacks=callbacks
+        ),
+        "f1",
+    )
+    best = find_best(finder, validation.questions)
+    threshold, scores = fit_threshold(validation.questions, best)
+    place_towers(settings["model"], out_dir, alone=settings["random"])
+    place = finder.with_threshold(threshold).save(out_dir, name)
+    figures = asdict(scores) | {"threshold": threshold, "learning_rate": rate}
+    return {**figures, **counts, **report, "head": str(place)}
+
+
+def _read(
+    data: Path, val: Path | None, number: int | None, seed: int, *, mend: bool
+) -> "tuple[Questions, Questions]":
+    from clip_text.data.questions import Questions, read_questions
+    from clip_text.errors import DataError
+
+    draw = random_module.Random(seed)  # noqa: S311  (nothing secret)
+    train = read_questions(data, mend=mend)
+    if val is None:
+        passages = list(dict.fromkeys(each.passage for each in train.questions))
+        if len(passages) < 2:
+            raise DataError(
+                f"expected several passages in {data}, to hold some out, got {len(passages)}. "
+                "Give validation questions by --val."
+            )
+        held = set(draw.sample(passages, max(1, round(HELD_OUT * len(passages)))))
+        validation = Questions([each for each in train.questions if each.passage in held])
+        learnt = [each for each in train.questions if each.passage not in held]
+        train = Questions(learnt, train.moved, train.lost, train.left_out)
+    else:
+        validation = read_questions(val, mend=mend)
+    if number is not None and number < len(validation.questions):
+        kept = draw.sample(validation.questions, number)
+        validation = Questions(kept, validation.moved, validation.lost, validation.left_out)
+    return train, validation
+
+
+def _digest(*sets: "Questions") -> str:
+    def said(one: "Question") -> tuple[object, ...]:
+        return one.question, one.passage, one.answers, one.starts
+
+    texts = repr([[said(one) for one in each.questions] for each in sets])
+    return hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _tell(report: dict[str, Any]) -> None:
+    threshold = report["threshold"]
+    lines = [
+        f"EM {100 * report['em']:.1f}  F1 {100 * report['f1']:.1f}  ({report['questions']:,} "
+        f"questions, {100 * report['no_answer']:.1f}% of them given no answer)",
+        "always answers: no question was without an answer, or giving none never paid"
+        if threshold is None
+        else f"no answer below a score of {threshold:.2f}",
+        f"best at step {report['best_step']:,} of {report['steps']:,}, "
+        f"{report['seconds'] / 60:.1f} minutes",
+        report["head"],
+    ]
+    for line in lines:
+        out.print(escape(line), soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command, with the errors of ``clip-text`` in one line."""
+    from . import cli
+
+    sys.argv[1:1] = ["train", "qa"]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
