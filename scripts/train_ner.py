@@ -74,9 +74,9 @@ def command(
 
         clip-text train ner msra.txt --texts 4000 --out my-model -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.heads.token_heads import check_head_name
+    from clip_text.heads.files import check_name
 
-    check_head_name(name)
+    check_name(name)
     train, validation = _read(data, val, texts, seed)
     settings = {"model": model, "random": random, "texts": _digest(train, validation)}
     settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}

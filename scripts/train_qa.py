@@ -84,9 +84,9 @@ def command(
         clip-text train qa cmrc2018_train.json --mend --out my-model
         -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.heads.token_heads import check_head_name
+    from clip_text.heads.files import check_name
 
-    check_head_name(name)
+    check_name(name)
     train, validation = _read(data, val, val_questions, seed, mend=mend)
     settings = {"model": model, "random": random, "questions": _digest(train, validation)}
     settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}

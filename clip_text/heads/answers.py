@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering
 
 from clip_text.errors import CheckpointError
+from clip_text.heads.files import FOLDER
 from clip_text.heads.token_heads import (
-    FOLDER,
     TokenHead,
     export_config,
     export_parts,

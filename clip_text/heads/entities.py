@@ -18,8 +18,8 @@ from transformers import AutoModelForTokenClassification
 
 from clip_text.data.tags import Entity, decode_tags
 from clip_text.errors import CheckpointError
+from clip_text.heads.files import FOLDER
 from clip_text.heads.token_heads import (
-    FOLDER,
     TokenHead,
     export_config,
     export_parts,

@@ -36,11 +36,11 @@ from clip_text.checkpoints.parts import (
     stored,
 )
 from clip_text.errors import CheckpointError
+from clip_text.heads.files import CONFIG, FOLDER, WEIGHTS
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
 
-FOLDER, CONFIG, WEIGHTS = "heads", "head.json", "head.safetensors"
 _INIT_STD = 0.02  # BERT's
 _PARTS = ("classifier.*", "classification_head.*")
 
@@ -135,18 +135,6 @@ def bare_tower(config: PreTrainedConfig, context_length: int) -> TextTower:
     """Make a text tower of random weights without projection."""
     width = int(config.hidden_size)
     return TextTower(config, width, "cls", "none", context_length)
-
-
-def check_head_name(name: str) -> None:
-    """Refuse a head's name that cannot name a folder.
-
-    Raises:
-        CheckpointError: If it is empty, starts with a dot or holds a separator.
-    """
-    if not name or name.startswith(".") or name != Path(name).name or "\\" in name:
-        raise CheckpointError(
-            f"expected a head's name that can name a folder, got {name!r}. Use letters and digits."
-        )
 
 
 def save_parts(
