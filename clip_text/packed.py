@@ -1,6 +1,6 @@
 """Texts laid behind one another instead of padded: the same states by less arithmetic."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def packed_states(backbone: Any, tokens: Tensor, mask: Tensor) -> Tensor:  # noq
     same = owners[:, None, :, None] == owners[:, None, None, :]
     out = backbone(input_ids=ids, attention_mask=same, position_ids=positions).last_hidden_state
     states = out.new_zeros((*tokens.shape, out.shape[-1]))
-    return states.index_put((text, position), out[row, column])
+    return cast(Tensor, states.index_put((text, position), out[row, column]))
 
 
 def _places(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int]]:
