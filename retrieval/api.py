@@ -25,7 +25,7 @@ from typing import Annotated, Final, cast
 
 from PIL import Image
 
-from retrieval.searcher import Hit, Searcher
+from retrieval.searcher import Answer, Hit, Searcher
 from retrieval.thumbnails import ThumbnailCache, render_thumbnail
 
 _NEEDS_SERVE = "expected the package {0} for the search service, got none. {1}"
@@ -38,7 +38,13 @@ try:
     from fastapi_offline import FastAPIOffline
 
     from retrieval.guard import Guard
-    from retrieval.messages import FoundPicture, HealthResponse, SearchRequest, SearchResponse
+    from retrieval.messages import (
+        FoundPicture,
+        HealthResponse,
+        QueryCategory,
+        SearchRequest,
+        SearchResponse,
+    )
     from retrieval.problems import HANDLERS, ProblemError, describe, shorten
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -77,14 +83,15 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     """
     start = time.perf_counter()
     searcher.refresh()
-    hits = searcher.search(body.query, body.top_k)
+    answer = searcher.answer(body.query, body.top_k)
     took_ms = round((time.perf_counter() - start) * 1_000, 2)
     prefix = request.scope.get("root_path", "")
     return SearchResponse(
         query=body.query,
         took_ms=took_ms,
         total=len(searcher),
-        hits=[_as_found(hit, prefix) for hit in hits],
+        hits=[_as_found(hit, prefix) for hit in answer.hits],
+        category=_as_category(answer),
     )
 
 
@@ -185,6 +192,13 @@ def _as_found(hit: Hit, prefix: str) -> FoundPicture:
         image_url=image_url,
         thumbnail_url=f"{image_url}/thumbnail",
     )
+
+
+def _as_category(answer: Answer) -> QueryCategory | None:
+    if answer.category is None:
+        return None
+    label, probability = answer.category
+    return QueryCategory(label=label, probability=round(probability, 4))
 
 
 def _find_picture(searcher: Searcher, row: int) -> tuple[Path, os.stat_result, str]:

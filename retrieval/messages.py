@@ -62,6 +62,13 @@ class FoundPicture(BaseModel):
     )
 
 
+class QueryCategory(BaseModel):
+    """What kind of query it is, by the model's classification head."""
+
+    label: str = Field(description="The likeliest category.", examples=["shopping"])
+    probability: float = Field(description="Calibrated, in [0, 1].", examples=[0.93])
+
+
 class SearchResponse(BaseModel):
     """The pictures nearest to a query, best first."""
 
@@ -71,6 +78,9 @@ class SearchResponse(BaseModel):
     )
     total: int = Field(description="How many pictures are indexed.", examples=[1_200])
     hits: list[FoundPicture] = Field(description="At most top_k pictures, best first.")
+    category: QueryCategory | None = Field(
+        description="Of the query; null unless the model has a classification head."
+    )
 
 
 class HealthResponse(BaseModel):

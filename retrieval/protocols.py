@@ -3,7 +3,7 @@
 ``retrieval`` never imports ``clip_text``: anything with these members can fill an index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -49,3 +49,8 @@ class Encoder(Protocol):
     def encode_text(self, texts: Sequence[str]) -> Features:
         """Encode texts; [n, embed_dim], unit rows."""
         ...
+
+
+EncodeAndClassify = Callable[[Sequence[str]], tuple[Features, Sequence[tuple[str, float] | None]]]
+"""Texts → what :meth:`Encoder.encode_text` gives, and of each text its category with the
+probability in [0, 1], or None, by one pass of the model."""

@@ -12,10 +12,10 @@ from retrieval.catalogue import Catalogue
 from retrieval.errors import EncoderError, IndexNotFoundError, QueryError
 from retrieval.features import check_unit_rows
 from retrieval.index import VectorIndex, open_index, sync
-from retrieval.protocols import Encoder, Features
+from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.records import Record
 
-__all__ = ["Hit", "Searcher"]
+__all__ = ["Answer", "Hit", "Searcher"]
 
 _REMEDY = "Encode the query with the model that built the index."
 _LAST_ROW = 2**63 - 1
@@ -53,6 +53,20 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a query came to.
+
+    Attributes:
+        hits: Pictures, best first.
+        category: What kind of query it is, and the probability of that in [0, 1]; None without
+            a classifier, or where it says nothing.
+    """
+
+    hits: list[Hit]
+    category: tuple[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class _State:
     """What one search reads; replaced as a whole, never changed."""
 
@@ -71,21 +85,27 @@ class Searcher:
         catalogue: Catalogue,
         index: VectorIndex,
         generation: int,
+        *,
+        classify: EncodeAndClassify | None = None,
     ) -> None:
         self._index_dir = index_dir
         self._encoder = encoder
+        self._classify = classify
         self._state = _State(catalogue, index, generation)
         self._retired: list[Catalogue] = []
         self._refreshing = threading.Lock()
         self._rest_until = 0.0
 
     @classmethod
-    def open(cls, index_dir: Path, encoder: Encoder) -> Self:
+    def open(
+        cls, index_dir: Path, encoder: Encoder, classify: EncodeAndClassify | None = None
+    ) -> Self:
         """Open an index for searching; works while another process indexes.
 
         Args:
             index_dir: The folder ``clip-text index`` wrote.
             encoder: The model that built the index.
+            classify: Encodes texts in its place, and says of what category each is.
 
         Raises:
             IndexNotFoundError: If there is no index.
@@ -98,7 +118,7 @@ class Searcher:
         except BaseException:
             catalogue.close()
             raise
-        return cls(index_dir, encoder, catalogue, index, generation)
+        return cls(index_dir, encoder, catalogue, index, generation, classify=classify)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:
         """Find the pictures nearest to a text.
@@ -114,11 +134,22 @@ class Searcher:
             QueryError: If the query is no text or blank, or ``top_k`` is below 1.
             EncoderError: If the encoder returns no unit row.
         """
+        return self.answer(query, top_k).hits
+
+    def answer(self, query: str, top_k: int = 10) -> Answer:
+        """Find the pictures nearest to a text, and say of what category the text is.
+
+        Arguments and errors as for :meth:`search`.
+        """
         text = _checked_query(query)
         limit = _checked_top_k(top_k)
-        features = self._encoder.encode_text([text])
+        category = None
+        if self._classify is None:
+            features = self._encoder.encode_text([text])
+        else:
+            features, (category,) = self._classify([text])
         check_unit_rows(features, self._state.index.embed_dim, EncoderError, _REMEDY)
-        return self._search(features, limit)[0]
+        return Answer(self._search(features, limit)[0], category)
 
     def search_features(self, features: Features, top_k: int = 10) -> list[list[Hit]]:
         """Find the pictures nearest to each row of features.

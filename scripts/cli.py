@@ -6,7 +6,7 @@ were set aside.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,6 +31,7 @@ from .output import err, out, print_json
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
     from retrieval.ingest import OnProgress
+    from retrieval.protocols import EncodeAndClassify
     from retrieval.searcher import Hit
 
 SOME_FILES_SET_ASIDE = 3
@@ -150,8 +151,14 @@ def serve(
     model: Model = "starter",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Classification head that names each query's category; the only one."),
+    ] = None,
 ) -> None:
     """Open the search page and the HTTP API (page /, API page /docs).
+
+    A model with a classification head says of what category a query is, by the same pass.
 
     Example:
         clip-text serve --port 8000
@@ -159,7 +166,8 @@ def serve(
     from retrieval.api import serve as serve_api
     from retrieval.searcher import Searcher
 
-    with Searcher.open(index_dir, load_encoder(model)) as searcher:
+    encoder = load_encoder(model)
+    with Searcher.open(index_dir, encoder, query_classifier(encoder, head)) as searcher:
         err.print(f"{len(searcher):,} pictures. Page: http://{host}:{port}/   API: /docs")
         serve_api(searcher, host, port)
 
@@ -294,6 +302,31 @@ def load_encoder(model: str, compat: Contract | None = None) -> "Encoder":
     from clip_text import Encoder
 
     return Encoder.from_pretrained(model, compat=compat)
+
+
+def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify | None":
+    """What encodes and classifies queries in one pass; None where the model has no head for it.
+
+    Raises:
+        ClipTextError: If a head is named that the model has not.
+    """
+    from clip_text.errors import ClipTextError
+
+    if head is None and len(encoder.heads) != 1:
+        return None
+    if head is not None and head not in encoder.heads:
+        raise ClipTextError(
+            f"expected one of the model's classification heads "
+            f"({', '.join(encoder.heads) or 'it has none'}), got {head!r}. Leave --head out, or "
+            "train one: clip-text train classifier."
+        )
+
+    def classify(texts: "Sequence[str]") -> "tuple[Any, list[tuple[str, float] | None]]":
+        rows, found = encoder.encode_and_classify(texts, head, top_k=1)
+        # a head of several labels may find none
+        return rows, [(one.label, one.probability) if one.chosen else None for one in found]
+
+    return classify
 
 
 @contextmanager

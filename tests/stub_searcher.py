@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.searcher import Hit
+from retrieval.searcher import Answer, Hit
 
 CAPTIONS = {
     "red.png": "红色的方块",
@@ -38,6 +38,7 @@ class StubSearcher:
         self.folder = folder
         self.failure: Exception | None = None
         self.refreshed = 0
+        self.category: tuple[str, float] | None = None
         draw_pictures(folder)
 
     def __len__(self) -> int:
@@ -50,6 +51,9 @@ class StubSearcher:
     def hit_path(self, row: int) -> Path | None:
         names = list(CAPTIONS)
         return self.folder / names[row] if 0 <= row < len(names) else None
+
+    def answer(self, query: str, top_k: int = 10) -> Answer:
+        return Answer(self.search(query, top_k), self.category)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:
         if self.failure is not None:

@@ -117,6 +117,14 @@ def test_search_answers_with_ranked_hits(client):
     }
 
 
+def test_the_category_of_a_query_is_told_where_the_model_has_a_head(tmp_path):
+    searcher = StubSearcher(tmp_path)
+    client = Client(create_app(searcher))
+    assert client.search(query="红").json()["category"] is None
+    searcher.category = ("颜色", 0.93456789)
+    assert client.search(query="红").json()["category"] == {"label": "颜色", "probability": 0.9346}
+
+
 def test_top_k_is_ten_and_may_exceed_the_index(client):
     assert len(client.search(query="红").json()["hits"]) == len(CAPTIONS)
     assert len(client.search(query="红", top_k=200).json()["hits"]) == len(CAPTIONS)
@@ -153,7 +161,7 @@ def test_a_slow_search_does_not_block_the_event_loop(searcher):
 
     class Slow(StubSearcher):
         def __init__(self):
-            self.failure, self.refreshed = None, 0
+            self.failure, self.refreshed, self.category = None, 0, None
             self.folder = searcher.folder
 
         def search(self, query, top_k=10):

@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from models import BACKBONES, shared_checkpoint, tiny_checkpoint, tower_config
 from pictures_data import coloured
+from PIL import Image
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clip_text import CheckpointError, DataError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint
 from clip_text.data import read_retrieval_set
+from clip_text.errors import ClipTextError
 from clip_text.heads import ClassificationHead, HeadConfig
 from clip_text.heads.classification import balanced_weights, rank, targets_of
 from clip_text.heads.export import export_head, to_transformers
@@ -29,6 +32,10 @@ from clip_text.heads.texts import LabelledTexts, hold_out
 from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
 from clip_text.towers import build_model
 from clip_text.training.recipe import RecipeError
+from retrieval.api import create_app
+from retrieval.ingest import index_folder
+from retrieval.searcher import Searcher
+from scripts.cli import query_classifier
 
 LABELS = ("动物", "植物")
 CONFIG = HeadConfig(labels=LABELS, pooler="mean")
@@ -383,3 +390,32 @@ def test_towers_without_heads_are_as_before():
     assert build_model(tower_config()).state_dict().keys() == {
         *shared_checkpoint().model.state_dict()
     }
+
+
+def test_the_search_service_names_a_querys_category_by_the_same_pass(tmp_path):
+    encoder = Encoder(with_head(), device="cpu")
+    (tmp_path / "pictures").mkdir()
+    for at, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"pictures/{at}.png")
+    index_folder(tmp_path / "pictures", tmp_path / "index", encoder)
+    calls = []
+    encoder.model.text.transformer.register_forward_hook(lambda *_: calls.append(1))
+    classify = query_classifier(encoder, None)
+    with (
+        Searcher.open(tmp_path / "index", encoder, classify) as searcher,
+        TestClient(create_app(searcher)) as client,
+    ):
+        found = client.post("/v1/search", json={"query": "红色的心"}).json()
+    assert len(calls) == 1
+    (expected,) = encoder.classify(["红色的心"])
+    label, probability = found["category"]["label"], found["category"]["probability"]
+    assert (label, probability) == (expected.label, round(expected.probability, 4))
+    assert len(found["hits"]) == 3
+
+
+def test_a_model_without_a_head_has_no_classifier_and_a_wrong_name_is_refused():
+    assert query_classifier(Encoder(shared_checkpoint(), device="cpu"), None) is None
+    with pytest.raises(ClipTextError, match=r"expected one of .*\(kind\), got 'other'\. Leave"):
+        query_classifier(Encoder(with_head(), device="cpu"), "other")
+    with pytest.raises(ClipTextError, match=r"\(it has none\), got 'kind'"):
+        query_classifier(Encoder(shared_checkpoint(), device="cpu"), "kind")

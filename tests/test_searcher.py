@@ -318,3 +318,28 @@ def test_searching_while_another_process_indexes(tmp_path, encoder):
         assert sorted(h.image_id for h in searcher.search("猫", 50)) == [
             f"{i:02}.png" for i in range(12)
         ]
+
+
+def test_a_query_is_classified_by_the_pass_that_encodes_it(index_dir, encoder):
+    asked = []
+
+    def classify(texts):
+        asked.append(list(texts))
+        return encoder.encode_text(texts), [("动物", 0.9)]
+
+    plain = Searcher.open(index_dir, encoder)
+    with Searcher.open(index_dir, encoder, classify) as searcher, plain:
+        answer = searcher.answer("一只猫", 3)
+        assert answer.category == ("动物", 0.9)
+        assert answer.hits == plain.search("一只猫", 3)
+        assert searcher.search("一只猫", 3) == answer.hits
+        assert plain.answer("一只猫", 3).category is None
+    assert asked == [["一只猫"]] * 2
+
+
+def test_a_classifier_that_gives_no_unit_rows_is_refused(index_dir, encoder):
+    def classify(texts):
+        return np.zeros((1, encoder.embed_dim), np.float32), [None]
+
+    with Searcher.open(index_dir, encoder, classify) as searcher, pytest.raises(EncoderError):
+        searcher.answer("猫")
