@@ -100,7 +100,8 @@ def test_a_bad_learning_rate_ends_at_the_start(data, tmp_path):
     assert not outcome.rose
     assert outcome.chosen.share == 0
     assert changed(good, weights_of(checkpoint)) == set()
-    assert lines[0].startswith("before training: t2i recall@1/5/10 ")
+    assert lines[0].startswith("warning: measured on 12 pictures: recall moves in large steps")
+    assert lines[1].startswith("before training: t2i recall@1/5/10 ")
     assert any("since the start" in line for line in lines)
 
 
@@ -411,7 +412,7 @@ def test_pictures_that_are_learnt_and_measured_are_told(data, tmp_path):
         tiny_checkpoint(), both, [stage(**QUICK)], tmp_path,
         listener=Listener(lines.append), shares=(0.0,),
     )  # fmt: skip
-    assert lines[0].startswith("warning: 7 of the 7 pictures to measure on are learnt, too")
+    assert lines[1].startswith("warning: 7 of the 7 pictures to measure on are learnt, too")
 
 
 def test_lora_starts_from_the_seed(data, tmp_path):

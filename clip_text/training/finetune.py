@@ -46,6 +46,8 @@ from clip_text.training.stages import FEATURES, Stage, check_sizes, run_stage, w
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, StepProgress, join_processes
 
 KS = (1, 5, 10)
+FEW = 100
+"""Fewer pictures than this make recall a coarse measure."""
 BEST_BY = "mean_recall"
 """Mean of recall@1, @5 and @10 both ways: what Chinese-CLIP's tables call MR."""
 
@@ -141,7 +143,7 @@ def finetune(
     check_sizes(stages, len(data.train.image_ids), run.processes.num_processes)
     for stage in stages:
         check_towers(checkpoint.model, stage.recipe)
-    run.warn_of_learnt()
+    run.warn()
     start = snapshot(checkpoint.model)
     # a stage depends on what the run started from, and on the stages before it
     made_by = [
@@ -200,8 +202,13 @@ class _Run:
         self.weights = dict(data.weights) or dict.fromkeys(sorted(kinds), 1.0)
         self._rows: dict[int, tuple[str, Features]] = {}
 
-    def warn_of_learnt(self) -> None:
-        """Say how many of the validation's pictures are learnt, if there are any."""
+    def warn(self) -> None:
+        """Say what makes validation worth little: few pictures, or pictures that are learnt."""
+        if len(self.data.validation.image_ids) < FEW:
+            self.listener.say(
+                f"warning: measured on {len(self.data.validation.image_ids)} pictures: recall "
+                f"moves in large steps, and chance decides. Give more to measure on (--val)"
+            )
         train, measured = picture_files(self.data.train), picture_files(self.data.validation)
         if both := len(train & measured):
             self.listener.say(
