@@ -108,8 +108,8 @@ def test_overfits_sixteen_pairs(embed_dim, tmp_path):
         assert cosines.mean() > 0.9
 
 
-def test_the_loss_is_the_one_said():
-    run = Run("unused", a_recipe(contrastive=0.3, logit_scale=7.0))
+def test_the_loss_is_the_one_said(tmp_path):
+    run = Run(tmp_path, a_recipe(contrastive=0.3, logit_scale=7.0))
     batch = run.lessons.collate([run.lessons[at] for at in range(4)])
     batch["teacher"][1] = batch["teacher"][3]  # the same sentence, translated twice
     model = run.model.eval()
@@ -147,8 +147,8 @@ def test_silent_rows_teach_nothing(tmp_path):
     assert run.trainer.state.global_step == 4
 
 
-def test_padding_changes_neither_loss_nor_recall():
-    run = Run("unused")
+def test_padding_changes_neither_loss_nor_recall(tmp_path):
+    run = Run(tmp_path)
     model = run.model.eval()
     batch = run.lessons.collate([run.lessons[at] for at in range(6)])
     wider = dict(batch, tokens=torch.nn.functional.pad(batch["tokens"], (0, 5)))
@@ -156,8 +156,8 @@ def test_padding_changes_neither_loss_nor_recall():
     assert run.examination.measure(model, 1) == run.examination.measure(model, 16)
 
 
-def test_dropped_tokens_are_hidden_in_training_only():
-    model = Run("unused", a_recipe(token_dropout=0.999999)).model
+def test_dropped_tokens_are_hidden_in_training_only(tmp_path):
+    model = Run(tmp_path, a_recipe(token_dropout=0.999999)).model
     seen = []
     model.tower.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tokens, teacher = tiny_tokenizer()(ZH[:2]), torch.from_numpy(unit_rows(2))
@@ -278,9 +278,9 @@ def test_batches_are_of_like_length_and_the_epoch_s_own():
         LengthGroupedBatches(lessons, 8, {"zh": 1})
 
 
-def test_recall_by_hand():
+def test_recall_by_hand(tmp_path):
     """Three sentences at known places; equal originals answer each other."""
-    run = Run("unused")
+    run = Run(tmp_path)
     rows = np.eye(3, WIDTH, dtype=np.float32)
     lessons = Lessons(run.lessons.tokenizer, {"a": ZH[:3], "b": ZH[3:6]}, rows)
     found = {"a": [1, 0, 2], "b": [0, 1, 2]}  # where each language's sentences point
