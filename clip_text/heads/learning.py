@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
 
 from clip_text.heads.classification import ClassificationHead
 from clip_text.heads.holding import Hold
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import POOLERS, TextTower
 from clip_text.training.recipe import Recipe
-from clip_text.training.trainer import CheckedTrainer, Plumbing, training_arguments
+from clip_text.training.trainer import EarlyStop, Plumbing, SampledTrainer, training_arguments
 
 Mode = Literal["head", "copy", "joint"]
 
@@ -151,35 +151,7 @@ class ClassifierModel(nn.Module):
         return {"loss": loss}
 
 
-class StopEarly(TrainerCallback):
-    """Ends training when validation has not risen for some evaluations.
-
-    It looks at what is logged, which checkpoints carry: a resumed run stops where it would have.
-
-    Args:
-        metric: Larger is better.
-        patience: Evaluations without a rise.
-    """
-
-    def __init__(self, metric: str, patience: int) -> None:
-        self.metric, self.patience = f"eval_{metric}", patience
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del args, kwargs
-        values = [line[self.metric] for line in state.log_history if self.metric in line]
-        before, recent = values[: -self.patience], values[-self.patience :]
-        if before and max(recent) <= max(before):
-            control.should_training_stop = True
-
-
-class ClassifierTrainer(CheckedTrainer):
+class ClassifierTrainer(SampledTrainer):
     """``transformers.Trainer`` with batches of like length and early stopping.
 
     Args:
@@ -187,7 +159,7 @@ class ClassifierTrainer(CheckedTrainer):
         data: What it learns.
         batch_size: Texts in a step.
         recipe: The numbers; ``best_by`` is among what ``validate`` returns.
-        patience: See :class:`StopEarly`.
+        patience: See :class:`EarlyStop`.
         folder: Where checkpoints and logs go; the same again resumes.
         validate: Returns metrics by name.
         callbacks: Of transformers, for a progress bar.
@@ -212,44 +184,28 @@ class ClassifierTrainer(CheckedTrainer):
             train_dataset=data,
             eval_dataset=[],
             data_collator=data.collate,
-            callbacks=[StopEarly(recipe.best_by, patience), *callbacks],
+            callbacks=[EarlyStop(recipe.best_by, patience), *callbacks],
             validate=validate,
         )
 
-    def get_train_dataloader(self) -> DataLoader[int]:
-        """Draw batches by our sampler; accelerate splits them over processes."""
-        loader = DataLoader(
-            cast(Labelled, self.train_dataset),
-            batch_sampler=cast(Any, self.sampler),
-            collate_fn=self.data_collator,
-        )
-        return cast(DataLoader[int], self.accelerator.prepare(loader))
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; no decay on norms and biases, a higher rate for a head beside its backbone."""
-        del model
-        if self.optimizer is None:
-            network = cast(ClassifierModel, self.accelerator.unwrap_model(self.model))
-            alone = network.tower is None and network.head.tower is None
-            new = {
-                id(each)
-                for part in (network.head.dense, network.head.out)
-                if part
-                for each in part.parameters()
-            }
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-            for each in network.parameters():
-                if each.requires_grad:
-                    rate = self.recipe.learning_rate
-                    rate *= _HEAD_FACTOR if id(each) in new and not alone else 1
-                    decay = self.recipe.weight_decay if each.ndim > 1 else 0.0
-                    groups.setdefault((rate, decay), []).append(each)
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": parameters, "lr": rate, "weight_decay": decay}
-                    for (rate, decay), parameters in groups.items()
-                ],
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                fused=True,
-            )
-        return self.optimizer
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """No decay on norms and biases, a higher rate for a head beside its backbone."""
+        model = cast(ClassifierModel, network)
+        alone = model.tower is None and model.head.tower is None
+        new = {
+            id(each)
+            for part in (model.head.dense, model.head.out)
+            if part
+            for each in part.parameters()
+        }
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for each in model.parameters():
+            if each.requires_grad:
+                rate = self.recipe.learning_rate
+                rate *= _HEAD_FACTOR if id(each) in new and not alone else 1
+                decay = self.recipe.weight_decay if each.ndim > 1 else 0.0
+                groups.setdefault((rate, decay), []).append(each)
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
+        ]

@@ -31,7 +31,7 @@ from clip_text.training.gradient_cache import cached_backward
 from clip_text.training.image_tower import ImageTower, SplitImageTower
 from clip_text.training.parameters import open_parameters, parameter_groups
 from clip_text.training.recipe import Recipe
-from clip_text.training.trainer import CheckedTrainer, Plumbing, training_arguments
+from clip_text.training.trainer import Plumbing, SampledTrainer, training_arguments
 
 INIT_LOGIT_BIAS = -10.0
 """Where SigLIP's bias starts (Zhai et al. 2023, section 3.2); see :func:`fit_logit_bias`."""
@@ -211,7 +211,7 @@ class _ClampLogitScale(TrainerCallback):
             kwargs["model"].pair.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-class ContrastiveTrainer(CheckedTrainer):
+class ContrastiveTrainer(SampledTrainer):
     """``transformers.Trainer`` with our batches, parameter groups and recall@k as validation.
 
     Args:
@@ -274,17 +274,9 @@ class ContrastiveTrainer(CheckedTrainer):
             ),
         )
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with the recipe's rates and decays."""
-        del model
-        if self.optimizer is None:
-            network = self.accelerator.unwrap_model(self.model)
-            self.optimizer = torch.optim.AdamW(
-                parameter_groups(network, self.recipe),
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                fused=True,
-            )
-        return self.optimizer
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """The recipe's rates and decays."""
+        return parameter_groups(network, self.recipe)
 
     def compute_loss(
         self,

@@ -14,9 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import (
-    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -28,8 +26,8 @@ from clip_text.evaluation import retrieval
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
 from clip_text.precision import bf16_pays
 from clip_text.towers import POOLERS, Pooler, TextTower
-from clip_text.training.lessons import LengthGroupedBatches, Lesson, Lessons
-from clip_text.training.trainer import CheckedTrainer
+from clip_text.training.lessons import LengthGroupedBatches, Lessons
+from clip_text.training.trainer import SampledTrainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +187,7 @@ class Examination:
         return metrics
 
 
-class DistillationTrainer(CheckedTrainer):
+class DistillationTrainer(SampledTrainer):
     """``transformers.Trainer`` with our batches, parameter groups and recall@1 as validation.
 
     Args:
@@ -223,35 +221,6 @@ class DistillationTrainer(CheckedTrainer):
             callbacks=list(callbacks),
             validate=lambda: examination.measure(model),
         )
-        self.remove_callback(PrinterCallback)  # it writes to stdout, which belongs to results
-
-    def get_train_dataloader(self) -> DataLoader[Lesson]:
-        """Draw batches by our sampler; accelerate splits them over processes."""
-        loader = DataLoader(
-            cast(Lessons, self.train_dataset),
-            batch_sampler=cast(Any, self.sampler),
-            collate_fn=self.data_collator,
-        )
-        return cast(DataLoader[Lesson], self.accelerator.prepare(loader))
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; no decay on norms and biases."""
-        del model
-        if self.optimizer is None:
-            network = self.accelerator.unwrap_model(self.model)
-            learning = [each for each in network.parameters() if each.requires_grad]
-            matrices = [each for each in learning if each.ndim > 1]
-            vectors = [each for each in learning if each.ndim <= 1]
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": matrices, "weight_decay": self.recipe.weight_decay},
-                    {"params": vectors, "weight_decay": 0.0},
-                ],
-                lr=self.recipe.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                fused=True,
-            )
-        return self.optimizer
 
     def trial(self) -> dict[str, float]:
         """Train the first ``trial_steps`` steps only, and validate there; :meth:`fit` goes on.

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback, TrainingArguments
 
 from clip_text.data.tagged_text import TaggedText
 from clip_text.errors import DataError
@@ -24,7 +23,7 @@ from clip_text.heads.entities import (
     unreachable,
 )
 from clip_text.precision import bf16_pays
-from clip_text.training.trainer import CheckedTrainer
+from clip_text.training.trainer import EarlyStop, SampledTrainer
 
 Places = NDArray[np.int64]
 Example = tuple[list[int], ...]
@@ -124,7 +123,7 @@ class Examples(Dataset[Example]):
         return self.rows[at]
 
 
-class HeadTrainer(CheckedTrainer):
+class HeadTrainer(SampledTrainer):
     """``transformers.Trainer`` with our batches and early stopping; it ends with the best weights.
 
     Args:
@@ -157,63 +156,9 @@ class HeadTrainer(CheckedTrainer):
             train_dataset=examples,
             eval_dataset=[],
             data_collator=examples.collate,
-            callbacks=[*callbacks, EarlyStop(f"eval_{best_by}", recipe.patience)],
+            callbacks=[*callbacks, EarlyStop(best_by, recipe.patience)],
             validate=validate,
         )
-
-    def get_train_dataloader(self) -> DataLoader[Example]:
-        """Draw batches by our sampler; accelerate splits them over processes."""
-        loader = DataLoader(
-            cast(Examples, self.train_dataset),
-            batch_sampler=cast(Any, self.sampler),
-            collate_fn=self.data_collator,
-        )
-        return cast(DataLoader[Example], self.accelerator.prepare(loader))
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; no decay on norms and biases."""
-        del model
-        if self.optimizer is None:
-            network = self.accelerator.unwrap_model(self.model)
-            learning = [each for each in network.parameters() if each.requires_grad]
-            decayed = [each for each in learning if each.ndim > 1]
-            free = [each for each in learning if each.ndim <= 1]
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": decayed, "weight_decay": self.recipe.weight_decay},
-                    {"params": free, "weight_decay": 0.0},
-                ],
-                lr=self.recipe.learning_rate,
-                fused=True,
-            )
-        return self.optimizer
-
-
-class EarlyStop(TrainerCallback):
-    """Ends training after some validations without a better one, by what is logged alone.
-
-    transformers' own keeps a count of its own, which a resumed run begins anew.
-
-    Args:
-        metric: Higher is better.
-        patience: How many validations to wait.
-    """
-
-    def __init__(self, metric: str, patience: int) -> None:
-        self.metric, self.patience = metric, patience
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del args, kwargs
-        values = [line[self.metric] for line in state.log_history if self.metric in line]
-        if len(values) - 1 - values.index(max(values)) >= self.patience:
-            control.should_training_stop = True
 
 
 def entity_examples(recognizer: EntityRecognizer, texts: Sequence[TaggedText]) -> Examples:

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from clip_text.checkpoints.files import partial_folder
@@ -25,13 +24,12 @@ from clip_text.errors import DataError
 from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.masked_sequences import (
-    Drawn,
     MaskedLMRecipe,
     MaskedSequences,
     MicroBatches,
 )
 from clip_text.training.recipe import RecipeError
-from clip_text.training.trainer import CheckedTrainer
+from clip_text.training.trainer import SampledTrainer
 
 _LARGEST_LOSS = 700.0
 """Its exponential is about the largest number there is."""
@@ -111,7 +109,7 @@ class Perplexity:
         return {"loss": loss, "perplexity": perplexity, "accuracy": right / count}
 
 
-class MaskedLMTrainer(CheckedTrainer):
+class MaskedLMTrainer(SampledTrainer):
     """``transformers.Trainer`` with our sequences, and perplexity on text held out as validation.
 
     Args:
@@ -157,15 +155,6 @@ class MaskedLMTrainer(CheckedTrainer):
         self.pad_id = sequences.pad_id
         self.model_accepts_loss_kwargs = True  # count the tokens to guess in the whole batch
 
-    def get_train_dataloader(self) -> DataLoader[Drawn]:
-        """Draw batches by our sampler; accelerate splits them over processes."""
-        loader = DataLoader(
-            cast(MaskedSequences, self.train_dataset),
-            batch_sampler=cast(Any, self.sampler),
-            collate_fn=self.data_collator,
-        )
-        return cast(DataLoader[Drawn], self.accelerator.prepare(loader))
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -187,26 +176,6 @@ class MaskedLMTrainer(CheckedTrainer):
             loss = loss * self.accelerator.num_processes
         self.check_finite(loss)
         return (loss, {"logits": logits}) if return_outputs else loss
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; no decay on norms and biases."""
-        del model
-        if self.optimizer is None:
-            network = self.accelerator.unwrap_model(self.model)
-            learning = [each for each in network.parameters() if each.requires_grad]
-            decayed = [each for each in learning if each.ndim > 1]
-            plain = [each for each in learning if each.ndim <= 1]
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": decayed, "weight_decay": self.recipe.weight_decay},
-                    {"params": plain, "weight_decay": 0.0},
-                ],
-                lr=self.recipe.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-                fused=True,
-            )
-        return self.optimizer
 
 
 def save_masked_lm(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:

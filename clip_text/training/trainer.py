@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -294,6 +295,76 @@ class CheckedTrainer(Trainer):
                 f"expected room for a checkpoint in {folder.parent}, got {error}. "
                 f"Make room; the same command again {then}."
             ) from error
+
+
+class SampledTrainer(CheckedTrainer):
+    """A :class:`CheckedTrainer` that draws batches by a sampler of its own and steps by AdamW.
+
+    A subclass sets ``sampler`` and ``recipe`` before it calls ``super().__init__``.
+    """
+
+    sampler: Any
+    recipe: Any
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Draw batches by the sampler; accelerate splits them over processes."""
+        loader: DataLoader[Any] = DataLoader(
+            cast(Any, self.train_dataset),
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+        )
+        return cast(DataLoader[Any], self.accelerator.prepare(loader))
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Group what learns for AdamW: no decay on norms and biases."""
+        learning = [each for each in network.parameters() if each.requires_grad]
+        matrices = [each for each in learning if each.ndim > 1]
+        vectors = [each for each in learning if each.ndim <= 1]
+        return [
+            {"params": matrices, "weight_decay": self.recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over :meth:`parameter_groups`."""
+        del model
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(
+                self.parameter_groups(self.accelerator.unwrap_model(self.model)),
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                fused=True,
+            )
+        return self.optimizer
+
+
+class EarlyStop(TrainerCallback):
+    """Ends training after some validations without a better one, by what is logged alone.
+
+    Checkpoints carry that, so a resumed run stops where it would have; transformers' own keeps a
+    count that begins anew.
+
+    Args:
+        metric: Higher is better.
+        patience: How many validations to wait.
+    """
+
+    def __init__(self, metric: str, patience: int) -> None:
+        self.metric, self.patience = f"eval_{metric}", patience
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, kwargs
+        values = [line[self.metric] for line in state.log_history if self.metric in line]
+        if len(values) - 1 - values.index(max(values)) >= self.patience:
+            control.should_training_stop = True
 
 
 def last_checkpoint(folder: Path) -> str | None:
