@@ -24,10 +24,9 @@ from transformers import (
 from clip_text.checkpoints.files import partial_file
 from clip_text.evaluation import retrieval
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
-from clip_text.precision import bf16_pays
 from clip_text.towers import POOLERS, Pooler, TextTower
 from clip_text.training.lessons import LengthGroupedBatches, Lessons
-from clip_text.training.trainer import SampledTrainer
+from clip_text.training.trainer import SampledTrainer, common_arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,30 +290,12 @@ def choose_pooler(
 
 
 def _arguments(recipe: DistillationRecipe, folder: Path, steps: int) -> TrainingArguments:
-    cuda = torch.cuda.is_available()
-    every = max(1, steps // recipe.evaluations)
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
+    return common_arguments(
+        recipe,
+        folder,
+        max(1, steps // recipe.evaluations),
+        "recall@1",
         adam_beta2=0.98,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_steps,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
-        seed=recipe.seed,
-        logging_steps=min(20, every),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_recall@1",
-        greater_is_better=True,
-        remove_unused_columns=False,
-        report_to="none",
-        use_cpu=not cuda,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
     )

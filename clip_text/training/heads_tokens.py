@@ -22,8 +22,7 @@ from clip_text.heads.entities import (
     tag_tokens,
     unreachable,
 )
-from clip_text.precision import bf16_pays
-from clip_text.training.trainer import EarlyStop, SampledTrainer
+from clip_text.training.trainer import EarlyStop, SampledTrainer, common_arguments
 
 Places = NDArray[np.int64]
 Example = tuple[list[int], ...]
@@ -239,28 +238,11 @@ def entity_trainer(
 def _arguments(
     recipe: HeadRecipe, folder: Path, epoch_steps: int, best_by: str
 ) -> TrainingArguments:
-    cuda = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
+    return common_arguments(
+        recipe,
+        folder,
+        epoch_steps,
+        best_by,
         lr_scheduler_type="linear",
         warmup_steps=round(recipe.warmup * recipe.epochs * epoch_steps),
-        max_grad_norm=1.0,
-        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
-        seed=recipe.seed,
-        logging_steps=min(20, epoch_steps),
-        eval_strategy="steps",
-        eval_steps=epoch_steps,
-        save_strategy="steps",
-        save_steps=epoch_steps,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model=f"eval_{best_by}",
-        greater_is_better=True,
-        remove_unused_columns=False,
-        report_to="none",
-        use_cpu=not cuda,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
     )

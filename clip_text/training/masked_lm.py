@@ -21,7 +21,6 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from clip_text.checkpoints.files import partial_folder
 from clip_text.errors import DataError
-from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.masked_sequences import (
     MaskedLMRecipe,
@@ -29,7 +28,7 @@ from clip_text.training.masked_sequences import (
     MicroBatches,
 )
 from clip_text.training.recipe import RecipeError
-from clip_text.training.trainer import SampledTrainer
+from clip_text.training.trainer import SampledTrainer, common_arguments
 
 _LARGEST_LOSS = 700.0
 """Its exponential is about the largest number there is."""
@@ -190,35 +189,18 @@ def save_masked_lm(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -
 
 
 def _arguments(recipe: MaskedLMRecipe, folder: Path, micro_batches: int) -> TrainingArguments:
-    cuda = torch.cuda.is_available()
     accumulated = recipe.batch_size // recipe.micro_batch
     steps = max(1, math.ceil(micro_batches / accumulated * recipe.epochs))
-    every = max(1, steps // recipe.evaluations)
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=recipe.epochs,
+    return common_arguments(
+        recipe,
+        folder,
+        max(1, steps // recipe.evaluations),
+        "perplexity",
+        greater_is_better=False,
         per_device_train_batch_size=recipe.micro_batch,
         gradient_accumulation_steps=accumulated,
-        learning_rate=recipe.learning_rate,
         adam_beta2=recipe.adam_beta2,
         adam_epsilon=recipe.adam_epsilon,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
-        seed=recipe.seed,
-        logging_steps=min(20, every),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_perplexity",
-        greater_is_better=False,
-        remove_unused_columns=False,
-        report_to="none",
-        use_cpu=not cuda,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
     )

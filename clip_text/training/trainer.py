@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import PartialState
@@ -42,6 +42,26 @@ class SaveError(ClipTextError, OSError):
     """A checkpoint could not be written; older ones are untouched."""
 
 
+class Numbers(Protocol):
+    """What every recipe says."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data."""
+
+    @property
+    def learning_rate(self) -> float:
+        """At its peak."""
+
+    @property
+    def bf16(self) -> bool:
+        """Compute in bfloat16 where it is faster."""
+
+    @property
+    def seed(self) -> int:
+        """Of weights, draws and dropout."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plumbing:
     """What surrounds a run and does not change what is learnt.
@@ -71,42 +91,68 @@ def _launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def common_arguments(
+    recipe: Numbers,
+    folder: Path,
+    every: int,
+    best_by: str,
+    **others: Any,  # noqa: ANN401
+) -> TrainingArguments:
+    """Say in the Trainer's words what all our loops have in common.
+
+    Args:
+        recipe: The numbers.
+        folder: Where checkpoints and logs go.
+        every: How many steps apart validation runs and a checkpoint is kept.
+        best_by: The metric of the one to end with.
+        others: The Trainer's own, in addition or instead.
+    """
+    cuda = torch.cuda.is_available()
+    common: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": recipe.epochs,
+        "learning_rate": recipe.learning_rate,
+        "max_grad_norm": 1.0,
+        "bf16": recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
+        "seed": recipe.seed,
+        "logging_steps": min(20, every),
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": f"eval_{best_by}",
+        "greater_is_better": True,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(**common | others)
+
+
 def training_arguments(
     recipe: Recipe, folder: Path, steps_per_epoch: int, plumbing: Plumbing
 ) -> TrainingArguments:
     """Say a recipe in the Trainer's words."""
-    cuda = torch.cuda.is_available()
     if plumbing.compile:  # what the compiler cannot do runs uncompiled
         torch._dynamo.config.suppress_errors = True
     every = max(1, steps_per_epoch * recipe.epochs // recipe.evaluations)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
+    arguments = common_arguments(
+        recipe,
+        folder,
+        every,
+        recipe.best_by,
         adam_beta2=0.98,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_steps,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16 and bf16_pays("cuda" if cuda else "cpu"),
-        seed=recipe.seed,
-        logging_steps=min(20, every),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model=f"eval_{recipe.best_by}",
-        greater_is_better=True,
-        remove_unused_columns=False,
         report_to=list(plumbing.report_to) or "none",
-        use_cpu=not cuda,
-        ddp_backend="gloo" if _launched() and not cuda else None,
+        ddp_backend="gloo" if _launched() and not torch.cuda.is_available() else None,
         ddp_broadcast_buffers=False,  # batch norms keep their statistics: they are equal anyway
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=False,
         torch_compile=plumbing.compile,
-        disable_tqdm=True,
     )
     # without a launcher the Trainer would cut batches over all GPUs there are (DataParallel), and
     # our losses are of whole batches
