@@ -49,11 +49,12 @@ from clip_text.images import load_image, squash
 from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
+from clip_text.training.callbacks import StepProgress
 from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer
 from clip_text.training.image_tower import SplitImageTower
 from clip_text.training.recipe import Recipe
 from clip_text.training.stages import run_stage
-from clip_text.training.trainer import Plumbing, StepProgress
+from clip_text.training.trainer import Plumbing
 from scripts.evaluate_emoji import emoji_recall
 from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
 

@@ -32,7 +32,7 @@ def draw_run(folders: Sequence[Path], outcome: "Outcome", out: Path) -> Path:
 
 
 def _draw_stages(folders: Sequence[Path], loss: "Axes", recall: "Axes", outcome: "Outcome") -> None:
-    from clip_text.training.trainer import METRICS, read_metrics
+    from clip_text.training.callbacks import METRICS, read_metrics
 
     first = 0
     start = 100 * outcome.start[outcome.best_by]

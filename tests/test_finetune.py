@@ -20,17 +20,12 @@ from clip_text.data.splits import held_out, part
 from clip_text.encoder import Encoder
 from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_set, measure
+from clip_text.training.callbacks import METRICS, read_metrics
 from clip_text.training.finetune import BEST_BY, Data, Listener, finetune
 from clip_text.training.guard import Mixture, best_mixture, load_mixture, snapshot
 from clip_text.training.recipe import Recipe, RecipeError, suggest_learning_rate
 from clip_text.training.stages import Stage, presets, read_stages, run_stage, with_rates
-from clip_text.training.trainer import (
-    METRICS,
-    NonFiniteLossError,
-    Plumbing,
-    SaveError,
-    read_metrics,
-)
+from clip_text.training.trainer import NonFiniteLossError, Plumbing, SaveError
 
 
 @pytest.fixture(scope="module")

@@ -218,7 +218,7 @@ def test_training_stops_early(tiny_folder, tmp_path):
 
     from clip_text.checkpoints import load_checkpoint
     from clip_text.heads.training import train_classifier
-    from clip_text.training.trainer import METRICS, read_metrics
+    from clip_text.training.callbacks import METRICS, read_metrics
 
     # nothing rises at so small a rate
     idle = recipe("head", learning_rate=1e-9, patience=2, evaluations=20)

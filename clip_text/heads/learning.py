@@ -16,8 +16,9 @@ from clip_text.heads.classification import ClassificationHead
 from clip_text.heads.holding import Hold
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import POOLERS, TextTower
+from clip_text.training.callbacks import EarlyStop
 from clip_text.training.recipe import Recipe
-from clip_text.training.trainer import EarlyStop, Plumbing, SampledTrainer, training_arguments
+from clip_text.training.trainer import Plumbing, SampledTrainer, training_arguments
 
 Mode = Literal["head", "copy", "joint"]
 

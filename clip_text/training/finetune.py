@@ -25,6 +25,7 @@ from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, module_digest
+from clip_text.training.callbacks import StepProgress
 from clip_text.training.contrastive import (
     ContrastiveModel,
     ContrastiveTrainer,
@@ -43,7 +44,7 @@ from clip_text.training.image_tower import ImageTower, image_tower
 from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
 from clip_text.training.stages import FEATURES, Stage, check_sizes, run_stage, with_rates
-from clip_text.training.trainer import NonFiniteLossError, Plumbing, StepProgress, join_processes
+from clip_text.training.trainer import NonFiniteLossError, Plumbing, join_processes
 
 KS = (1, 5, 10)
 FEW = 100

@@ -22,7 +22,8 @@ from clip_text.heads.entities import (
     tag_tokens,
     unreachable,
 )
-from clip_text.training.trainer import EarlyStop, SampledTrainer, common_arguments
+from clip_text.training.callbacks import EarlyStop
+from clip_text.training.trainer import SampledTrainer, common_arguments
 
 Places = NDArray[np.int64]
 Example = tuple[list[int], ...]

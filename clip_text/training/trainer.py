@@ -1,6 +1,5 @@
 """What every training loop here adds to ``transformers.Trainer``."""
 
-import json
 import math
 import os
 import shutil
@@ -19,17 +18,15 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 
 from clip_text.errors import ClipTextError
 from clip_text.precision import bf16_pays
 from clip_text.training.average import Average
+from clip_text.training.callbacks import MetricLines
 from clip_text.training.recipe import Recipe
 
-METRICS = "metrics.jsonl"
 TIMEOUT = timedelta(days=7)
 """How long processes wait for each other: one may encode all pictures, and the others for it."""
 
@@ -158,85 +155,6 @@ def training_arguments(
     # our losses are of whole batches
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-class StepProgress(TrainerCallback):
-    """Tells how many steps of a run are done.
-
-    Args:
-        name: Of the run.
-        progress: Called with the name, the steps done and all steps.
-    """
-
-    def __init__(self, name: str, progress: Callable[[str, int, int], None]) -> None:
-        self.name, self.progress = name, progress
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del args, control, kwargs
-        if state.is_world_process_zero:
-            self.progress(self.name, state.global_step, state.max_steps)
-
-
-class MetricLines(TrainerCallback):
-    """Appends what is logged to ``metrics.jsonl``, a JSON object a line.
-
-    A run that goes on from a checkpoint drops the lines the lost steps had left.
-    """
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del control, kwargs
-        file = Path(cast(str, args.output_dir)) / METRICS
-        if state.is_world_process_zero and file.exists():
-            kept = [line for line in read_metrics(file) if line["step"] <= state.global_step]
-            partial = file.with_suffix(".partial")
-            partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
-            partial.replace(file)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del control, kwargs
-        if state.is_world_process_zero and logs:
-            folder = Path(cast(str, args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / METRICS).open("a", encoding="utf-8") as out:
-                out.write(_json_line({"step": state.global_step, **logs}))
-
-
-def _json_line(values: dict[str, Any]) -> str:
-    return json.dumps(values) + "\n"
-
-
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Read a run's ``metrics.jsonl``; a last line cut short by a crash is passed over."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 class CheckedTrainer(Trainer):
@@ -383,34 +301,6 @@ class SampledTrainer(CheckedTrainer):
                 fused=True,
             )
         return self.optimizer
-
-
-class EarlyStop(TrainerCallback):
-    """Ends training after some validations without a better one, by what is logged alone.
-
-    Checkpoints carry that, so a resumed run stops where it would have; transformers' own keeps a
-    count that begins anew.
-
-    Args:
-        metric: Higher is better.
-        patience: How many validations to wait.
-    """
-
-    def __init__(self, metric: str, patience: int) -> None:
-        self.metric, self.patience = f"eval_{metric}", patience
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del args, kwargs
-        values = [line[self.metric] for line in state.log_history if self.metric in line]
-        if len(values) - 1 - values.index(max(values)) >= self.patience:
-            control.should_training_stop = True
 
 
 def last_checkpoint(folder: Path) -> str | None:

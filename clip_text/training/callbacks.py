@@ -1,0 +1,117 @@
+"""What our training loops tell as they go on, and what ends them early."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+METRICS = "metrics.jsonl"
+
+
+class StepProgress(TrainerCallback):
+    """Tells how many steps of a run are done.
+
+    Args:
+        name: Of the run.
+        progress: Called with the name, the steps done and all steps.
+    """
+
+    def __init__(self, name: str, progress: Callable[[str, int, int], None]) -> None:
+        self.name, self.progress = name, progress
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, control, kwargs
+        if state.is_world_process_zero:
+            self.progress(self.name, state.global_step, state.max_steps)
+
+
+class MetricLines(TrainerCallback):
+    """Appends what is logged to ``metrics.jsonl``, a JSON object a line.
+
+    A run that goes on from a checkpoint drops the lines the lost steps had left.
+    """
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del control, kwargs
+        file = Path(cast(str, args.output_dir)) / METRICS
+        if state.is_world_process_zero and file.exists():
+            kept = [line for line in read_metrics(file) if line["step"] <= state.global_step]
+            partial = file.with_suffix(".partial")
+            partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
+            partial.replace(file)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del control, kwargs
+        if state.is_world_process_zero and logs:
+            folder = Path(cast(str, args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / METRICS).open("a", encoding="utf-8") as out:
+                out.write(_json_line({"step": state.global_step, **logs}))
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    return json.dumps(values) + "\n"
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Read a run's ``metrics.jsonl``; a last line cut short by a crash is passed over."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+class EarlyStop(TrainerCallback):
+    """Ends training after some validations without a better one, by what is logged alone.
+
+    Checkpoints carry that, so a resumed run stops where it would have; transformers' own keeps a
+    count that begins anew.
+
+    Args:
+        metric: Higher is better.
+        patience: How many validations to wait.
+    """
+
+    def __init__(self, metric: str, patience: int) -> None:
+        self.metric, self.patience = f"eval_{metric}", patience
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, kwargs
+        values = [line[self.metric] for line in state.log_history if self.metric in line]
+        if len(values) - 1 - values.index(max(values)) >= self.patience:
+            control.should_training_stop = True
