@@ -188,7 +188,13 @@ def check_same(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def start(
-    model: str, from_scratch: str | None, tokenizer: Path | None, length: int | None, seed: int
+    model: str,
+    from_scratch: str | None,
+    tokenizer: Path | None,
+    length: int | None,
+    seed: int,
+    *,
+    grow: bool,
 ) -> "tuple[PreTrainedModel, Tokenizer, bool]":
     """Load or make the model; beside it its tokenizer, and whether its head is new."""
     from clip_text.checkpoints import resolve
@@ -200,7 +206,7 @@ def start(
             raise typer.BadParameter(
                 "expected --from-scratch with --tokenizer: a model has its own."
             )
-        return load_masked_lm(model, context_length=length, seed=seed)
+        return load_masked_lm(model, context_length=length, grow=grow, seed=seed)
     own = Tokenizer.from_folder(tokenizer or resolve("starter"), length or CONTEXT_LENGTH)
     return new_masked_lm(from_scratch, own, seed=seed), own, True
 
@@ -242,6 +248,12 @@ def mlm(
     context_length: Annotated[
         int | None, typer.Option(min=3, help="Tokens of a sequence; the model's if none.")
     ] = None,
+    grow_positions: Annotated[
+        bool, typer.Option("--grow-positions", help="Give a model of fewer as many positions.")
+    ] = False,
+    dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="In this run; the model's if none.")
+    ] = None,
     packing: Annotated[
         Literal["document", "full"],
         typer.Option(help="full: sequences go on from one document to the next."),
@@ -268,6 +280,7 @@ def mlm(
     from transformers.utils.logging import disable_progress_bar
 
     from clip_text.checkpoints.files import partial_file, write_json
+    from clip_text.training.masked_models import drop_less
     from clip_text.training.masked_sequences import PRESETS, MaskedLMRecipe
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
@@ -275,7 +288,11 @@ def mlm(
     numbers: dict[str, Any] = dict(PRESETS[preset or ("scratch" if from_scratch else "continue")])
     numbers |= {name: value for name, value in given.items() if value is not None}
     numbers["micro_batch"] = min(micro_batch, int(numbers["batch_size"]))
-    network, own, new_head = start(model, from_scratch, tokenizer, context_length, seed)
+    network, own, new_head = start(
+        model, from_scratch, tokenizer, context_length, seed, grow=grow_positions
+    )
+    if dropout is not None:
+        drop_less(network, dropout)
     recipe = MaskedLMRecipe(
         epochs=epochs,
         schedule=schedule,
@@ -288,7 +305,8 @@ def mlm(
     )
     options = {"fields": listed(fields) or (), "line_documents": line_documents}
     learnt, held = read(texts, val or [], own, cache, held_out, user_dict=user_dict, **options)
-    asked = {"model": from_scratch or model, "learnt": learnt.path.parent.name}
+    asked: dict[str, Any] = {"model": from_scratch or model, "learnt": learnt.path.parent.name}
+    asked |= {} if dropout is None else {"dropout": dropout}
     asked |= {"held": held.path.parent.name}
     check_same(folder, asked | asdict(recipe))
     if (folder / REPORT).is_file():

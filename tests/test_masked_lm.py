@@ -21,6 +21,7 @@ from transformers import (
 
 from clip_text import Encoder
 from clip_text.checkpoints import load_checkpoint, load_text_tower, save_checkpoint
+from clip_text.checkpoints.parts import positions
 from clip_text.data.corpus import tokenise
 from clip_text.errors import CheckpointError, DataError
 from clip_text.tokenizer import Tokenizer
@@ -30,7 +31,12 @@ from clip_text.training.masked_lm import (
     masked_logits,
     save_masked_lm,
 )
-from clip_text.training.masked_models import load_masked_lm, new_masked_lm
+from clip_text.training.masked_models import (
+    drop_less,
+    grow_positions,
+    load_masked_lm,
+    new_masked_lm,
+)
 from clip_text.training.masked_sequences import (
     PRESETS,
     MaskedLMRecipe,
@@ -385,6 +391,53 @@ def test_what_cannot_be_started_from_is_told(tmp_path):
     assert model.base_model.pooler is None
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_grown_positions_change_nothing_within_the_old_ones_and_go_on_behind(kind):
+    torch.manual_seed(3)
+    config = backbone(kind)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    longest = positions(config)
+    grown = grow_positions(model, 2 * longest + 3)
+    assert positions(grown.config) == 2 * longest + 3
+    assert positions(model.config) == longest  # the one it came from is as it was
+    ids = torch.randint(5, len(VOCABULARY), (2, longest))
+    assert torch.equal(grown(ids).logits, model(ids).logits)
+    long = torch.randint(5, len(VOCABULARY), (1, 2 * longest + 3))
+    assert torch.isfinite(grown(long).logits).all()
+    name = next(each for each in grown.state_dict() if each.endswith("position_embeddings.weight"))
+    table = grown.state_dict()[name][-(2 * longest + 3) :]
+    assert torch.equal(table[longest : 2 * longest], table[:longest])
+    decoder = grown.get_output_embeddings().weight
+    assert decoder.data_ptr() == grown.get_input_embeddings().weight.data_ptr()  # tied again
+    assert grow_positions(grown, 8) is grown
+
+
+def test_grown_positions_are_written_and_read_again(tmp_path):
+    model, tokenizer, _ = load_masked_lm("starter", context_length=80, grow=True)
+    assert tokenizer.context_length == 80
+    save_masked_lm(model, tokenizer, tmp_path / "mlm")
+    assert load_text_tower(tmp_path / "mlm", 8, context_length=80).tower.context_length == 80
+    again, _, _ = load_masked_lm(tmp_path / "mlm", context_length=96, grow=True)
+    assert positions(again.config) == 96
+    config = AutoConfig.for_model("deberta-v2", max_position_embeddings=16, hidden_size=8)
+    config.num_hidden_layers, config.num_attention_heads, config.vocab_size = 1, 2, 30
+    config.position_biased_input = False  # its positions are relative, without a table of them
+    with pytest.raises(CheckpointError, match="got 0 in a deberta-v2"):
+        grow_positions(AutoModelForMaskedLM.from_config(config), 32)
+
+
+def test_dropout_of_a_run_is_not_that_of_the_model_it_leaves():
+    model = new_masked_lm("tiny", TOKENIZER)
+    before = model.config.to_dict()
+    drop_less(model, 0.0)
+    model.train()
+    ids = torch.randint(5, len(VOCABULARY), (2, 8))
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert model.config.to_dict() == before
+    with pytest.raises(ValueError, match="0 to below 1, got 1"):
+        drop_less(model, 1.0)
+
+
 # The command
 
 
@@ -437,6 +490,20 @@ def test_the_command_tells_what_is_wrong(run, corpus):
         assert "Traceback" not in err
     code, _, err = run("train", "mlm", corpus, "--out", "x", "--tokenizer", corpus)
     assert code == 2
+
+
+def test_the_command_grows_positions_and_leaves_dropout_out(run, corpus):
+    options = ["--grow-positions", "--context-length", 72, "--dropout", 0, "--epochs", 0.1]
+    given = ["train", "mlm", corpus, "--out", corpus.parent / "grown", "--field", "zh"]
+    given += ["--batch-size", 16, "--held-out", 0.2, "--cache", corpus.parent / "cache"]
+    code, out, err = run(*given, *options, "--evaluations", 1, "--json")
+    assert code == 0, err
+    written = json.loads(out)["model"]
+    tower = load_text_tower(written, 8, context_length=72).tower
+    assert tower.config.hidden_dropout_prob == 0.1
+    code, _, err = run(*given, "--context-length", 72)
+    assert code == 1
+    assert "at most 64" in err
 
 
 def test_help_does_not_wait_for_torch():
