@@ -14,8 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
+from clip_text.data.tags import Entity
 from clip_text.features import Pixels, hash_weights
+from clip_text.heads.answers import Answer, AnswerFinder
 from clip_text.heads.classification import Classification, choose_head, rank
+from clip_text.heads.entities import EntityRecognizer
+from clip_text.heads.tasks import choose_token_head
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
@@ -43,6 +47,9 @@ class Encoder:
         self.tokenizer = checkpoint.tokenizer
         self.model = checkpoint.model.eval().to(self.device)
         self.heads = {name: each.eval().to(self.device) for name, each in checkpoint.heads.items()}
+        self.token_heads = dict(checkpoint.token_heads)
+        for each in self.token_heads.values():
+            each.head.eval().to(self.device)
         preprocessing = checkpoint.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=self.device) * 255
         self._std = torch.tensor(preprocessing.std, device=self.device) * 255
@@ -248,6 +255,56 @@ class Encoder:
                 found = chosen.logits(chosen.tower, tokens)
             logits[batch] = found.float().cpu()
         return rows, rank(chosen.probabilities(logits), chosen.config, top_k)
+
+    def entities(
+        self, texts: Sequence[str], head: str | None = None, batch_size: int = 64
+    ) -> list[list[Entity]]:
+        """Find the named entities of texts, by a head of the model for entities.
+
+        Args:
+            texts: Any number of texts of any length; they are read whole, by windows.
+            head: Name of the head; may be left out where the model has one for entities.
+            batch_size: Windows per forward pass; what is found doesn't depend on it.
+
+        Returns:
+            For each text its entities, in order.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If there is no such head, or ``batch_size`` is below 1.
+        """
+        chosen = choose_token_head(self.token_heads, EntityRecognizer, head)
+        return chosen.entities(texts, batch_size)
+
+    def answer(self, question: str, passage: str, head: str | None = None) -> Answer | None:
+        """Find the answer to a question, None if there is none; see :meth:`answers`."""
+        return self.answers([question], [passage], head)[0]
+
+    def answers(
+        self,
+        questions: Sequence[str],
+        passages: Sequence[str],
+        head: str | None = None,
+        batch_size: int = 64,
+    ) -> list[Answer | None]:
+        """Find the answer to each question in its passage, by a head of the model for answers.
+
+        Args:
+            questions: Any number of texts.
+            passages: One for each, of any length; they are read whole, by windows.
+            head: Name of the head; may be left out where the model has one for answers.
+            batch_size: Windows per forward pass; the answers don't depend on it.
+
+        Returns:
+            For each question its answer, None where the passage has none.
+
+        Raises:
+            TypeError: If one of them is one string, or holds something else than strings.
+            ValueError: If there is no such head, there are not as many passages as questions, or
+                ``batch_size`` is below 1.
+        """
+        chosen = choose_token_head(self.token_heads, AnswerFinder, head)
+        return chosen.answers(questions, passages, batch_size)
 
     def encode_image(
         self, images: Sequence[ImageSource] | NDArray[np.generic], batch_size: int = 64

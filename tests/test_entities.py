@@ -283,7 +283,7 @@ def test_saved_beside_the_towers(tmp_path):
         again = load_entities(where)
         assert again.types == found.types
         assert again.entities(["红绿蓝黄黑白色心星圆"]) == found.entities(["红绿蓝黄黑白色心星圆"])
-    # the towers load as before, and pass over the head
+    # the towers load as before
     assert Encoder.from_pretrained(folder, device="cpu").encode_text(["狗"]).shape == (1, 24)
     found.save(folder, "more")
     with pytest.raises(

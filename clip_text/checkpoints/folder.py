@@ -101,6 +101,10 @@ def save_checkpoint(
             from clip_text.heads.files import save_heads  # noqa: PLC0415  (it stands on this one)
 
             save_heads(checkpoint.heads, checkpoint.model.text, partial, dtype)
+        if checkpoint.token_heads:
+            from clip_text.heads.tasks import save_token_heads  # noqa: PLC0415  (so does this)
+
+            save_token_heads(checkpoint.token_heads, partial, dtype)
 
 
 def _tower_config(raw: Mapping[str, Any], backbone: PreTrainedConfig) -> TowerConfig:

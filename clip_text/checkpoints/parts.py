@@ -19,7 +19,9 @@ from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_m
 
 if TYPE_CHECKING:
     from clip_text.checkpoints.backbones import LoadedTextTower
+    from clip_text.heads.answers import AnswerFinder
     from clip_text.heads.classification import ClassificationHead
+    from clip_text.heads.entities import EntityRecognizer
 
 Format = Literal["cn_clip", "hf", "open_clip"]
 
@@ -53,13 +55,34 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything needed to compute features, and what heads say of a text."""
+    """Everything needed to compute features, and what heads say of a text.
+
+    Args:
+        model: Both towers.
+        config: Their shape.
+        tokenizer: Of the text tower.
+        preprocessing: Of pictures.
+        heads: For classification, by name.
+        token_heads: For entities and answers, by name; each has a backbone of its own.
+
+    Raises:
+        CheckpointError: If two heads have one name.
+    """
 
     model: CustomTextCLIP
     config: TowerConfig
     tokenizer: Tokenizer
     preprocessing: Preprocessing
     heads: "Mapping[str, ClassificationHead]" = field(default_factory=dict)
+    token_heads: "Mapping[str, EntityRecognizer | AnswerFinder]" = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        twice = [name for name in self.heads if name in self.token_heads]
+        if twice:
+            raise CheckpointError(
+                f"expected heads of different names, got two named {twice[0]!r}. Rename one, or "
+                "leave it out."
+            )
 
     def with_text_tower(self, start: "LoadedTextTower") -> "Checkpoint":
         """Put another text tower beside the image tower, to train the two together.

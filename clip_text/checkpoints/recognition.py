@@ -112,9 +112,15 @@ def load_checkpoint(
     place = resolve(name)
     if not (place / "heads").is_dir():
         return checkpoint
-    from clip_text.heads.files import load_heads  # noqa: PLC0415  (it stands on this package)
+    # they stand on this package
+    from clip_text.heads.files import load_heads  # noqa: PLC0415
+    from clip_text.heads.tasks import load_token_heads  # noqa: PLC0415
 
-    return replace(checkpoint, heads=load_heads(place, checkpoint.model.text))
+    return replace(
+        checkpoint,
+        heads=load_heads(place, checkpoint.model.text),
+        token_heads=load_token_heads(place),
+    )
 
 
 def recognise(name: str | Path) -> Description:

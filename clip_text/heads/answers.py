@@ -230,15 +230,21 @@ class AnswerFinder:
         """Give the same finder with another threshold."""
         return replace(self, threshold=threshold)
 
-    def save(self, folder: Path, name: str = "qa") -> Path:
+    def save(self, folder: Path, name: str = "qa", dtype: torch.dtype = torch.float32) -> Path:
         """Write the head beside the towers of a checkpoint's folder, or into a new one.
+
+        Args:
+            folder: The checkpoint's.
+            name: Of the head; one of that name is replaced, whatever its task.
+            dtype: Of the stored floating-point weights.
 
         Returns:
             ``folder/heads/name``.
         """
         place = folder / FOLDER / name
         about = {"task": TASK, "overlap": self.overlap, "longest": self.longest}
-        save_parts(self.head, self.tokenizer, about | {"threshold": self.threshold}, place)
+        about |= {"threshold": self.threshold}
+        save_parts(self.head, self.tokenizer, about, place, dtype)
         return place
 
     def export(self, folder: Path) -> None:

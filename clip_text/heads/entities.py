@@ -195,15 +195,20 @@ class EntityRecognizer:
                 inside = slice(before, before + window.end - window.start)
                 yield row, window, best[at, inside].tolist(), sure[at, inside].tolist()
 
-    def save(self, folder: Path, name: str = "ner") -> Path:
+    def save(self, folder: Path, name: str = "ner", dtype: torch.dtype = torch.float32) -> Path:
         """Write the head beside the towers of a checkpoint's folder, or into a new one.
+
+        Args:
+            folder: The checkpoint's.
+            name: Of the head; one of that name is replaced, whatever its task.
+            dtype: Of the stored floating-point weights.
 
         Returns:
             ``folder/heads/name``.
         """
         place = folder / FOLDER / name
         about = {"task": TASK, "types": list(self.types), "overlap": self.overlap}
-        save_parts(self.head, self.tokenizer, about, place)
+        save_parts(self.head, self.tokenizer, about, place, dtype)
         return place
 
     def export(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
@@ -23,6 +23,8 @@ from clip_text.towers import TextTower
 FOLDER = "heads"
 CONFIG, WEIGHTS = "head.json", "head.safetensors"
 TASK = "classification"
+PARTIAL = ".partial"
+"""How the name of a folder ends while it is written."""
 
 
 def save_heads(
@@ -65,34 +67,46 @@ def load_heads(folder: Path, tower: TextTower) -> dict[str, ClassificationHead]:
     """
     found: dict[str, ClassificationHead] = {}
     digest = ""
-    for place in sorted((folder / FOLDER).glob(f"*/{CONFIG}")):
-        about = read_json(place)
+    for place, about in heads_in(folder):
         if about.get("task") != TASK:
             continue
         try:
-            head = _build(place.parent, about)
+            head = _build(place, about)
         except BROKEN as error:
-            raise incomplete(place.parent, error) from error
-        load_weights(head, read_state(place.parent / WEIGHTS).weights, place.parent / WEIGHTS)
+            raise incomplete(place, error) from error
+        load_weights(head, read_state(place / WEIGHTS).weights, place / WEIGHTS)
         if head.tower is None:
             digest = digest or backbone_digest(tower)
             if about["backbone"] != digest:
                 raise CheckpointError(
-                    f"expected a head trained on this model's backbone in {place.parent}, got one "
+                    f"expected a head trained on this model's backbone in {place}, got one "
                     f"of another ({about['backbone']}, not {digest}). Delete the folder, or train "
                     "the head anew."
                 )
-        found[place.parent.name] = head.eval()
+        found[place.name] = head.eval()
     return found
+
+
+def heads_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Find the heads of a checkpoint's folder: the folder of each, and what head.json says.
+
+    Raises:
+        CheckpointError: If one is damaged.
+    """
+    places = sorted((folder / FOLDER).glob(f"*/{CONFIG}"))
+    # what a process that was killed left half written is no head
+    return [(each.parent, read_json(each)) for each in places if each.parent.suffix != PARTIAL]
 
 
 def check_name(name: str) -> None:
     """Refuse a head's name that cannot name a folder.
 
     Raises:
-        CheckpointError: If it is empty, starts with a dot or holds a separator.
+        CheckpointError: If it is empty, starts with a dot, holds a separator, or names a folder
+            that is being written.
     """
-    if not name or name.startswith(".") or name != Path(name).name or "\\" in name:
+    wrong = name.startswith(".") or name.endswith(PARTIAL) or "\\" in name
+    if not name or wrong or name != Path(name).name:
         raise CheckpointError(
             f"expected a head's name that can name a folder, got {name!r}. Use letters and digits."
         )

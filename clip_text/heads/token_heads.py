@@ -36,7 +36,7 @@ from clip_text.checkpoints.parts import (
     stored,
 )
 from clip_text.errors import CheckpointError
-from clip_text.heads.files import CONFIG, FOLDER, WEIGHTS
+from clip_text.heads.files import CONFIG, WEIGHTS, heads_in
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
@@ -138,7 +138,11 @@ def bare_tower(config: PreTrainedConfig, context_length: int) -> TextTower:
 
 
 def save_parts(
-    head: TokenHead, tokenizer: Tokenizer, about: Mapping[str, Any], folder: Path
+    head: TokenHead,
+    tokenizer: Tokenizer,
+    about: Mapping[str, Any],
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a head with its backbone and tokenizer into a folder, whole or not at all."""
     with partial_folder(folder) as partial:
@@ -146,7 +150,7 @@ def save_parts(
         head.tower.config.save_pretrained(partial)
         own = {"backbone": "own", "context_length": tokenizer.context_length}
         write_json(partial / CONFIG, {**about, **own})
-        write_weights(stored(head.state_dict(), torch.float32), partial / WEIGHTS)
+        write_weights(stored(head.state_dict(), dtype), partial / WEIGHTS)
 
 
 def read_parts(folder: Path) -> tuple[TextTower, dict[str, Tensor], Tokenizer, dict[str, Any]]:
@@ -188,13 +192,10 @@ def find_head(folder: str | Path, task: str, name: str | None = None) -> Path:
         CheckpointError: If there is none, or several and no name.
     """
     place = resolve(folder)
-    places = [place] if (place / CONFIG).is_file() else sorted(place.glob(f"{FOLDER}/*"))
+    own = place / CONFIG
+    heads = [(place, read_json(own))] if own.is_file() else heads_in(place)
     found = [
-        each
-        for each in places
-        if (each / CONFIG).is_file()
-        and read_json(each / CONFIG).get("task") == task
-        and name in (None, each.name)
+        each for each, about in heads if about.get("task") == task and name in (None, each.name)
     ]
     if len(found) != 1:
         names = ", ".join(each.name for each in found) or "none"

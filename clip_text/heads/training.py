@@ -196,8 +196,10 @@ def train_classifier(
     kept = dict(checkpoint.heads)
     if recipe.train == "joint":  # the others read a backbone that is no more
         kept = {known: one for known, one in kept.items() if one.tower is not None}
+    # these have backbones of their own
+    others = {known: one for known, one in checkpoint.token_heads.items() if known != name}
     return Trained(
-        checkpoint=replace(checkpoint, heads={**kept, name: head}),
+        checkpoint=replace(checkpoint, heads={**kept, name: head}, token_heads=others),
         head=head,
         scores=score(given, run.held_targets, config.labels),
         calibration=calibration,

@@ -1,0 +1,172 @@
+"""Heads for entities and answers within a checkpoint: loaded, saved and chosen with it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from models import shared_checkpoint, tiny_checkpoint
+from test_answers import finder
+from test_classification import CONFIG, LESSONS, recipe, with_head
+from test_entities import recognizer
+
+from clip_text import CheckpointError, Encoder
+from clip_text.checkpoints import load_checkpoint, save_as, save_checkpoint
+from clip_text.heads.training import train_classifier
+from scripts.head_runs import place_towers
+
+TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" * 9]
+QUESTIONS = ["狗在", "猫", "狗"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Towers as small as these are slower on two threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def with_token_heads(checkpoint=None):
+    """A checkpoint with a head of each kind."""
+    heads = {"ner": recognizer(), "qa": finder(overlap=3, longest=5, threshold=-100.5)}
+    return replace(checkpoint or with_head(), token_heads=heads)
+
+
+def same(one, other):
+    """Whether two encoders say the very same."""
+    np.testing.assert_array_equal(one.encode_text(TEXTS), other.encode_text(TEXTS))
+    assert one.classify(TEXTS) == other.classify(TEXTS)
+    assert one.entities(TEXTS) == other.entities(TEXTS)
+    assert one.answers(QUESTIONS, TEXTS) == other.answers(QUESTIONS, TEXTS)
+    return True
+
+
+def test_loaded_and_saved_elsewhere_they_stay(tmp_path):
+    first = tmp_path / "first"
+    save_checkpoint(with_head(), first)
+    recognizer().save(first, "ner")  # as the commands do
+    finder(overlap=3, longest=5, threshold=-100.5).save(first, "qa")
+    encoder = Encoder.from_pretrained(first, device="cpu")
+    encoder.save_pretrained(tmp_path / "second")
+    save_as(load_checkpoint(tmp_path / "second"), tmp_path / "third", "open_clip")
+    again = Encoder.from_pretrained(tmp_path / "third", device="cpu")
+    assert list(again.checkpoint.token_heads) == ["ner", "qa"]
+    assert same(encoder, again)
+    assert same(encoder, Encoder(with_token_heads(), device="cpu"))
+    assert encoder.entities(TEXTS) == recognizer().entities(TEXTS)
+    assert encoder.checkpoint.token_heads["qa"].threshold == -100.5
+    files = sorted(path.relative_to(first) for path in first.rglob("*"))
+    assert files == sorted(
+        path.relative_to(tmp_path / "third") for path in (tmp_path / "third").rglob("*")
+    )
+    for file in files:
+        if file.suffix in (".json", ".safetensors"):
+            assert (first / file).read_bytes() == (tmp_path / "third" / file).read_bytes()
+
+
+def test_half_precision_is_stored_for_them_too(tmp_path):
+    checkpoint = with_token_heads()
+    save_checkpoint(checkpoint, tmp_path, dtype=torch.float16)
+    for name, head in load_checkpoint(tmp_path).token_heads.items():
+        for key, weight in checkpoint.token_heads[name].head.state_dict().items():
+            stored = head.head.state_dict()[key]
+            assert torch.equal(stored, weight.half().float()), (name, key)
+            assert stored.dtype == torch.float32
+
+
+def test_a_head_is_chosen_by_task_and_name():
+    encoder = Encoder(with_token_heads(), device="cpu")
+    assert encoder.entities(TEXTS, "ner", 1) == recognizer().entities(TEXTS, 1)
+    assert encoder.entities([]) == encoder.answers([], []) == []
+    assert any(encoder.entities(TEXTS))
+    finders = finder(overlap=3, longest=5, threshold=-100.5)
+    assert encoder.answers(QUESTIONS, TEXTS, "qa", 1) == finders.answers(QUESTIONS, TEXTS, 1)
+    answer = encoder.answer("狗在", TEXTS[2])
+    assert answer == finders.answer("狗在", TEXTS[2])
+    assert answer.text == TEXTS[2][answer.start : answer.end]
+    assert encoder.answer("狗在", "") is None
+    with pytest.raises(
+        ValueError, match=r"heads for entities \(ner\), got 'qa', a head for answers\. Name one"
+    ):
+        encoder.entities(TEXTS, "qa")
+    with pytest.raises(ValueError, match=r"heads for answers \(qa\), got 'ner', a head for ent"):
+        encoder.answer("狗", "狗", "ner")
+    with pytest.raises(ValueError, match=r"heads for answers \(qa\), got 'kind'\. Name one"):
+        encoder.answers(["狗"], ["狗"], "kind")
+    with pytest.raises(ValueError, match="expected one of the heads kind, got 'ner'"):
+        encoder.classify(TEXTS, "ner")
+    with pytest.raises(ValueError, match="expected a batch_size of at least 1, got 0"):
+        encoder.entities(TEXTS, batch_size=0)
+    with pytest.raises(TypeError, match="expected a list of str"):
+        encoder.entities("狗")
+
+
+def test_they_are_where_the_encoder_is():
+    encoder = Encoder(with_token_heads(tiny_checkpoint()), device="meta")
+    for one in encoder.token_heads.values():
+        assert {weight.device.type for weight in one.head.parameters()} == {"meta"}
+
+
+def test_several_heads_of_a_task_and_none():
+    more = recognizer(types=("X",))
+    several = replace(shared_checkpoint(), token_heads={"ner": recognizer(), "more": more})
+    encoder = Encoder(several, device="cpu")
+    with pytest.raises(ValueError, match=r"heads for entities \(ner, more\), got None\. Name one"):
+        encoder.entities(TEXTS)
+    assert encoder.entities(TEXTS, "more") == more.entities(TEXTS)
+    assert encoder.entities(TEXTS, "more") != encoder.entities(TEXTS, "ner")
+    with pytest.raises(ValueError, match=r"head for answers, got one without\. Train one: .* qa "):
+        encoder.answer("狗", "狗")
+    with pytest.raises(ValueError, match=r"head for answers, got 'ner', a head for entities\. Tr"):
+        encoder.answer("狗", "狗", "ner")
+    with pytest.raises(ValueError, match=r"head for entities, got one without\. .* ner DATA"):
+        Encoder(with_head(), device="cpu").entities(TEXTS)
+
+
+def test_a_name_is_one_heads_only(tmp_path):
+    with pytest.raises(CheckpointError, match="heads of different names, got two named 'kind'"):
+        replace(with_head(), token_heads={"kind": recognizer()})
+    for name in ("a/b", "", "ner.partial"):
+        with pytest.raises(CheckpointError, match="a head's name that can name a folder"):
+            save_checkpoint(replace(shared_checkpoint(), token_heads={name: finder()}), tmp_path)
+
+
+@pytest.mark.parametrize("train", ["head", "joint"])
+def test_training_a_classifier_keeps_them_but_that_of_its_name(train, tmp_path):
+    folder, few = tmp_path / "model", recipe(train, epochs=1, evaluations=1)
+    start = with_token_heads(tiny_checkpoint())
+    save_checkpoint(start, folder)
+    found = train_classifier(start, LESSONS, CONFIG, few, tmp_path / "run", name="ner")
+    assert list(found.checkpoint.heads) == ["ner"]
+    assert list(found.checkpoint.token_heads) == ["qa"]
+    save_checkpoint(found.checkpoint, folder)  # over the head that was
+    again = Encoder.from_pretrained(folder, device="cpu")
+    assert (list(again.heads), list(again.token_heads)) == (["ner"], ["qa"])
+    assert again.classify(TEXTS) == Encoder(found.checkpoint, device="cpu").classify(TEXTS)
+    before = start.token_heads["qa"].answers(QUESTIONS, TEXTS)
+    assert again.answers(QUESTIONS, TEXTS) == before
+
+
+def test_training_a_token_head_replaces_the_head_of_its_name(tmp_path):
+    save_checkpoint(with_token_heads(), tmp_path / "model")
+    place_towers(str(tmp_path / "model"), tmp_path / "out", alone=False)
+    recognizer(types=("X",)).save(tmp_path / "out", "kind")
+    finder(longest=2).save(tmp_path / "out", "ner")
+    found = load_checkpoint(tmp_path / "out")
+    assert found.heads == {}
+    assert found.token_heads["kind"].types == ("X",)
+    assert [found.token_heads[name].longest for name in ("ner", "qa")] == [2, 5]
+
+
+def test_what_is_damaged_or_unknown(tmp_path):
+    save_checkpoint(with_token_heads(), tmp_path)
+    heads = tmp_path / "heads"
+    (heads / "qa.partial").mkdir()  # the process was killed
+    (heads / "qa.partial" / "head.json").write_bytes((heads / "qa" / "head.json").read_bytes())
+    (heads / "kind" / "head.json").write_text('{"task": ["unheard-of"]}')
+    assert list(load_checkpoint(tmp_path).token_heads) == ["ner", "qa"]
+    (heads / "qa" / "head.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"head\.safetensors"):
+        load_checkpoint(tmp_path)
