@@ -8,8 +8,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from platformdirs import user_cache_path
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if not __package__:  # run by path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "scripts"
 
 from .options import AsJson, listed
-from .output import err, out, print_json
+from .output import err, out, print_json, progress_bar
+from .runs import begin, finished, how_it_went, step_bar, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from transformers import TrainerCallback
@@ -44,7 +43,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
 
 CACHE = user_cache_path("clip-text") / "teachers"
 HELD_OUT = 1000
-SETTINGS, REPORT, MODEL = "settings.json", "report.json", "model"
+MODEL = "model"
 PoolerChoice = Literal["auto", "cls", "mean", "max"]
 
 
@@ -109,7 +108,7 @@ def run(job: Job, pooler: PoolerChoice, say: Callable[[str], None]) -> dict[str,
     chosen: str = pooler
     if pooler == "auto":
         say(f"poolers: {steps} steps each, {2 * steps} of them for the two not chosen")
-        with step_bar("poolers") as bar:
+        with step_bar(_recall, "poolers") as bar:
             chosen, trials = choose_pooler(
                 lambda name: job.trainer(job.model(job.start(name)), [bar])
             )
@@ -118,16 +117,13 @@ def run(job: Job, pooler: PoolerChoice, say: Callable[[str], None]) -> dict[str,
             say(f"pooler {name}: recall@1 {metrics['recall@1']:.1%} after {steps} steps")
     student = job.start(chosen)
     model = job.model(student)
-    with step_bar("steps") as bar:
+    with step_bar(_recall) as bar:
         trainer = job.trainer(model, [bar])
         batches = len(trainer.sampler)
         say(f"pooler {chosen}: {job.recipe.epochs} epochs of {batches} steps")
         started = time.monotonic()
         trainer.fit()
-    report["seconds"] = round(time.monotonic() - started, 1)
-    report["steps"] = trainer.state.global_step
-    best = trainer.state.best_model_checkpoint
-    report["best_step"] = int(str(best).rpartition("-")[2]) if best else trainer.state.global_step
+    report |= how_it_went(trainer.state, started)
     report |= trainer.measure()
     report |= {"pooler": chosen, "candidates": len(job.examination.originals)}
     report["parameters"] = sum(each.numel() for each in student.tower.parameters())
@@ -138,40 +134,8 @@ def run(job: Job, pooler: PoolerChoice, say: Callable[[str], None]) -> dict[str,
     return report
 
 
-@contextmanager
-def step_bar(what: str) -> "Iterator[TrainerCallback]":
-    """A bar of training steps with rate and time left, on stderr and only on a terminal."""
-    from transformers import TrainerCallback
-
-    bar = _bar(what, "{task.fields[recall]}")
-
-    class Steps(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-            self.task = bar.add_task(what, total=state.max_steps, recall="")
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-            bar.update(self.task, completed=state.global_step)
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-            recall = kwargs["metrics"].get("eval_recall@1", 0.0)
-            bar.update(self.task, recall=f"recall@1 {recall:.1%}")
-            err.print(f"  step {state.global_step:5,d}  recall@1 {recall:.1%}")
-
-    with bar:
-        yield Steps()
-
-
-def _bar(what: str, *columns: str) -> Progress:
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *(TextColumn(column) for column in columns),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
+def _recall(metrics: Mapping[str, float]) -> str:
+    return f"recall@1 {metrics.get('recall@1', 0.0):.1%}"
 
 
 def split(
@@ -225,25 +189,6 @@ def lines(report: dict[str, Any]) -> list[str]:
     return [*said, f"{report['model']} ({report['format']}, {report['parameters']:,} numbers)"]
 
 
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with another run than the one in the folder."""
-    from clip_text.checkpoints.files import write_json
-    from clip_text.errors import ClipTextError
-
-    file = folder / SETTINGS
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, settings)
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    other = [name for name in settings | before if settings.get(name) != before.get(name)]
-    if other:
-        raise ClipTextError(
-            f"expected the run that {folder} holds, got another {', '.join(other)}. "
-            "Name another folder, or ask for the same to go on from there."
-        )
-
-
 def distill(
     data: Annotated[Path, typer.Argument(help="Parallel sentences: .jsonl, .csv or .tsv.")],
     source: Annotated[str, typer.Option("--from", help="Field the teacher reads.")],
@@ -294,7 +239,6 @@ def distill(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from clip_text.checkpoints.files import partial_file, write_json
     from clip_text.training.distillation import DistillationRecipe
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
@@ -315,12 +259,10 @@ def distill(
     names |= {"tokenizer": tokenizer, "pooler": pooler, "from": source, "to": to}
     settings = {name: None if value is None else str(value) for name, value in names.items()}
     job, counts = prepare(recipe, settings, languages, held_out, cache, folder)
-    if (folder / REPORT).is_file():
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    else:
+    report = finished(folder)
+    if report is None:
         report = counts | run(job, pooler, say)
-        with partial_file(folder / REPORT) as file:
-            write_json(file, report)
+        write_report(folder, report)
     if as_json:
         print_json(report)
         return
@@ -364,11 +306,11 @@ def prepare(
     numbers["teacher's weights"] = master.digest
     # files may have moved
     asked = {name: value for name, value in settings.items() if name not in ("data", "val")}
-    _check_same(folder, asked | numbers)
+    begin(folder, asked | numbers)
 
     def read(what: "ParallelSentences") -> "Lessons":
         texts = what.by_language[source]
-        with _bar("teacher") as bar:
+        with progress_bar() as bar:
             task = bar.add_task("teacher", total=len(set(texts)))
             rows = teacher_rows(master, texts, cache, on_progress=partial(bar.advance, task))
         return Lessons(tokenizer, {name: what.by_language[name] for name in languages}, rows)

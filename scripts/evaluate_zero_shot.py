@@ -1,15 +1,13 @@
 """Sort labelled pictures into classes by their names: ``clip-text evaluate zero-shot``."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from platformdirs import user_cache_path
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import NamedClass, named_classes, read_classes, truth_matrix
@@ -21,7 +19,7 @@ from clip_text.evaluation.zero_shot import class_weights, classify
 
 from .drawing import check_drawable
 from .options import AsJson, Model, numbers
-from .output import err, out, print_json
+from .output import err, out, print_json, progress_bar
 from .zero_shot_report import Evaluation, as_json, as_tables
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -174,23 +172,6 @@ def encode_pictures(
         on_progress=lambda done: bar.advance(task, done),
     )
     return rows
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar with the time left, on stderr and only on a terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        yield bar
 
 
 def command(

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -17,22 +25,53 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def progress_bar(
+    count: ProgressColumn | None = None, *more: str | ProgressColumn, shown: bool = True
+) -> Progress:
+    """A bar with the name of what is done, a count and the time left, on stderr.
+
+    Args:
+        count: What tells how much is done; so many of so many by default.
+        more: Columns behind it, in rich's words.
+        shown: False for none; there is none off a terminal either.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        count or MofNCompleteColumn(),
+        *more,
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not (shown and err.is_terminal),
+    )
+
+
 @contextmanager
 def picture_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of pictures with count and time left, on stderr and only on a terminal.
+    """A bar of pictures.
 
     Yields:
         What to call with the number of pictures just done.
     """
-    bar = Progress(
-        TextColumn("pictures"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    with bar:
+    with progress_bar() as bar:
         task = bar.add_task("pictures", total=total)
         yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def named_bars(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is told of, as long as it goes on.
+
+    Yields:
+        What to call with a name, how many are done, and how many there are.
+    """
+    tasks: dict[str, TaskID] = {}
+    with progress_bar(shown=shown) as bar:
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=total, visible=done < total)
+
+        yield progress

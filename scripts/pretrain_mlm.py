@@ -6,8 +6,6 @@ python scripts/pretrain_mlm.py texts/ --out field
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,75 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from platformdirs import user_cache_path
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskProgressColumn
 
 if not __package__:  # run by path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "scripts"
 
 from .options import AsJson, Model, listed
-from .output import err, out, print_json
+from .output import err, out, print_json, progress_bar
+from .runs import begin, finished, how_it_went, step_bar, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel
 
     from clip_text.data.corpus import Tokens
     from clip_text.tokenizer import Tokenizer
     from clip_text.training.masked_sequences import MaskedLMRecipe
 
 CACHE = user_cache_path("clip-text") / "tokens"
-SETTINGS, BEFORE, REPORT, MODEL, RUN = (
-    *("settings.json", "before.json", "report.json"),
-    *("model", "run"),
-)
+BEFORE, MODEL, RUN = "before.json", "model", "run"
 Preset = Literal["continue", "scratch", "roberta"]
 Size = Literal["tiny", "mini", "small", "medium", "base"]
-
-
-@contextmanager
-def bar(what: str, column: Any) -> Iterator[Progress]:  # noqa: ANN401
-    """A bar with rate and time left, on stderr and only on a terminal."""
-    progress = Progress(
-        TextColumn(what),
-        BarColumn(),
-        column,
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    with progress:
-        yield progress
-
-
-@contextmanager
-def step_bar() -> "Iterator[TrainerCallback]":
-    """A bar of training steps; perplexity is told a line at a time."""
-    from transformers import TrainerCallback
-
-    with bar("steps", MofNCompleteColumn()) as progress:
-
-        class Steps(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-                self.task = progress.add_task("steps", total=state.max_steps, said="")
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-                progress.update(self.task, completed=state.global_step)
-
-            def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-                said = f"perplexity {kwargs['metrics']['eval_perplexity']:,.1f}"
-                progress.update(self.task, said=said)
-                err.print(f"  step {state.global_step:6,d}  {said}")
-
-        yield Steps()
 
 
 def read(
@@ -98,13 +48,13 @@ def read(
     from clip_text.data.corpus import tokenise
     from clip_text.data.plain_text import text_files
 
-    with bar("tokens", TaskProgressColumn()) as progress:
+    with progress_bar(TaskProgressColumn()) as bar:
 
         def some(paths: list[Path], share: float) -> "tuple[Tokens, Tokens]":
-            task = progress.add_task("tokens", said="")
+            task = bar.add_task("tokens")
 
             def told(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
+                bar.update(task, completed=done, total=total)
 
             return tokenise(
                 text_files(paths), tokenizer, cache, held_out=share, on_progress=told, **options
@@ -131,7 +81,7 @@ def run(
     # the same masks whatever the seed, so that runs can be compared
     fixed = replace(recipe, seed=0)
     exam = Perplexity(MaskedSequences(held, tokenizer, fixed, recipe.held_sequences))
-    with step_bar() as steps:
+    with step_bar(lambda metrics: f"perplexity {metrics['perplexity']:,.1f}") as steps:
         trainer = MaskedLMTrainer(model, sequences, exam, recipe, folder / RUN, [steps])
         if not (folder / BEFORE).is_file():
             before = trainer.measure()
@@ -141,10 +91,7 @@ def run(
         err.print(f"  before       perplexity {before['perplexity']:,.1f}")
         started = time.monotonic()
         trainer.fit()
-    report: dict[str, Any] = {"seconds": round(time.monotonic() - started, 1)}
-    best = trainer.state.best_model_checkpoint
-    report["steps"] = trainer.state.global_step
-    report["best_step"] = int(str(best).rpartition("-")[2]) if best else trainer.state.global_step
+    report = how_it_went(trainer.state, started)
     report |= {f"{name}_before": value for name, value in before.items()}
     report |= trainer.measure()
     report |= {"sequences": len(sequences), "held_sequences": len(exam.sequences)}
@@ -166,25 +113,6 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"in {report['sequences']:,} sequences, {report['seconds'] / 60:.1f} minutes",
         f"{report['model']} ({report['parameters']:,} numbers)",
     ]
-
-
-def check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with another run than the one in the folder."""
-    from clip_text.checkpoints.files import partial_file, write_json
-    from clip_text.errors import ClipTextError
-
-    file = folder / SETTINGS
-    if not file.is_file():
-        with partial_file(file) as partial:
-            write_json(partial, settings)
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    other = [name for name in settings | before if settings.get(name) != before.get(name)]
-    if other:
-        raise ClipTextError(
-            f"expected the run that {folder} holds, got another {', '.join(other)}. "
-            "Name another folder, or ask for the same to go on from there."
-        )
 
 
 def start(
@@ -279,7 +207,6 @@ def mlm(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from clip_text.checkpoints.files import partial_file, write_json
     from clip_text.training.masked_models import drop_less
     from clip_text.training.masked_sequences import PRESETS, MaskedLMRecipe
 
@@ -308,13 +235,11 @@ def mlm(
     asked: dict[str, Any] = {"model": from_scratch or model, "learnt": learnt.path.parent.name}
     asked |= {} if dropout is None else {"dropout": dropout}
     asked |= {"held": held.path.parent.name}
-    check_same(folder, asked | asdict(recipe))
-    if (folder / REPORT).is_file():
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    else:
+    begin(folder, asked | asdict(recipe))
+    report = finished(folder)
+    if report is None:
         report = {"new_head": new_head} | run(network, own, learnt, held, recipe, folder)
-        with partial_file(folder / REPORT) as file:
-            write_json(file, report)
+        write_report(folder, report)
     if as_json:
         print_json(report)
         return

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if not __package__:  # run by path
@@ -22,7 +21,7 @@ if not __package__:  # run by path
     __package__ = "scripts"
 
 from .options import AsJson, Model, listed
-from .output import err, out, print_json
+from .output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data import RetrievalSet
@@ -267,26 +266,10 @@ def listener(shown: bool = True) -> "Iterator[Listener]":
     """Lines on stderr, and a bar there on a terminal, of what a run says."""
     from clip_text.training.finetune import Listener
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not (shown and err.is_terminal),
-    )
-    tasks: dict[str, Any] = {}
-
-    def progress(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            tasks[name] = bar.add_task(name)
-        bar.update(tasks[name], completed=done, total=total, visible=done < total)
-
     def say(line: str) -> None:
         err.print(escape(line), soft_wrap=True)
 
-    with bar:
+    with named_bars(shown=shown) as progress:
         yield Listener(say, progress) if shown else Listener(progress=progress)
 
 

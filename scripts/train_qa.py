@@ -17,9 +17,9 @@ if not __package__:  # run by path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "scripts"
 
-from .head_runs import finished, fit, place_towers, write_report
 from .options import AsJson, Model
 from .output import err, out, print_json
+from .runs import begin, finished, fit, place_towers, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.questions import Question, Questions
@@ -93,7 +93,8 @@ def command(
     settings |= {"learning_rate": learning_rate, "context_length": context_length}
     settings |= {"overlap": overlap, "longest": longest}
     folder = run_dir or out_dir.with_name(out_dir.name + ".run")
-    report = finished(folder, settings)
+    begin(folder, settings, "by --run")
+    report = finished(folder)
     if report is None:
         report = _run(train, validation, settings, folder, out_dir, name)
         write_report(folder, report)
