@@ -5,10 +5,11 @@ python benchmarks/classification.py ../shared/data/text/chnsenticorp/train.tsv \
     --val ../shared/data/text/chnsenticorp/dev.tsv
 
 Rows: ``tfidf`` is jieba's words and pairs of them, TF-IDF, and logistic regression; ``head`` a
-head on the frozen tower; ``copy`` fine-tuning of a copy; ``joint`` of the tower itself, held to
-its own rows; ``random`` is ``copy`` from random weights. Every row learns the same texts and is
-measured on the same others. Which checkpoint is kept is chosen on these, so figures are a little
-too good, but for tfidf, which chooses nothing. Seconds are of CPU time, all threads.
+head on the frozen tower; ``copy`` fine-tuning of a copy; ``mlm`` the same from ``--start``, which
+masked LM left; ``random`` the same from random weights, of that architecture; ``joint`` of the
+tower itself, held to its own rows. Every row learns the same texts and is measured on the same
+others. Which checkpoint is kept is chosen on these, so figures are a little too good, but for
+tfidf, which chooses nothing. Seconds are of CPU time, all threads.
 """
 
 import json
@@ -22,7 +23,6 @@ from typing import Annotated, Any
 
 import jieba
 import numpy as np
-import torch
 import typer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -30,13 +30,14 @@ from sklearn.linear_model import LogisticRegression
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clip_text.allocator import keep_freed_memory
-from clip_text.checkpoints import Checkpoint, load_checkpoint
+from clip_text.checkpoints import load_checkpoint
 from clip_text.heads.classification import HeadConfig, targets_of
 from clip_text.heads.scores import score
 from clip_text.heads.texts import LabelledTexts, hold_out, labels_of, read_labelled_texts
+from clip_text.heads.token_heads import start_backbone
 from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
+from scripts.train_classifier import listening
 
-ROWS = ("tfidf", "head", "copy", "joint", "random")
 QUICK = 2000
 
 
@@ -71,31 +72,37 @@ def words_alone(lessons: Lessons, config: HeadConfig, seed: int) -> Row:
     return Row("tfidf", len(lessons.train), found.accuracy, found.macro_f1, seed, round(seconds, 1))
 
 
-def untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """Draw the text backbone's weights anew, in place."""
-    torch.manual_seed(seed)
-    tower = checkpoint.model.text
-    fresh = type(tower.transformer)(tower.config, add_pooling_layer=False)
-    tower.transformer.load_state_dict(fresh.state_dict())
-    return checkpoint
-
-
 def trained(
-    row: str, model: str, lessons: Lessons, labels: tuple[str, ...], numbers: dict[str, Any]
+    row: str,
+    model: str,
+    lessons: Lessons,
+    labels: tuple[str, ...],
+    numbers: dict[str, Any],
+    *,
+    start: tuple[str, int] | None,
 ) -> Row:
-    """Train a row's head."""
+    """Train a row's head; ``start`` is what ``mlm`` starts from, and its context length."""
     checkpoint = load_checkpoint(model)
-    if row == "random":
-        checkpoint = untrained(checkpoint, numbers["seed"])
-    train = "copy" if row == "random" else row
+    train = "copy" if row in ("random", "mlm") else row
     if row == "head":
         numbers = {"seed": numbers["seed"], "epochs": 30, "batch_size": 256}
+    copied = None
+    if row in ("random", "mlm"):
+        name, length = start or (model, checkpoint.config.context_length)
+        copied = start_backbone(name, length, random=row == "random", seed=numbers["seed"])
     config = HeadConfig(labels=labels, pooler=checkpoint.config.pooler)
-    started = time.process_time()
+    began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         recipe = ClassifierRecipe(train=train, **numbers)  # type: ignore[arg-type]
-        found = train_classifier(checkpoint, lessons, config, recipe, Path(folder))
-    seconds = round(time.process_time() - started, 1)
+        place = Path(folder)
+        with listening() as (callback, progress):
+            found = train_classifier(
+                *(checkpoint, lessons, config, recipe, place),
+                start=copied,
+                callbacks=[callback],
+                progress=progress,
+            )
+    seconds = round(time.process_time() - began, 1)
     for name, before in found.retrieval_before.items():
         sys.stderr.write(f"  {name} {before:.4f} -> {found.retrieval_after[name]:.4f}\n")
     scores, calibration = found.scores, found.calibration
@@ -111,6 +118,11 @@ def trained(
     )
 
 
+def figures_of(row: Row) -> list[tuple[str, Any]]:
+    """Give what was measured, by name."""
+    return [(name, value) for name, value in asdict(row).items() if name != "row"]
+
+
 def thinned(texts: LabelledTexts, number: int | None) -> LabelledTexts:
     """Keep so many texts at random, the same ones every time."""
     if number is None or number >= len(texts):
@@ -123,11 +135,14 @@ def main(  # noqa: PLR0917  (its parameters are its options)
     val: Path | None = None,
     hold: Annotated[int, typer.Option("--hold-out")] = 5000,
     rows: Annotated[
-        str, typer.Option(help="Which, such as tfidf,copy.")
+        str, typer.Option(help="Which, such as tfidf,copy,mlm.")
     ] = "tfidf,head,copy,random",
     texts: Annotated[int | None, typer.Option(help="Learn so many of the texts only.")] = None,
     model: Annotated[str, typer.Option("--model", "-m")] = "starter",
-    epochs: int = 2,
+    start: Annotated[str | None, typer.Option(help="What mlm starts from: OUT/model.")] = None,
+    context_length: Annotated[int, typer.Option(help="Tokens that mlm reads.")] = 64,
+    epochs: Annotated[int, typer.Option(help="At most; three validations without a rise end.")] = 4,
+    lr: Annotated[float | None, typer.Option(help="Suggested if not given.")] = None,
     seed: int = 0,
     quick: Annotated[bool, typer.Option(help=f"{QUICK} texts, an epoch: does it run?")] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -138,13 +153,15 @@ def main(  # noqa: PLR0917  (its parameters are its options)
     labels = labels_of(everything, multi_label=False)
     train, held = (everything, read_labelled_texts(val)) if val else hold_out(everything, hold)
     lessons = Lessons(thinned(train, QUICK if quick else texts), held)
-    numbers = {"epochs": 1 if quick else epochs, "evaluations": 2, "seed": seed}
+    numbers = {"epochs": 1 if quick else epochs, "evaluations": 2 * epochs, "seed": seed}
+    numbers |= {"learning_rate": lr} if lr else {}
     found = []
     for row in rows.split(","):
         if row == "tfidf":
             one = words_alone(lessons, HeadConfig(labels=labels), seed)
         else:
-            one = trained(row, model, lessons, labels, numbers)
+            first = (start, context_length) if start else None
+            one = trained(row, model, lessons, labels, numbers, start=first)
         found.append(one)
         if not as_json:
             print(
@@ -158,7 +175,8 @@ def main(  # noqa: PLR0917  (its parameters are its options)
                 flush=True,
             )
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        figures = {f"{one.row}_{name}": value for one in found for name, value in figures_of(one)}
+        print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

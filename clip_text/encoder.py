@@ -166,9 +166,14 @@ class Encoder:
         return out
 
     def token_batches(
-        self, texts: Sequence[str], batch_size: int = 256
+        self, texts: Sequence[str], batch_size: int = 256, context_length: int | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Give texts of like length together, so that little padding is computed.
+
+        Args:
+            texts: Any number.
+            batch_size: Texts at a time.
+            context_length: Where longer texts are cut, if not at the encoder's own.
 
         Yields:
             Positions in ``texts``, and token ids [n, length] on the encoder's device.
@@ -176,7 +181,7 @@ class Encoder:
         Raises:
             TypeError: If ``texts`` is one string, or holds something else than strings.
         """
-        token_ids = self.tokenizer.token_ids(texts)
+        token_ids = self.tokenizer.token_ids(texts, context_length)
         order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -193,7 +198,8 @@ class Encoder:
         """Say which labels texts have, by a classification head of the model.
 
         Args:
-            texts: Any number of texts; read as :meth:`encode_text` does.
+            texts: Any number of texts; read as :meth:`encode_text` does, but that a head with a
+                backbone of its own cuts them where that one does.
             head: Name of the head; may be left out where the model has one.
             top_k: How many labels to give of each, the likeliest first; all if None.
             batch_size: Texts per forward pass.
@@ -208,8 +214,9 @@ class Encoder:
         _check_batch_size(batch_size)
         texts = check_texts(texts)
         _, chosen = choose_head(self.heads, head)
+        length = chosen.tower.context_length if chosen.tower else None
         logits = torch.empty((len(texts), len(chosen.config.labels)))
-        for batch, tokens in self.token_batches(texts, batch_size):
+        for batch, tokens in self.token_batches(texts, batch_size, length):
             logits[batch] = chosen.logits(self.model.text, tokens).float().cpu()
         return rank(chosen.probabilities(logits), chosen.config, top_k)
 
@@ -242,6 +249,10 @@ class Encoder:
         _check_batch_size(batch_size)
         texts = check_texts(texts)
         _, chosen = choose_head(self.heads, head)
+        if chosen.tower is not None:
+            return self.encode_text(texts, batch_size), self.classify(
+                texts, head, top_k, batch_size
+            )
         tower = self.model.text
         assert isinstance(tower, TextTower)
         rows = np.empty((len(texts), self.embed_dim), np.float32)
@@ -249,11 +260,7 @@ class Encoder:
         for batch, tokens in self.token_batches(texts, batch_size):
             states, mask = tower.states(tokens)
             rows[batch] = _unit_rows(tower.proj(POOLERS[tower.pooler](states, mask)))
-            if chosen.tower is None:
-                found = chosen(chosen.pool(states, mask))
-            else:
-                found = chosen.logits(chosen.tower, tokens)
-            logits[batch] = found.float().cpu()
+            logits[batch] = chosen(chosen.pool(states, mask)).float().cpu()
         return rows, rank(chosen.probabilities(logits), chosen.config, top_k)
 
     def entities(

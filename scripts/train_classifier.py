@@ -3,9 +3,8 @@
 python scripts/train_classifier.py train.tsv --val dev.tsv --out my-model
 """
 
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if not __package__:  # run by path
@@ -21,18 +19,22 @@ if not __package__:  # run by path
     __package__ = "scripts"
 
 from .options import AsJson, Model
-from .output import err, out, print_json
+from .output import err, named_bars, out, print_json
+from .runs import step_bar, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from transformers import TrainerCallback
 
+    from clip_text.checkpoints import Checkpoint
     from clip_text.data import RetrievalSet
     from clip_text.heads.classification import HeadConfig
     from clip_text.heads.texts import Columns
     from clip_text.heads.training import ClassifierRecipe, Lessons, Trained
+    from clip_text.tokenizer import Tokenizer
+    from clip_text.towers import TextTower
 
 MOST_HELD_OUT = 5000
-REPORT, CONFUSION = "report.json", "confusion.png"
+CONFUSION = "confusion.png"
 EPOCHS = {"head": 30, "copy": 4, "joint": 4}
 BATCH = {"head": 256, "copy": 64, "joint": 64}
 
@@ -50,6 +52,16 @@ def command(
         typer.Option(help="head: tower frozen. copy: of its backbone. joint: the tower itself."),
     ] = "head",
     model: Model = "starter",
+    start: Annotated[
+        str | None,
+        typer.Option(help="What copy copies, if not the model's backbone: of train mlm, say."),
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=3, help="Tokens that copy reads; the model's if not given.")
+    ] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="The copy starts from random weights: the control.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Of the head within the model.")] = "classifier",
     text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
@@ -114,6 +126,9 @@ def command(
         clip-text train classifier tnews.tsv --hold-out 5000 --train copy --pooler cls
         --out my-model --export for-transformers
 
+        clip-text train classifier reviews.csv --train copy --start field/model
+        --context-length 256 --out my-model
+
         clip-text train classifier queries.jsonl --val val.jsonl --train joint
         --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
     """
@@ -138,16 +153,19 @@ def command(
     lessons, several = _read(data, val, hold_out, seed, columns)
     lessons = _with_pictures(lessons, train, pictures, val_pictures, kinds)
     checkpoint = load_checkpoint(model)
+    copied = _start(train, start, checkpoint, context_length, random=random, seed=seed)
     pooler = checkpoint.config.pooler if pooler == "auto" else pooler
     config = _config(lessons, columns, several, pooler=pooler, form=form, dropout=dropout)
     if export:
         check_new(export)
-        check_exportable(checkpoint.config.backbone.model_type, config)
+        backbone = copied[0].config if copied else checkpoint.config.backbone
+        check_exportable(backbone.model_type, config)
     folder = run_dir or out_dir.with_name(out_dir.name + ".run")
     if confusion:
         from .drawing import check_drawable
 
         check_drawable(confusion)
+    _say_what_is_cut(lessons, checkpoint, copied)
     with listening() as (callback, progress):
         from clip_text.heads.training import train_classifier
 
@@ -158,6 +176,7 @@ def command(
             recipe,
             folder,
             name=name,
+            start=copied,
             callbacks=[callback],
             progress=progress,
         )
@@ -165,9 +184,7 @@ def command(
     if export:
         export_head(trained.checkpoint, trained.head, export)
     report = as_report(trained, lessons, recipe)
-    (folder / REPORT).write_text(
-        json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
+    write_report(folder, report)
     picture = _draw(trained, confusion or folder / CONFUSION)
     if as_json:
         print_json(report)
@@ -239,44 +256,58 @@ def _with_pictures(
     return replace(lessons, pictures=learnt, held_pictures=held)
 
 
+def _start(
+    train: str,
+    start: str | None,
+    checkpoint: "Checkpoint",
+    context_length: int | None,
+    *,
+    random: bool,
+    seed: int,
+) -> "tuple[TextTower, Tokenizer] | None":
+    """Load what a copy starts from, if it is not the model's backbone as it is."""
+    if start is None and context_length is None and not random:
+        return None
+    if train != "copy":
+        raise typer.BadParameter(
+            "expected --start, --context-length and --random for --train copy only, "
+            f"got --train {train}. Leave them out."
+        )
+    from clip_text.checkpoints.parts import check_positions
+    from clip_text.heads.token_heads import start_backbone
+
+    length = context_length or checkpoint.config.context_length
+    found = start_backbone(start or checkpoint, length, random=random, seed=seed)
+    check_positions(found[0].config, length, Path(start or "the model"))
+    return found
+
+
+def _say_what_is_cut(
+    lessons: "Lessons", checkpoint: "Checkpoint", copied: "tuple[TextTower, Tokenizer] | None"
+) -> None:
+    length = copied[0].context_length if copied else checkpoint.config.context_length
+    ids = checkpoint.tokenizer.token_ids(lessons.train.texts, length + 1)
+    cut = sum(len(row) > length for row in ids)
+    if cut:
+        err.print(
+            f"{cut:,} of {len(ids):,} texts are longer than {length} tokens, and are cut there",
+            soft_wrap=True,
+        )
+
+
 @contextmanager
 def listening() -> Iterator[tuple["TrainerCallback", Any]]:
-    """Bars of steps and of what is encoded, on stderr and only on a terminal; a line a validation.
+    """Bars of steps and of what is encoded, and a line a validation.
 
     Yields:
         A callback of transformers, and what to tell of what is encoded.
     """
-    from transformers import TrainerCallback
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    tasks: dict[str, Any] = {}
+    def said(metrics: Mapping[str, float]) -> str:
+        return f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
 
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what)
-        bar.update(tasks[what], completed=done, total=total, visible=done < total)
-
-    class Steps(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-            progress("steps", state.global_step, state.max_steps)
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-            found = kwargs["metrics"]
-            err.print(
-                f"step {state.global_step:,} of {state.max_steps:,}: accuracy "
-                f"{found['eval_accuracy']:.1%}, macro F1 {found['eval_macro_f1']:.1%}"
-            )
-
-    with bar:
-        yield Steps(), progress
+    with named_bars() as progress, step_bar(said) as steps:
+        yield steps, progress
 
 
 def as_report(trained: "Trained", lessons: "Lessons", recipe: "ClassifierRecipe") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from models import BACKBONES, shared_checkpoint, tiny_checkpoint, tower_config
+from models import BACKBONES, CONTEXT_LENGTH, shared_checkpoint, tiny_checkpoint, tower_config
 from pictures_data import coloured
 from PIL import Image
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -29,6 +29,7 @@ from clip_text.heads.scores import (
     score,
 )
 from clip_text.heads.texts import LabelledTexts, hold_out
+from clip_text.heads.token_heads import start_backbone
 from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
 from clip_text.towers import build_model
 from clip_text.training.recipe import RecipeError
@@ -143,6 +144,64 @@ def test_a_head_with_its_own_backbone_reads_it():
         [one.probability for one in labels], [one.probability for one in wanted], atol=1e-6
     )
     np.testing.assert_allclose(rows, Encoder(checkpoint, device="cpu").encode_text(TEXTS.texts))
+
+
+def test_a_copy_of_another_backbone_has_its_own_context(tmp_path):
+    """A backbone of twice the context tells apart what the tower cuts away."""
+    checkpoint = tiny_checkpoint()
+    filler = "水" * CONTEXT_LENGTH
+    far = replace(TEXTS, texts=[filler + each for each in TEXTS.texts])
+    lessons = Lessons(far, hold_out(far, 16)[1])
+    blind = train_classifier(checkpoint, lessons, CONFIG, recipe("copy"), tmp_path / "blind")
+    start = start_backbone(tiny_checkpoint(seed=3), 3 * CONTEXT_LENGTH)
+    before = {name: each.clone() for name, each in start[0].state_dict().items()}
+    found = train_classifier(
+        checkpoint, lessons, CONFIG, recipe("copy"), tmp_path / "run", start=start
+    )
+    assert blind.scores.accuracy <= 0.8
+    assert found.scores.accuracy > 0.95
+    assert all(torch.equal(each, before[name]) for name, each in start[0].state_dict().items())
+    save_checkpoint(found.checkpoint, tmp_path / "model")
+    encoder = Encoder.from_pretrained(tmp_path / "model", device="cpu")
+    assert encoder.context_length == CONTEXT_LENGTH
+    texts, wanted = lessons.validation.texts, lessons.validation.labels
+    rows, both = encoder.encode_and_classify(texts)
+    np.testing.assert_array_equal(rows, encoder.encode_text(texts))
+    for labels in (encoder.classify(texts), both):
+        right = [one.label == label for one, (label,) in zip(labels, wanted, strict=True)]
+        assert np.mean(right) == found.scores.accuracy
+
+
+def test_a_copy_starts_from_the_backbone_that_is_named(tmp_path):
+    """Without a step worth naming, what is trained is what it started from."""
+    checkpoint, other = tiny_checkpoint(), tiny_checkpoint(seed=5)
+    for number, start in enumerate((None, start_backbone(other, CONTEXT_LENGTH))):
+        still = recipe("copy", learning_rate=1e-12, epochs=1)
+        place = tmp_path / str(number)
+        found = train_classifier(checkpoint, LESSONS, CONFIG, still, place, start=start)
+        assert found.head.tower is not None
+        wanted = (other if number else checkpoint).model.text.transformer.state_dict()
+        for name, each in found.head.tower.transformer.state_dict().items():
+            torch.testing.assert_close(each, wanted[name], atol=1e-6, rtol=0)
+    control = start_backbone(checkpoint, CONTEXT_LENGTH, random=True, seed=1)
+    name = "encoder.layer.0.output.dense.weight"
+    weights = checkpoint.model.text.transformer.state_dict()
+    assert not torch.equal(control[0].transformer.state_dict()[name], weights[name])
+
+
+def test_what_a_copy_cannot_start_from(tmp_path):
+    start = start_backbone(tiny_checkpoint(), CONTEXT_LENGTH)
+    with pytest.raises(RecipeError, match="got 'head'"):
+        train_classifier(tiny_checkpoint(), LESSONS, CONFIG, recipe("head"), tmp_path, start=start)
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        train_classifier(
+            tiny_checkpoint(),
+            LESSONS,
+            CONFIG,
+            recipe("copy"),
+            tmp_path,
+            start=start_backbone("starter", 16),
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

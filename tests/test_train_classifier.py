@@ -19,6 +19,8 @@ from clip_text.heads.texts import (
     labels_of,
     read_labelled_texts,
 )
+from clip_text.training.masked_lm import save_masked_lm
+from clip_text.training.masked_models import load_masked_lm
 from clip_text.training.trainer import last_checkpoint
 
 
@@ -165,6 +167,34 @@ def test_the_command_in_words_with_a_validation_file_and_several_labels(argument
     assert "at temperature" in stdout
     assert "confusion" not in stdout
     assert list(Encoder.from_pretrained(tmp_path / "model", device="cpu").heads) == ["种类"]
+
+
+def test_the_command_copies_another_backbone(arguments, run, tiny_folder, tmp_path):
+    """Longer than the model reads, of a plain encoder as masked LM leaves it, or of no weights."""
+    model, tokenizer, _ = load_masked_lm(tiny_folder)
+    save_masked_lm(model, tokenizer, tmp_path / "mlm")
+    given = [*arguments, "--train", "copy", "--context-length", 48]
+    code, _, err = run(*given, "--start", tmp_path / "mlm", "--json")
+    assert code == 0, err
+    head = Encoder.from_pretrained(tmp_path / "model").heads["classifier"]
+    assert head.tower.context_length == 48
+    # another run is not taken for this one
+    for option in (["--random"], []):
+        assert run(*given, *option)[0] == 0
+        other = Encoder.from_pretrained(tmp_path / "model").heads["classifier"]
+        name = "encoder.layer.0.output.dense.weight"
+        alike = [one.tower.transformer.state_dict()[name] for one in (head, other)]
+        assert torch.equal(*alike) == (not option)  # without option the same backbone again
+    for options, message in (
+        (["--train", "copy", "--context-length", 65], "at most 64"),
+        (["--train", "copy", "--start", "starter"], "vocabulary"),
+    ):
+        code, _, err = run(*arguments, *options)
+        assert code == 1
+        assert message in err
+    code, _, err = run(*arguments, "--random")
+    assert code == 2
+    assert "--train copy only" in err
 
 
 def test_the_command_joint_on_pictures(arguments, run, tmp_path):

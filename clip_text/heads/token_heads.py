@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from clip_text.checkpoints import CONFIG_FILE, load_checkpoint, load_text_tower, resolve
+from clip_text.checkpoints import (
+    CONFIG_FILE,
+    Checkpoint,
+    load_checkpoint,
+    load_text_tower,
+    resolve,
+)
 from clip_text.checkpoints.files import (
     check_new,
     partial_folder,
@@ -29,7 +35,6 @@ from clip_text.checkpoints.files import (
 )
 from clip_text.checkpoints.parts import (
     BROKEN,
-    check_positions,
     incomplete,
     load_weights,
     positions,
@@ -82,12 +87,12 @@ class TokenHead(nn.Module):
 
 
 def start_backbone(
-    name: str | Path, context_length: int, *, random: bool = False, seed: int = 0
+    name: str | Path | Checkpoint, context_length: int, *, random: bool = False, seed: int = 0
 ) -> tuple[TextTower, Tokenizer]:
     """Take the backbone of a checkpoint's text tower, or a plain encoder, to fine-tune.
 
     Args:
-        name: ``starter``, a folder or file, or a hub name.
+        name: ``starter``, a folder or file, a hub name, or a checkpoint that was loaded.
         context_length: Longest window in tokens; at most the backbone's positions.
         random: Draw its weights anew instead: the same shape knowing nothing.
         seed: Of these weights.
@@ -96,16 +101,14 @@ def start_backbone(
         A text tower without projection, and the tokenizer.
 
     Raises:
-        CheckpointError: If there is none, it is damaged, or has too few positions.
+        CheckpointError: If there is none, or it is damaged.
     """
-    folder = resolve(name)
-    if is_encoder(folder):
-        tower, tokenizer = _encoder(folder)
+    if not isinstance(name, Checkpoint) and is_encoder(resolve(name)):
+        tower, tokenizer = _encoder(resolve(name))
     else:
-        checkpoint = load_checkpoint(name)
+        checkpoint = name if isinstance(name, Checkpoint) else load_checkpoint(name)
         tower, tokenizer = cast(TextTower, checkpoint.model.text), checkpoint.tokenizer
     length = min(context_length, positions(tower.config) or context_length)
-    check_positions(tower.config, length, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         bare = bare_tower(tower.config, length)

@@ -18,7 +18,7 @@ from clip_text.checkpoints import Checkpoint
 from clip_text.checkpoints.files import partial_file
 from clip_text.data.collection import RetrievalSet
 from clip_text.encoder import Encoder
-from clip_text.errors import DataError
+from clip_text.errors import CheckpointError, DataError
 from clip_text.evaluation import retrieval
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.features import module_digest
@@ -33,6 +33,7 @@ from clip_text.heads.holding import PICTURE_WEIGHT, ROW_WEIGHT, Hold, HoldPictur
 from clip_text.heads.learning import ClassifierModel, ClassifierTrainer, Labelled, Mode
 from clip_text.heads.scores import Calibration, Scores, calibrate, decide, score
 from clip_text.heads.texts import LabelledTexts, check_known
+from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 from clip_text.training.recipe import Recipe, RecipeError
 from clip_text.training.stages import run_stage
@@ -157,6 +158,7 @@ def train_classifier(
     folder: Path,
     *,
     name: str = "classifier",
+    start: tuple[TextTower, Tokenizer] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Trained:
@@ -170,19 +172,25 @@ def train_classifier(
         recipe: The numbers.
         folder: Of the run: states, checkpoints, metrics.
         name: Of the head within the checkpoint; one of that name is replaced.
+        start: What ``copy`` copies, if not the checkpoint's backbone: that of
+            :func:`~clip_text.heads.token_heads.start_backbone`. Its context length is the head's.
         callbacks: Of transformers, for a bar of steps.
         progress: Told the texts or pictures encoded: what, how many, of how many.
 
     Raises:
+        CheckpointError: If ``start`` has another vocabulary than the checkpoint.
         DataError: If a validation text has a label no training text has.
-        RecipeError: If a number is out of range.
+        RecipeError: If a number is out of range, or ``start`` is given without ``copy``.
         NonFiniteLossError: If the loss is no number any more.
     """
     check_name(name)
     check_known(lessons.train, config.labels)
     check_known(lessons.validation, config.labels)
     started = time.monotonic()
-    run = _Run(checkpoint, lessons, config, recipe, folder, progress)
+    if start is not None:
+        _check_start(start[1], checkpoint, recipe)
+    copied = start[0] if start else checkpoint.model.text
+    run = _Run(checkpoint, lessons, config, recipe, folder, copied, progress)
     before = run.retrieval() if recipe.train == "joint" else {}
     logits = run.fit(callbacks)
     after = run.retrieval() if recipe.train == "joint" else {}
@@ -221,6 +229,7 @@ class _Run:
         config: HeadConfig,
         recipe: ClassifierRecipe,
         folder: Path,
+        copied: TextTower,
         progress: Callable[[str, int, int], None],
     ) -> None:
         self.encoder = Encoder(checkpoint)
@@ -229,12 +238,13 @@ class _Run:
         self.tower: TextTower = checkpoint.model.text
         self.targets = targets_of(lessons.train.labels, config)
         self.held_targets = targets_of(lessons.validation.labels, config)
-        self.start = module_digest(self.tower)
+        self.copied = copied if recipe.train == "copy" else self.tower
+        self.start = module_digest(self.copied)
         self.original: dict[str, NDArray[np.float32]] = {}
         self.pictures: NDArray[np.float32] | None = None
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
-            head = ClassificationHead(config, self.tower.width, self._copied())
+            head = ClassificationHead(config, self.copied.width, self._copy())
         weights = balanced_weights(self.targets, config) if recipe.balanced else None
         self.hold = self._hold() if recipe.train == "joint" else None
         learns = self.tower if recipe.train == "joint" else None
@@ -242,12 +252,13 @@ class _Run:
         self.learnt = self._labelled("train", lessons.train, self.targets, self.hold)
         self.held = self._labelled("held", lessons.validation, self.held_targets)
 
-    def _copied(self) -> TextTower | None:
+    def _copy(self) -> TextTower | None:
         if self.recipe.train != "copy":
             return None
-        config = copy.deepcopy(self.tower.config)
-        tower = own_tower(config, self.tower.width, self.config, self.tower.context_length)
-        tower.transformer.load_state_dict(self.tower.transformer.state_dict())
+        source = self.copied
+        config = copy.deepcopy(source.config)
+        tower = own_tower(config, source.width, self.config, source.context_length)
+        tower.transformer.load_state_dict(source.transformer.state_dict())
         return tower
 
     def _hold(self) -> Hold:
@@ -273,7 +284,8 @@ class _Run:
     ) -> Labelled:
         tokenizer = self.checkpoint.tokenizer
         if self.recipe.train != "head":
-            return Labelled(tokenizer.token_ids(texts.texts), targets, tokenizer, hold)
+            ids = tokenizer.token_ids(texts.texts, self.copied.context_length)
+            return Labelled(ids, targets, tokenizer, hold)
         key = repr((self.start, _digest(texts), tokenizer.contract, self.config.pooler))
         states = _cached(
             self.folder / f"states-{name}.npy", key, lambda: self._states(name, texts.texts)
@@ -313,11 +325,14 @@ class _Run:
     def fit(self, callbacks: Sequence[TrainerCallback]) -> NDArray[np.float32]:
         """Train, or load the end of a finished run; logits of the validation texts."""
         best_by = "micro_f1" if self.config.multi_label else "accuracy"
-        general = self.recipe.general(self.tower.width, best_by)
+        general = self.recipe.general(self.copied.width, best_by)
         place = self.folder / self.recipe.train
         data = (_digest(self.lessons.train), _digest(self.lessons.validation))
         shown = self.lessons.pictures
-        made_by = (self.start, data, self.config, self.recipe, shown and _digest_pictures(shown))
+        made_by = (
+            *(self.start, self.copied.context_length, data, self.config, self.recipe),
+            shown and _digest_pictures(shown),
+        )
         # it holds what of the tower learns; elsewhere the frozen tower is as it was
         run_stage(
             self.model,
@@ -383,6 +398,21 @@ class _Run:
             "own_row_recall@1": float(recall),
             "own_row_cosine": float((rows * first).sum(1).mean()),
         }
+
+
+def _check_start(start: Tokenizer, checkpoint: Checkpoint, recipe: ClassifierRecipe) -> None:
+    if recipe.train != "copy":
+        raise RecipeError(
+            f"expected to train a copy of another backbone, got {recipe.train!r}. Train copy."
+        )
+    own = checkpoint.tokenizer
+    alike = start.backend.get_vocab() == own.backend.get_vocab()
+    if not alike or start.contract != own.contract:
+        raise CheckpointError(
+            "expected a backbone with the vocabulary and tokeniser contract of the model it lies "
+            f"beside, got {len(start.backend):,} tokens by {start.contract}, not "
+            f"{len(own.backend):,} by {own.contract}. Start from one pre-trained with the model's."
+        )
 
 
 def _digest(texts: LabelledTexts) -> str:

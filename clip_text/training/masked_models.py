@@ -105,11 +105,12 @@ def grow_positions(model: PreTrainedModel, context_length: int) -> PreTrainedMod
     state[tables[0]] = torch.cat([old, old[again]])
     config = copy.deepcopy(model.config)
     config.max_position_embeddings = before + context_length
-    grown = cast(PreTrainedModel, type(model)(config))
+    grown = type(model)(config)
     kept = {name: each for name, each in state.items() if not name.endswith("_ids")}
     grown.load_state_dict(kept, strict=False)  # all but buffers that count positions
-    grown.tie_weights()  # type: ignore[no-untyped-call]
-    return grown.eval()
+    grown.tie_weights()
+    grown.train(False)
+    return grown
 
 
 def drop_less(model: nn.Module, dropout: float) -> None:
