@@ -159,12 +159,14 @@ def run(
 ) -> Finished | None:
     """Fine-tune, write the model, the report and the curves; None in all processes but one."""
     from clip_text.checkpoints import load_checkpoint, save_checkpoint
+    from clip_text.heads.files import backbone_digest
     from clip_text.training.finetune import finetune
     from clip_text.training.trainer import join_processes
 
     started = time.monotonic()
     main = join_processes().is_main_process
     checkpoint = load_checkpoint(model)
+    read = backbone_digest(checkpoint.model.text) if checkpoint.heads else ""
     sizes = f"{len(data.train.image_ids):,} pictures with {len(data.train.texts):,} captions"
     if main:
         err.print(f"learning from {sizes}, measured on {len(data.validation.image_ids):,} others")
@@ -172,6 +174,11 @@ def run(
         outcome = finetune(checkpoint, data, stages, folder, plumbing=plumbing, listener=listening)
     if not main:
         return None
+    if checkpoint.heads and backbone_digest(checkpoint.model.text) != read:
+        kept = checkpoint.without_readers()
+        for name in sorted(checkpoint.heads.keys() - kept.heads.keys()):
+            err.print(f"head {name} is left out: it reads the text tower as it was. Train it anew.")
+        checkpoint = kept
     save_checkpoint(checkpoint, out_dir)
     finished = Finished(
         outcome, folder, (time.monotonic() - started) / 60, _curves(folder, stages, outcome)

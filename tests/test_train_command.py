@@ -4,15 +4,19 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from models import tiny_checkpoint
 from pictures_data import coloured
+from test_classification import CONFIG
 from typer.testing import CliRunner
 
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
+from clip_text.heads import ClassificationHead
+from clip_text.heads.files import own_tower
 from scripts import train_contrastive
 from scripts.cli import app
 from scripts.train_contrastive import read_changes
@@ -57,6 +61,23 @@ def test_from_a_file_of_captions_to_a_better_model(files, tmp_path):
     assert "text: finished before" in again.stderr
     assert "start" in again.stdout
     assert "written" in again.stdout
+
+
+def test_heads_that_read_the_old_tower_are_left_out(files, tmp_path):
+    pair = tiny_checkpoint()
+    shared = ClassificationHead(CONFIG, pair.model.text.width)
+    tower = own_tower(pair.config.backbone, pair.model.text.width, CONFIG, 16)
+    own = ClassificationHead(CONFIG, pair.model.text.width, tower)
+    save_checkpoint(replace(pair, heads={"shared": shared, "own": own}), tmp_path / "model")
+    # where nothing better is found the old tower is written, and its heads fit
+    for name, rate, kept in (("still", 1e-12, ["own", "shared"]), ("moved", 3e-3, ["own"])):
+        done = run(
+            files / "train.jsonl", "--val", files / "val.jsonl", "-m", tmp_path / "model",
+            "--out", tmp_path / name, "--epochs", 6, *QUICK, "--lr", rate,
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        assert sorted(Encoder.from_pretrained(tmp_path / name).heads) == kept
+        assert ("head shared is left out" in done.stderr) == (name == "moved")
 
 
 def test_without_validation_a_tenth_is_held_out(files, tmp_path):

@@ -84,6 +84,14 @@ class Checkpoint:
                 "leave it out."
             )
 
+    def without_readers(self) -> "Checkpoint":
+        """Leave out the heads that read the text tower's backbone, where that is to be trained.
+
+        Heads with a backbone of their own stay.
+        """
+        own = {name: head for name, head in self.heads.items() if head.tower is not None}
+        return replace(self, heads=own)
+
     def with_text_tower(self, start: "LoadedTextTower") -> "Checkpoint":
         """Put another text tower beside the image tower, to train the two together.
 
@@ -92,7 +100,8 @@ class Checkpoint:
 
         Returns:
             A new checkpoint with the tower, and the config and tokenizer that belong to it. It
-            shares the image tower with this one, which stays as it is. Heads are left behind.
+            shares the image tower with this one, which stays as it is. Classification heads, which
+            read the tower or its tokens, are left behind.
 
         Raises:
             CheckpointError: If the tower is not as wide as the shared space.
@@ -115,7 +124,7 @@ class Checkpoint:
             projection=cast(Projection, tower.projection),
             context_length=tower.context_length,
         )
-        return Checkpoint(model.eval(), config, start.tokenizer, self.preprocessing)
+        return replace(self, model=model.eval(), config=config, tokenizer=start.tokenizer, heads={})
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,9 +201,8 @@ def train_classifier(
     given = decide(
         logits / calibration.temperature, multi_label=several, threshold=config.threshold
     )
-    kept = dict(checkpoint.heads)
-    if recipe.train == "joint":  # the others read a backbone that is no more
-        kept = {known: one for known, one in kept.items() if one.tower is not None}
+    # the others read a backbone that is no more
+    kept = (checkpoint.without_readers() if recipe.train == "joint" else checkpoint).heads
     # these have backbones of their own
     others = {known: one for known, one in checkpoint.token_heads.items() if known != name}
     return Trained(

@@ -122,7 +122,8 @@ def finetune(
     validation it never ends below the start.
 
     Args:
-        checkpoint: Where to start from.
+        checkpoint: Where to start from. Classification heads that read its text backbone are
+            for the weights before: see :meth:`Checkpoint.without_readers`.
         data: Pictures and captions.
         stages: Run one after the other; each keeps its best checkpoint.
         folder: Of the run: cached features, state, metrics.
