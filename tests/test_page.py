@@ -31,6 +31,7 @@ class PageSearcher(StubSearcher):
 
     def reset(self):
         self.failure = None
+        self.category = None
         self.rows = SHOWABLE
         self.copies = 1
         self.caption = None
@@ -213,6 +214,18 @@ def test_a_chinese_query_shows_pictures(page):
     assert shares[:3] == ["1", "0.5", "0"]
     assert f"{len(SHOWABLE)} 张图" in page.one("#status").text
     assert page.complaints() == []
+
+
+def test_a_querys_category_is_told_beside_what_was_found(page, searcher):
+    searcher.category = ("<购物>", 0.928)
+    page.open("?q=红色")
+    page.wait_for("results")
+    assert page.one("#status").text.endswith("· 类别：<购物>（93%）")
+    searcher.category = None
+    page.search("蓝色")
+    page.wait("document.getElementById('status').textContent.includes('蓝色')")
+    assert "类别" not in page.one("#status").text
+    assert not page.complaints()
 
 
 def test_an_address_is_a_search_and_back_goes_back(page):

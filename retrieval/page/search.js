@@ -30,6 +30,7 @@ const TEXTS = {
     missing: "图片不见了",
     searching: "正在找…",
     found: (query, shown, total, ms) => `“${query}”：${total} 张图里最接近的 ${shown} 张 · ${ms} 毫秒`,
+    category: (label, share) => `类别：${label}（${share}）`,
     score: "相似度",
     scoreHint: "文字与图片的余弦相似度，从 −1 到 1，越高越接近",
     emptyTitle: "图库还是空的",
@@ -66,6 +67,7 @@ const TEXTS = {
     missing: "This picture is gone",
     searching: "Searching…",
     found: (query, shown, total, ms) => `“${query}”: the closest ${shown} of ${total} pictures · ${ms} ms`,
+    category: (label, share) => `category: ${label} (${share})`,
     score: "similarity",
     scoreHint: "Cosine of text and picture, from −1 to 1; higher is closer",
     emptyTitle: "No pictures yet",
@@ -99,7 +101,7 @@ const grid = $("grid");
 const lightbox = $("lightbox");
 const title = document.title;
 
-let current = { query: "", hits: [], total: 0 };
+let current = { query: "", hits: [], total: 0, category: null };
 let running = null; // the AbortController of the search under way
 let composing = false; // an input method is open: Enter chooses a word
 let opened = 0; // the hit in the lightbox
@@ -154,13 +156,13 @@ async function run(query, topK = FIRST) {
     const found = await ask(query, topK, mine.signal);
     if (running !== mine) return;
     const kept = adds ? grid.childElementCount : 0;
-    current = { query, hits: found.hits, total: found.total };
+    current = { query, hits: found.hits, total: found.total, category: found.category };
     showHits(kept, found.took_ms);
     if (!adds) window.scrollTo(0, 0);
   } catch (error) {
     if (error.name === "AbortError" || running !== mine) return;
     if (!(error instanceof ServiceError)) throw error;
-    current = { query, hits: [], total: 0 };
+    current = { query, hits: [], total: 0, category: null };
     showError(error);
   } finally {
     clearTimeout(slow);
@@ -187,7 +189,7 @@ function go(query) {
 function goHome() {
   running?.abort();
   running = null;
-  current = { query: "", hits: [], total: 0 };
+  current = { query: "", hits: [], total: 0, category: null };
   clearGrid();
   markExample("");
   $("notice").hidden = true;
@@ -250,9 +252,15 @@ function showHits(kept, tookMs) {
   }
   const count = (n) => n.toLocaleString(language);
   const ms = tookMs < 10 ? tookMs.toFixed(1) : count(Math.round(tookMs));
-  $("status").textContent = text.found(clip(current.query, 40), count(shown), count(current.total), ms);
+  const line = [text.found(clip(current.query, 40), count(shown), count(current.total), ms)];
+  if (current.category) line.push(describeCategory(current.category));
+  $("status").textContent = line.join(" · ");
   $("more").hidden = shown >= Math.min(current.total, MOST);
   setState("results");
+}
+
+function describeCategory({ label, probability }) {
+  return text.category(clip(label, 20), probability.toLocaleString(language, { style: "percent" }));
 }
 
 function makeTile(hit, index) {
