@@ -1,13 +1,12 @@
 """The picture of which classes are taken for which."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.errors import DataError
-from clip_text.evaluation.zero_shot import ZeroShot
 from retrieval.fonts import Face, find_font
 
 from .drawing import check_drawable, new_figure, save_figure
@@ -20,46 +19,38 @@ _LONGEST_NAME = 12  # characters
 
 
 def draw_confusion(
-    result: ZeroShot, out: Path, names: dict[str, str] | None = None, of: str = "pictures"
+    confusion: NDArray[np.float64], names: Sequence[str], out: Path, *, title: str, of: str
 ) -> None:
-    """Draw the share of each class's pictures (row) that was put in each class (column).
+    """Draw the share of each class's members (row) that was put in each class (column).
 
-    Of more than :data:`MOST_CLASSES` classes those are shown whose pictures go astray most.
+    Of more than :data:`MOST_CLASSES` classes those are shown whose members go astray most.
 
     Args:
-        result: With a confusion matrix.
+        confusion: How many, [classes, classes]: right class in rows, answer in columns.
+        names: Of the classes.
         out: File to write, in a format its ending names.
-        names: What to write for a label, if not the label itself.
+        title: Above it.
         of: What was classified.
 
     Raises:
         ClipTextError: If matplotlib is missing.
-        DataError: If pictures may have several labels, or the file's ending is of no format; see
-            :func:`check_drawable`.
+        DataError: If the file's ending is of no format; see :func:`check_drawable`.
     """
     check_drawable(out)
-    if result.confusion is None:
-        raise DataError(
-            "expected one label a picture for a confusion picture, got several. "
-            "Leave --confusion out."
-        )
-    shown, counts = worst_classes(result.confusion)
-    of_class = result.confusion.sum(1)[shown]
+    shown, counts = worst_classes(confusion)
+    of_class = confusion.sum(1)[shown]
     shares = counts / np.maximum(of_class, 1)[:, None]
     side = 4.5 + 0.32 * len(shown)
     figure = new_figure(side, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.6, label=f"share of the row's {of}")
-    written = [(names or {}).get(label, label) for label in result.labels]
-    _name_axes(axes, [written[at] for at in shown])
+    _name_axes(axes, [names[at] for at in shown])
     if len(shown) <= _MOST_NUMBERED:
         _number_cells(axes, shares)
-    left_out = len(result.labels) - len(shown)
-    axes.set_title(
-        f"top-1 {result.accuracy.get(1, float('nan')):.1%} of {result.pictures:,} {of}"
-        + (f"; the {len(shown)} most confused of {len(result.labels):,} classes" * bool(left_out))
-    )
+    left_out = len(names) - len(shown)
+    most = f"; the {len(shown)} most confused of {len(names):,} classes"
+    axes.set_title(title + most * bool(left_out))
     save_figure(figure, out)
 
 

@@ -1,6 +1,7 @@
-"""A picture of a fine-tuning run: loss, recall, and the line from the start to the end."""
+"""Pictures of runs: what fell and rose as they went, and where fine-tuning went to."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from clip_text.training.finetune import Outcome
+
+
+CURVES = "curves.png"
 
 
 def draw_run(folders: Sequence[Path], outcome: "Outcome", out: Path) -> Path:
@@ -27,6 +31,42 @@ def draw_run(folders: Sequence[Path], outcome: "Outcome", out: Path) -> Path:
         axes.set_xlabel("step")
         axes.set_ylabel(label)
     _draw_line(outcome, line)
+    save_figure(figure, out)
+    return out
+
+
+def draw_course(folder: Path, metric: str, out: Path) -> Path | None:
+    """Draw loss and a metric of validation over the steps of a run.
+
+    Args:
+        folder: Of the run, with its ``metrics.jsonl``.
+        metric: Its name; one that is a share is drawn in percent, perplexity by its logarithm.
+        out: The picture's file.
+
+    Returns:
+        The file; None where matplotlib is not installed, or nothing was logged.
+    """
+    from clip_text.training.callbacks import METRICS, read_metrics
+
+    if find_spec("matplotlib") is None or not (folder / METRICS).exists():
+        return None
+    figure = new_figure(9, 4)
+    share = metric != "perplexity"
+    for axes, key, label in zip(
+        figure.subplots(1, 2),
+        ("loss", f"eval_{metric}"),
+        ("loss", f"{metric}, %" if share else metric),
+        strict=True,
+    ):
+        factor = 100 if share and key != "loss" else 1
+        rows: list[dict[str, Any]] = read_metrics(folder / METRICS)
+        points = [(row["step"], factor * row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".")
+        if key == "eval_perplexity":
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
     save_figure(figure, out)
     return out
 

@@ -174,6 +174,25 @@ def encode_pictures(
     return rows
 
 
+def _draw(evaluation: Evaluation, file: Path) -> None:
+    from .confusion import draw_confusion
+
+    result = evaluation.zero_shot
+    if result.confusion is None:
+        raise DataError(
+            "expected one label a picture for a confusion picture, got several. "
+            "Leave --confusion out."
+        )
+    top = result.accuracy.get(1, float("nan"))
+    draw_confusion(
+        result.confusion,
+        [(evaluation.names or {}).get(label, label) for label in result.labels],
+        file,
+        title=f"top-1 {top:.1%} of {result.pictures:,} pictures",
+        of="pictures",
+    )
+
+
 def command(
     data: Annotated[
         Path, typer.Argument(help="Folder with a sub-folder a class, or a jsonl file of labels.")
@@ -243,9 +262,7 @@ def command(
         cache=cache,
     )
     if confusion is not None:
-        from .confusion import draw_confusion
-
-        draw_confusion(evaluation.zero_shot, confusion, evaluation.names)
+        _draw(evaluation, confusion)
     if as_json_:
         print_json(as_json(evaluation))
         return

@@ -19,6 +19,7 @@ if not __package__:  # run by path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "scripts"
 
+from .curves import CURVES, draw_course
 from .options import AsJson, Model, listed
 from .output import err, out, print_json, progress_bar
 from .runs import begin, finished, how_it_went, step_bar, write_report
@@ -71,8 +72,10 @@ def run(
     held: "Tokens",
     recipe: "MaskedLMRecipe",
     folder: Path,
+    *,
+    main: bool,
 ) -> dict[str, Any]:
-    """Measure, train, write the model, and report; perplexity on the text held out."""
+    """Measure, train and report perplexity on the text held out; the main process writes it."""
     from clip_text.checkpoints.files import partial_file, write_json
     from clip_text.training.masked_lm import MaskedLMTrainer, Perplexity, save_masked_lm
     from clip_text.training.masked_sequences import MaskedSequences
@@ -85,9 +88,11 @@ def run(
         trainer = MaskedLMTrainer(model, sequences, exam, recipe, folder / RUN, [steps])
         if not (folder / BEFORE).is_file():
             before = trainer.measure()
-            with partial_file(folder / BEFORE) as file:
-                write_json(file, before)
-        before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+            if main:
+                with partial_file(folder / BEFORE) as file:
+                    write_json(file, before)
+        else:
+            before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
         err.print(f"  before       perplexity {before['perplexity']:,.1f}")
         started = time.monotonic()
         trainer.fit()
@@ -97,7 +102,8 @@ def run(
     report |= {"sequences": len(sequences), "held_sequences": len(exam.sequences)}
     report |= {"tokens": len(learnt.ids), "held_tokens": len(held.ids)}
     report |= {"documents": learnt.documents, "held_documents": held.documents}
-    save_masked_lm(model, tokenizer, folder / MODEL)
+    if main:
+        save_masked_lm(model, tokenizer, folder / MODEL)
     report["parameters"] = model.num_parameters()
     report["model"] = str(folder / MODEL)
     return report
@@ -209,6 +215,7 @@ def mlm(
 
     from clip_text.training.masked_models import drop_less
     from clip_text.training.masked_sequences import PRESETS, MaskedLMRecipe
+    from clip_text.training.trainer import join_processes
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
     given = {"learning_rate": learning_rate, "batch_size": batch_size, "warmup": warmup}
@@ -231,19 +238,27 @@ def mlm(
         **numbers,
     )
     options = {"fields": listed(fields) or (), "line_documents": line_documents}
-    learnt, held = read(texts, val or [], own, cache, held_out, user_dict=user_dict, **options)
+    processes = join_processes()
+    main = processes.is_main_process
+    with processes.main_process_first():  # the others find the text in the cache
+        learnt, held = read(texts, val or [], own, cache, held_out, user_dict=user_dict, **options)
     asked: dict[str, Any] = {"model": from_scratch or model, "learnt": learnt.path.parent.name}
     asked |= {} if dropout is None else {"dropout": dropout}
     asked |= {"held": held.path.parent.name}
-    begin(folder, asked | asdict(recipe))
+    if main:
+        begin(folder, asked | asdict(recipe))
     report = finished(folder)
     if report is None:
-        report = {"new_head": new_head} | run(network, own, learnt, held, recipe, folder)
-        write_report(folder, report)
+        done = run(network, own, learnt, held, recipe, folder, main=main)
+        report = {"new_head": new_head} | done
+    if not main:
+        return
+    write_report(folder, report)
+    picture = draw_course(folder / RUN, "perplexity", folder / CURVES)
     if as_json:
         print_json(report)
         return
-    for line in lines(report):
+    for line in [*lines(report), *([f"curves: {picture}"] if picture else [])]:
         out.print(escape(line), soft_wrap=True)
 
 

@@ -335,24 +335,20 @@ def _draw(trained: "Trained", file: Path) -> Path | None:
     """Draw the confusion matrix, if there is one and something to draw with."""
     if trained.targets.ndim > 1 or find_spec("matplotlib") is None:
         return None
-    import numpy as np
-
-    from clip_text.evaluation.zero_shot import ZeroShot, confusion_matrix, hits_at_k
+    from clip_text.evaluation.zero_shot import confusion_matrix
     from clip_text.heads.scores import as_matrix
 
     from .confusion import draw_confusion
 
     labels = trained.head.config.labels
     truth = as_matrix(trained.targets, len(labels))
-    result = ZeroShot(
-        labels=labels,
-        pictures=len(truth),
-        multi_label=False,
-        hits={1: hits_at_k(trained.logits, truth, 1)},
-        confusion=confusion_matrix(trained.logits, truth),
-        precision=np.full(len(labels), np.nan),
+    draw_confusion(
+        confusion_matrix(trained.logits, truth),
+        labels,
+        file,
+        title=f"accuracy {trained.scores.accuracy:.1%} of {len(truth):,} texts",
+        of="texts",
     )
-    draw_confusion(result, file, of="texts")
     return file
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
 
 HELD_OUT = 0.1
 MOST_HELD_OUT = 1000
-REPORT, CURVES = "report.json", "curves.png"
+REPORT = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ def listener(shown: bool = True) -> "Iterator[Listener]":
 
 
 def _curves(folder: Path, stages: "list[Stage]", outcome: "Outcome") -> Path | None:
-    from .curves import draw_run
+    from .curves import CURVES, draw_run
 
     if find_spec("matplotlib") is None:
         return None

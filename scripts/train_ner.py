@@ -6,7 +6,9 @@ python scripts/train_ner.py train.json --val dev.json --out my-model
 import hashlib
 import random as random_module
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ if not __package__:  # run by path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "scripts"
 
+from .curves import CURVES, draw_course
 from .options import AsJson, Model
 from .output import err, out, print_json
 from .runs import begin, finished, fit, place_towers, write_report
@@ -26,6 +29,9 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.tagged_text import TaggedText, TaggedTexts
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+CONFUSION = "confusion.png"
+PICTURES = (("curves", CURVES), ("confusion matrix", CONFUSION))
+NONE = "none"
 
 
 def command(
@@ -95,7 +101,7 @@ def command(
     if as_json:
         print_json(report)
         return
-    _tell(report)
+    _tell(report, folder)
 
 
 def _run(
@@ -108,7 +114,7 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from clip_text.evaluation.entities import entity_scores
+    from clip_text.evaluation.entities import entity_confusion, entity_scores
     from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
     from clip_text.heads.token_heads import start_backbone
     from clip_text.training.heads_tokens import (
@@ -150,11 +156,22 @@ def _run(
         "f1",
     )
     found = recognizer.entities([text.text for text in validation.texts])
-    overall, by_type = entity_scores([text.entities for text in validation.texts], found)
+    truth = [text.entities for text in validation.texts]
+    overall, by_type = entity_scores(truth, found)
+    draw_course(folder, "f1", folder / CURVES)
+    _draw_confusion(entity_confusion(truth, found, types), types, overall.f1, folder)
     place_towers(settings["model"], out_dir, alone=settings["random"])
     place = recognizer.save(out_dir, name)
     scores = asdict(overall) | {"types": {label: asdict(each) for label, each in by_type.items()}}
     return {**scores, **counts, **report, "learning_rate": rate, "head": str(place)}
+
+
+def _draw_confusion(counts: Any, types: Sequence[str], f1: float, folder: Path) -> None:  # noqa: ANN401
+    from .confusion import draw_confusion
+
+    if find_spec("matplotlib") is not None:
+        title = f"F1 {f1:.1%}; shares of the entities there are, by type"
+        draw_confusion(counts, [*types, NONE], folder / CONFUSION, title=title, of="entities")
 
 
 def _read(
@@ -187,7 +204,7 @@ def _digest(*sets: "TaggedTexts") -> str:
     return hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def _tell(report: dict[str, Any]) -> None:
+def _tell(report: dict[str, Any], folder: Path) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("type", "precision", "recall", "F1", "entities"):
         table.add_column(column, justify="left" if column == "type" else "right")
@@ -201,6 +218,7 @@ def _tell(report: dict[str, Any]) -> None:
         f"{report['unreachable']} entities begin or end within a token, so that no labels spell "
         "them",
         report["head"],
+        *(f"{name}: {folder / file}" for name, file in PICTURES if (folder / file).is_file()),
     ]
     for line in lines:
         out.print(escape(line), soft_wrap=True)

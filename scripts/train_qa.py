@@ -17,6 +17,7 @@ if not __package__:  # run by path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "scripts"
 
+from .curves import CURVES, draw_course
 from .options import AsJson, Model
 from .output import err, out, print_json
 from .runs import begin, finished, fit, place_towers, write_report
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.questions import Question, Questions
 
 HELD_OUT = 0.1
+PICTURES = (("curves", CURVES),)
 
 
 def command(
@@ -105,7 +107,7 @@ def command(
     if as_json:
         print_json(report)
         return
-    _tell(report)
+    _tell(report, folder)
 
 
 def _run(
@@ -166,6 +168,7 @@ def _run(
     threshold, scores = fit_threshold(validation.questions, best)
     place_towers(settings["model"], out_dir, alone=settings["random"])
     place = finder.with_threshold(threshold).save(out_dir, name)
+    draw_course(folder, "f1", folder / CURVES)
     figures = asdict(scores) | {"threshold": threshold, "learning_rate": rate}
     return {**figures, **counts, **report, "head": str(place)}
 
@@ -205,7 +208,7 @@ def _digest(*sets: "Questions") -> str:
     return hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def _tell(report: dict[str, Any]) -> None:
+def _tell(report: dict[str, Any], folder: Path) -> None:
     threshold = report["threshold"]
     lines = [
         f"EM {100 * report['em']:.1f}  F1 {100 * report['f1']:.1f}  ({report['questions']:,} "
@@ -216,6 +219,7 @@ def _tell(report: dict[str, Any]) -> None:
         f"best at step {report['best_step']:,} of {report['steps']:,}, "
         f"{report['seconds'] / 60:.1f} minutes",
         report["head"],
+        *(f"{name}: {folder / file}" for name, file in PICTURES if (folder / file).is_file()),
     ]
     for line in lines:
         out.print(escape(line), soft_wrap=True)

@@ -28,7 +28,7 @@ from clip_text.checkpoints import save_checkpoint
 from clip_text.data.tagged_text import check_labels, read_tagged
 from clip_text.data.tags import Decoded, Entity, decode_tags, spell
 from clip_text.errors import CheckpointError, DataError
-from clip_text.evaluation.entities import entity_scores
+from clip_text.evaluation.entities import entity_confusion, entity_scores
 from clip_text.heads.entities import (
     IGNORED,
     EntityHead,
@@ -137,6 +137,8 @@ def test_scores_by_hand():
     assert (by_type["PER"].precision, by_type["PER"].recall) == (0.5, 1.0)
     assert by_type["LOC"].f1 == 0
     assert entity_scores([[]], [[]])[0].f1 == 0
+    counts = entity_confusion([one, []], [guess, entities("天", (0, 1, "LOC"))], ["LOC", "PER"])
+    assert counts.tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]  # LOC, PER, and none of them
     with pytest.raises(ValueError, match="expected entities found for each of 1 texts, got 0"):
         entity_scores([[]], [])
 
@@ -497,6 +499,9 @@ def test_the_command(run, tmp_path, tiny_folder):
     code, stdout, stderr = run(*arguments[:-5], "--out", tmp_path / "out")
     assert code == 0, stderr
     assert f"{100 * report['f1']:.1f}" in stdout
+    for picture in ("curves.png", "confusion.png"):
+        assert str(tmp_path / "out.run" / picture) in stdout
+        assert (tmp_path / "out.run" / picture).stat().st_size > 5000
     code, _, stderr = run(*arguments, "--seed", 3)
     assert code == 1
     assert "seed. Name another folder" in stderr

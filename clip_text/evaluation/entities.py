@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clip_text.data.tags import Entity
 
 
@@ -55,6 +58,31 @@ def entity_scores(
         label: _scores(right[label], seen[label], there[label]) for label in sorted(there | seen)
     }
     return _scores(right.total(), seen.total(), there.total()), by_type
+
+
+def entity_confusion(
+    truth: Sequence[Sequence[Entity]], found: Sequence[Sequence[Entity]], types: Sequence[str]
+) -> NDArray[np.float64]:
+    """Count which types were taken for which, among entities with the same characters.
+
+    Args:
+        truth: Entities of each text.
+        found: The same of what was found.
+        types: All types there are.
+
+    Returns:
+        [types + 1, types + 1]: right type in rows, type found in columns. The last column holds
+        entities whose characters were not found as one, the last row what was found where none is.
+    """
+    places = {label: at for at, label in enumerate(types)}
+    none = len(types)
+    counts = np.zeros((none + 1, none + 1))
+    for known, given in zip(truth, found, strict=True):
+        right = {(one.start, one.end): places[one.label] for one in known}
+        answer = {(one.start, one.end): places[one.label] for one in given}
+        for span in right.keys() | answer.keys():
+            counts[right.get(span, none), answer.get(span, none)] += 1
+    return counts
 
 
 def _scores(right: int, seen: int, there: int) -> EntityScores:

@@ -28,7 +28,7 @@ from clip_text.training.masked_sequences import (
     MicroBatches,
 )
 from clip_text.training.recipe import RecipeError
-from clip_text.training.trainer import SampledTrainer, common_arguments
+from clip_text.training.trainer import SampledTrainer, common_arguments, join_processes
 
 _LARGEST_LOSS = 700.0
 """Its exponential is about the largest number there is."""
@@ -189,8 +189,15 @@ def save_masked_lm(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -
 
 
 def _arguments(recipe: MaskedLMRecipe, folder: Path, micro_batches: int) -> TrainingArguments:
-    accumulated = recipe.batch_size // recipe.micro_batch
-    steps = max(1, math.ceil(micro_batches / accumulated * recipe.epochs))
+    processes = join_processes().num_processes
+    at_once = recipe.micro_batch * processes
+    if recipe.batch_size % at_once:
+        raise RecipeError(
+            f"expected a batch_size that micro-batches of {recipe.micro_batch} in {processes} "
+            f"processes fill, got {recipe.batch_size}. Make it a multiple of {at_once}."
+        )
+    accumulated = recipe.batch_size // at_once
+    steps = max(1, math.ceil(micro_batches / processes / accumulated * recipe.epochs))
     return common_arguments(
         recipe,
         folder,

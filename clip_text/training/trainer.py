@@ -126,8 +126,14 @@ def common_arguments(
         "use_cpu": not cuda,
         "dataloader_pin_memory": False,
         "disable_tqdm": True,
+        "ddp_backend": "gloo" if _launched() and not cuda else None,
+        "ddp_find_unused_parameters": False,
     }
-    return TrainingArguments(**common | others)
+    arguments = TrainingArguments(**common | others)
+    # without a launcher the Trainer would cut batches over all GPUs there are (DataParallel), and
+    # our losses are of whole batches
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def training_arguments(
@@ -137,7 +143,7 @@ def training_arguments(
     if plumbing.compile:  # what the compiler cannot do runs uncompiled
         torch._dynamo.config.suppress_errors = True
     every = max(1, steps_per_epoch * recipe.epochs // recipe.evaluations)
-    arguments = common_arguments(
+    return common_arguments(
         recipe,
         folder,
         every,
@@ -146,15 +152,9 @@ def training_arguments(
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_steps,
         report_to=list(plumbing.report_to) or "none",
-        ddp_backend="gloo" if _launched() and not torch.cuda.is_available() else None,
         ddp_broadcast_buffers=False,  # batch norms keep their statistics: they are equal anyway
-        ddp_find_unused_parameters=False,
         torch_compile=plumbing.compile,
     )
-    # without a launcher the Trainer would cut batches over all GPUs there are (DataParallel), and
-    # our losses are of whole batches
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
 
 
 class CheckedTrainer(Trainer):
