@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_text.data.collection import RetrievalSet
+from clip_text.encoder import Encoder
+from clip_text.evaluation import retrieval
+from clip_text.evaluation.measure import Encoded, measure
 from clip_text.losses import cosine_distillation, multi_positive_contrastive
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 
 Rows = NDArray[np.float32]
+
+KS = (1, 5, 10)
 
 PICTURE_WEIGHT, ROW_WEIGHT = 1.0, 20.0
 """Of the two losses beside the cross-entropy, where none is given: see docs/heads.md."""
@@ -118,3 +123,45 @@ class HoldPictures:
         return self.weight * multi_positive_contrastive(
             captions, held["pictures"], held["positives"], scale
         )
+
+
+class Recall:
+    """Measures whether retrieval stays: before training, and the same after.
+
+    On pictures, where there are some. Else texts look for their own rows of before: how often the
+    right one is the nearest, and the mean cosine to it.
+
+    Args:
+        encoder: Whose text tower is trained in place.
+        texts: Those of validation.
+        pictures: With captions, and their unit rows, [images, embed_dim].
+    """
+
+    def __init__(
+        self, encoder: Encoder, texts: Sequence[str], pictures: tuple[RetrievalSet, Rows] | None
+    ) -> None:
+        self.encoder, self.texts, self.pictures = encoder, texts, pictures
+        self._original: Rows | None = None
+
+    def measure(self) -> dict[str, float]:
+        """Measure the text tower as it is now; figures by name, recall in [0, 1]."""
+        self.encoder.model.eval()
+        if self.pictures is not None:
+            pictures, images = self.pictures
+            rows = self.encoder.encode_text([text.text for text in pictures.texts])
+            found = measure(pictures, Encoded(rows, images, []), KS).by_direction
+            return {
+                f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
+            }
+        rows = self.encoder.encode_text(self.texts)
+        if self._original is None:
+            self._original = rows
+        places: dict[str, list[int]] = {}
+        for at, text in enumerate(self.texts):
+            places.setdefault(text, []).append(at)
+        answers = [places[text] for text in self.texts]
+        recall = retrieval(rows, self._original, answers, (1,)).recall[1]
+        return {
+            "own_row_recall@1": float(recall),
+            "own_row_cosine": float((rows * self._original).sum(1).mean()),
+        }

@@ -15,12 +15,10 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from clip_text.checkpoints import Checkpoint
-from clip_text.checkpoints.files import partial_file
 from clip_text.data.collection import RetrievalSet
+from clip_text.data.identity import collection_digest
 from clip_text.encoder import Encoder
-from clip_text.errors import CheckpointError, DataError
-from clip_text.evaluation import retrieval
-from clip_text.evaluation.measure import Encoded, encode_images, measure
+from clip_text.errors import CheckpointError
 from clip_text.features import module_digest
 from clip_text.heads.classification import (
     ClassificationHead,
@@ -29,16 +27,23 @@ from clip_text.heads.classification import (
     targets_of,
 )
 from clip_text.heads.files import check_name, own_tower
-from clip_text.heads.holding import PICTURE_WEIGHT, ROW_WEIGHT, Hold, HoldPictures, HoldRows
+from clip_text.heads.holding import (
+    PICTURE_WEIGHT,
+    ROW_WEIGHT,
+    Hold,
+    HoldPictures,
+    HoldRows,
+    Recall,
+)
 from clip_text.heads.learning import ClassifierModel, ClassifierTrainer, Labelled, Mode
 from clip_text.heads.scores import Calibration, Scores, calibrate, decide, score
+from clip_text.heads.states import kept, picture_rows, pooled_states
 from clip_text.heads.texts import LabelledTexts, check_known
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 from clip_text.training.recipe import Recipe, RecipeError
 from clip_text.training.stages import run_stage
 
-KS = (1, 5, 10)
 _HEAD_RATE, _TOWER_RATE, _TOWER_WIDTH = 3e-3, 3e-4, 256
 
 
@@ -191,9 +196,11 @@ def train_classifier(
         _check_start(start[1], checkpoint, recipe)
     copied = start[0] if start else checkpoint.model.text
     run = _Run(checkpoint, lessons, config, recipe, folder, copied, progress)
-    before = run.retrieval() if recipe.train == "joint" else {}
+    joint = recipe.train == "joint"
+    recall = Recall(run.encoder, lessons.validation.texts, run.held_pictures()) if joint else None
+    before = recall.measure() if recall else {}
     logits = run.fit(callbacks)
-    after = run.retrieval() if recipe.train == "joint" else {}
+    after = recall.measure() if recall else {}
     several = config.multi_label
     calibration = calibrate(logits, run.held_targets, multi_label=several)
     head = run.model.head.eval()
@@ -202,11 +209,11 @@ def train_classifier(
         logits / calibration.temperature, multi_label=several, threshold=config.threshold
     )
     # the others read a backbone that is no more
-    kept = (checkpoint.without_readers() if recipe.train == "joint" else checkpoint).heads
+    heads = (checkpoint.without_readers() if joint else checkpoint).heads
     # these have backbones of their own
     others = {known: one for known, one in checkpoint.token_heads.items() if known != name}
     return Trained(
-        checkpoint=replace(checkpoint, heads={**kept, name: head}, token_heads=others),
+        checkpoint=replace(checkpoint, heads={**heads, name: head}, token_heads=others),
         head=head,
         scores=score(given, run.held_targets, config.labels),
         calibration=calibration,
@@ -239,8 +246,6 @@ class _Run:
         self.held_targets = targets_of(lessons.validation.labels, config)
         self.copied = copied if recipe.train == "copy" else self.tower
         self.start = module_digest(self.copied)
-        self.original: dict[str, NDArray[np.float32]] = {}
-        self.pictures: NDArray[np.float32] | None = None
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             head = ClassificationHead(config, self.copied.width, self._copy())
@@ -260,6 +265,14 @@ class _Run:
         tower.transformer.load_state_dict(source.transformer.state_dict())
         return tower
 
+    def held_pictures(self) -> tuple[RetrievalSet, NDArray[np.float32]] | None:
+        """Pictures to measure recall on and their vectors, if there are any."""
+        pictures = self.lessons.held_pictures
+        if pictures is None:
+            return None
+        name = "held-pictures"
+        return pictures, picture_rows(self.encoder, pictures, name, self.folder, self.progress)
+
     def _hold(self) -> Hold:
         pictures, weight = self.lessons.pictures, self.recipe.hold
         if pictures is None:
@@ -267,7 +280,7 @@ class _Run:
             return HoldRows(rows, ROW_WEIGHT if weight is None else weight)
         return HoldPictures(
             pictures,
-            self._image_rows("pictures", pictures),
+            picture_rows(self.encoder, pictures, "pictures", self.folder, self.progress),
             self.checkpoint.tokenizer,
             self.encoder.logit_scale,
             seed=self.recipe.seed,
@@ -286,40 +299,16 @@ class _Run:
             ids = tokenizer.token_ids(texts.texts, self.copied.context_length)
             return Labelled(ids, targets, tokenizer, hold)
         key = repr((self.start, _digest(texts), tokenizer.contract, self.config.pooler))
-        states = _cached(
-            self.folder / f"states-{name}.npy", key, lambda: self._states(name, texts.texts)
+
+        def advance(done: int) -> None:
+            self.progress(f"states ({name})", done, len(texts))
+
+        states = kept(
+            self.folder / f"states-{name}.npy",
+            key,
+            lambda: pooled_states(self.encoder, self.model.head, texts.texts, advance),
         )
         return Labelled(states, targets, tokenizer)
-
-    @torch.inference_mode()
-    def _states(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Pooled states of the frozen tower, [n, width]."""
-        self.tower.eval()
-        found = np.empty((len(texts), self.tower.width), np.float32)
-        done = 0
-        for at, tokens in self.encoder.token_batches(texts, 256):
-            states, mask = self.tower.states(tokens)
-            found[at] = self.model.head.pool(states, mask).float().cpu().numpy()
-            done += len(at)
-            self.progress(f"states ({name})", done, len(texts))
-        return found
-
-    def _image_rows(self, name: str, pictures: RetrievalSet) -> NDArray[np.float32]:
-        every, done = len(pictures.image_ids), 0
-
-        def advance(number: int) -> None:
-            nonlocal done
-            done += number
-            self.progress(name, done, every)
-
-        key = repr((module_digest(self.checkpoint.model.visual), pictures.image_ids))
-        return _cached(
-            self.folder / f"{name}.npy",
-            key,
-            lambda: encode_images(
-                self.encoder, pictures.images, pictures.image_ids, on_progress=advance
-            )[0],
-        )
 
     def fit(self, callbacks: Sequence[TrainerCallback]) -> NDArray[np.float32]:
         """Train, or load the end of a finished run; logits of the validation texts."""
@@ -330,7 +319,7 @@ class _Run:
         shown = self.lessons.pictures
         made_by = (
             *(self.start, self.copied.context_length, data, self.config, self.recipe),
-            shown and _digest_pictures(shown),
+            shown and collection_digest(shown),
         )
         # it holds what of the tower learns; elsewhere the frozen tower is as it was
         run_stage(
@@ -370,34 +359,6 @@ class _Run:
             out[at] = self.model.logits(inputs)[0].float().cpu().numpy()
         return out
 
-    def retrieval(self) -> dict[str, float]:
-        """Recall of the text tower as it is now, by name, in [0, 1].
-
-        On pictures, where there are some to measure on. Else the validation texts look for their
-        own rows of before training: how often the right one is the nearest, and the mean cosine.
-        """
-        self.checkpoint.model.eval()
-        pictures = self.lessons.held_pictures
-        if pictures is not None:
-            texts = self.encoder.encode_text([text.text for text in pictures.texts])
-            if self.pictures is None:
-                self.pictures = self._image_rows("held-pictures", pictures)
-            found = measure(pictures, Encoded(texts, self.pictures, []), KS).by_direction
-            return {
-                f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
-            }
-        rows = self.encoder.encode_text(self.lessons.validation.texts)
-        first = self.original.setdefault("rows", rows)
-        places: dict[str, list[int]] = {}
-        for at, text in enumerate(self.lessons.validation.texts):
-            places.setdefault(text, []).append(at)
-        answers = [places[text] for text in self.lessons.validation.texts]
-        recall = retrieval(rows, first, answers, (1,)).recall[1]
-        return {
-            "own_row_recall@1": float(recall),
-            "own_row_cosine": float((rows * first).sum(1).mean()),
-        }
-
 
 def _check_start(start: Tokenizer, checkpoint: Checkpoint, recipe: ClassifierRecipe) -> None:
     if recipe.train != "copy":
@@ -417,29 +378,3 @@ def _check_start(start: Tokenizer, checkpoint: Checkpoint, recipe: ClassifierRec
 def _digest(texts: LabelledTexts) -> str:
     content = json.dumps([texts.texts, texts.labels]).encode()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _digest_pictures(pictures: RetrievalSet) -> str:
-    texts = [(text.text, text.image_ids) for text in pictures.texts]
-    content = repr((pictures.image_ids, texts)).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _cached(
-    file: Path, key: str, compute: Callable[[], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Read an array that was computed for the same key, or compute and keep it."""
-    stamp = file.with_suffix(".txt")
-    if file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == key:
-        kept: NDArray[np.float32] = np.load(file)
-        return kept
-    stamp.unlink(missing_ok=True)
-    found = compute()
-    if not np.isfinite(found).all():
-        raise DataError(
-            f"expected finite features for {file.name}, got NaN or infinity. Check the model."
-        )
-    with partial_file(file) as partial, partial.open("wb") as out:
-        np.save(out, found)
-    stamp.write_text(key, encoding="utf-8")
-    return found
