@@ -3,7 +3,8 @@
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -230,11 +231,12 @@ class CheckedTrainer(Trainer):
             raise ValueError("expected a validate function, got none. Give one to the trainer.")
         model = cast(nn.Module, self.model)
         model.eval()
-        if self.average is None:
-            metrics = self.validate()
-        else:
-            with self.average.in_place(model):
+        with _in_full_precision(model):
+            if self.average is None:
                 metrics = self.validate()
+            else:
+                with self.average.in_place(model):
+                    metrics = self.validate()
         model.train()
         return metrics
 
@@ -242,6 +244,7 @@ class CheckedTrainer(Trainer):
         """Train, from the last complete checkpoint in the folder if there is one."""
         last = last_checkpoint(Path(cast(str, self.args.output_dir)))
         self.train(resume_from_checkpoint=last)
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         if self.average is not None:
             self.average.load_into(cast(nn.Module, self.model))
 
@@ -259,6 +262,20 @@ class CheckedTrainer(Trainer):
                 f"expected room for a checkpoint in {folder.parent}, got {error}. "
                 f"Make room; the same command again {then}."
             ) from error
+
+
+@contextmanager
+def _in_full_precision(model: nn.Module) -> Iterator[None]:
+    """Lift accelerate's autocast from a model, meanwhile: what is measured is what gets saved."""
+    autocast, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if own is None or autocast is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = autocast
 
 
 class SampledTrainer(CheckedTrainer):
