@@ -33,7 +33,7 @@ from clip_text.allocator import keep_freed_memory
 from clip_text.checkpoints import load_checkpoint
 from clip_text.heads.classification import HeadConfig, targets_of
 from clip_text.heads.scores import score
-from clip_text.heads.texts import LabelledTexts, hold_out, labels_of, read_labelled_texts
+from clip_text.heads.texts import LabelledTexts, hold_out, labels_of, read_labelled_texts, without
 from clip_text.heads.token_heads import start_backbone
 from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
 from scripts.train_classifier import listening
@@ -141,6 +141,9 @@ def main(  # noqa: PLR0917  (its parameters are its options)
     model: Annotated[str, typer.Option("--model", "-m")] = "starter",
     start: Annotated[str | None, typer.Option(help="What mlm starts from: OUT/model.")] = None,
     context_length: Annotated[int, typer.Option(help="Tokens that mlm reads.")] = 64,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="Learn no text that --val holds, too.")
+    ] = False,
     epochs: Annotated[int, typer.Option(help="At most; three validations without a rise end.")] = 4,
     lr: Annotated[float | None, typer.Option(help="Suggested if not given.")] = None,
     seed: int = 0,
@@ -152,6 +155,8 @@ def main(  # noqa: PLR0917  (its parameters are its options)
     everything = read_labelled_texts(data)
     labels = labels_of(everything, multi_label=False)
     train, held = (everything, read_labelled_texts(val)) if val else hold_out(everything, hold)
+    if not val or unseen:
+        train = without(train, held)
     lessons = Lessons(thinned(train, QUICK if quick else texts), held)
     numbers = {"epochs": 1 if quick else epochs, "evaluations": 2 * epochs, "seed": seed}
     numbers |= {"learning_rate": lr} if lr else {}

@@ -19,6 +19,12 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
 SETTINGS, REPORT = "settings.json", "report.json"
 
 
+def run_folder(out: Path, given: Path | None, task: str, name: str) -> Path:
+    """Folder of a head's run: what was asked for, or one of its own in ``OUT.run``."""
+    own = task if name == task else f"{task}-{name}"
+    return given or out.with_name(out.name + ".run") / own
+
+
 def begin(folder: Path, settings: Mapping[str, Any], how: str = "") -> None:
     """Begin a run in a folder, or see that it holds the same.
 
@@ -45,6 +51,18 @@ def begin(folder: Path, settings: Mapping[str, Any], how: str = "") -> None:
             f"expected the run that {folder} holds, got another {', '.join(other)}. "
             f"Name another folder{how and ' '}{how}, or ask for the same to go on from there."
         )
+
+
+def check_export(folder: Path | None, report: object) -> None:
+    """Refuse to export into a folder that exists, but for a run that did so when it ended.
+
+    Raises:
+        FileExistsError: If it does.
+    """
+    from clip_text.checkpoints.files import check_new
+
+    if folder is not None and report is None:
+        check_new(folder)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

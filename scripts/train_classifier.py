@@ -20,7 +20,7 @@ if not __package__:  # run by path
 
 from .options import AsJson, Model
 from .output import err, named_bars, out, print_json
-from .runs import step_bar, write_report
+from .runs import check_export, finished, run_folder, step_bar, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from transformers import TrainerCallback
@@ -109,7 +109,8 @@ def command(
         Path | None, typer.Option(help="Picture of the confusion matrix; in the run's folder.")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run", help="Folder of the run's state; OUT.run if not given.")
+        Path | None,
+        typer.Option("--run", help="Folder of the run's state; OUT.run/classifier if not given."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +134,6 @@ def command(
         --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
     """
     from clip_text.checkpoints import load_checkpoint, save_checkpoint
-    from clip_text.checkpoints.files import check_new
     from clip_text.heads.export import check_exportable, export_head
     from clip_text.heads.texts import Columns
     from clip_text.heads.training import ClassifierRecipe
@@ -156,11 +156,13 @@ def command(
     copied = _start(train, start, checkpoint, context_length, random=random, seed=seed)
     pooler = checkpoint.config.pooler if pooler == "auto" else pooler
     config = _config(lessons, columns, several, pooler=pooler, form=form, dropout=dropout)
+    folder = run_folder(out_dir, run_dir, "classifier", name)
+    before = finished(folder)
+    check_export(export, before)
     if export:
-        check_new(export)
         backbone = copied[0].config if copied else checkpoint.config.backbone
         check_exportable(backbone.model_type, config)
-    folder = run_dir or out_dir.with_name(out_dir.name + ".run")
+    there = _heads_there(out_dir, checkpoint, before)
     if confusion:
         from .drawing import check_drawable
 
@@ -181,9 +183,12 @@ def command(
             progress=progress,
         )
     save_checkpoint(trained.checkpoint, out_dir)
-    if export:
+    _say_what_is_gone(there, out_dir)
+    if export and not export.exists():
         export_head(trained.checkpoint, trained.head, export)
     report = as_report(trained, lessons, recipe)
+    if before and trained.finished_before:
+        report["seconds"] = before["seconds"]
     write_report(folder, report)
     picture = _draw(trained, confusion or folder / CONFUSION)
     if as_json:
@@ -202,16 +207,27 @@ def _names(file: Path | None) -> tuple[str, ...]:
 def _read(
     data: Path, val: Path | None, number: int | None, seed: int, columns: "Columns"
 ) -> "tuple[Lessons, bool]":
-    from clip_text.heads.texts import hold_out, is_multi_label, labels_of, read_labelled_texts
+    from clip_text.heads.texts import (
+        hold_out,
+        is_multi_label,
+        labels_of,
+        read_labelled_texts,
+        without,
+    )
     from clip_text.heads.training import Lessons
 
     texts = read_labelled_texts(data, columns)
     several = is_multi_label(columns, texts)
     labels_of(texts, multi_label=several)  # one class alone is refused before it is split
     if val is not None:
-        return Lessons(texts, read_labelled_texts(val, columns)), several
+        held = read_labelled_texts(val, columns)
+        known = len(texts) - len(without(texts, held))
+        if known:
+            err.print(f"{known:,} of the texts to learn are in {val}, too", soft_wrap=True)
+        return Lessons(texts, held), several
     number = number or min(MOST_HELD_OUT, max(1, len(texts) // 10))
-    return Lessons(*hold_out(texts, number, seed)), several
+    learnt, held = hold_out(texts, number, seed)
+    return Lessons(without(learnt, held), held), several
 
 
 def _config(
@@ -224,7 +240,7 @@ def _config(
     from clip_text.heads.texts import check_known, labels_of
 
     labels = columns.names or labels_of(lessons.train, multi_label=several)
-    check_known(lessons.validation, labels)
+    check_known(lessons.validation, labels, multi_label=several)
     return HeadConfig(labels=labels, multi_label=several, **form)
 
 
@@ -282,6 +298,36 @@ def _start(
     return found
 
 
+def _heads_there(out: Path, checkpoint: "Checkpoint", before: dict[str, Any] | None) -> set[str]:
+    """Name the heads in OUT; refuse it if it holds other towers than the model's.
+
+    Unless this run put them there, as joint training does.
+    """
+    from clip_text import Encoder
+    from clip_text.checkpoints import CONFIG_FILE, load_checkpoint
+    from clip_text.errors import ClipTextError
+
+    if not (out / CONFIG_FILE).exists():
+        return set()
+    held = Encoder(load_checkpoint(out))
+    ours = {Encoder(checkpoint).fingerprint, before and before.get("fingerprint")}
+    if held.fingerprint not in ours:
+        raise ClipTextError(
+            f"expected the towers of the model in {out}, or nothing, got others. Name another "
+            f"folder, or put the head on those by -m {out}."
+        )
+    return {*held.heads, *held.token_heads}
+
+
+def _say_what_is_gone(before: set[str], out: Path) -> None:
+    from clip_text.checkpoints import load_checkpoint
+
+    if before:
+        now = load_checkpoint(out)
+        for name in sorted(before - {*now.heads, *now.token_heads}):
+            err.print(f"head {name} is gone: it read the text tower as it was. Train it anew.")
+
+
 def _say_what_is_cut(
     lessons: "Lessons", checkpoint: "Checkpoint", copied: "tuple[TextTower, Tokenizer] | None"
 ) -> None:
@@ -314,6 +360,8 @@ def as_report(trained: "Trained", lessons: "Lessons", recipe: "ClassifierRecipe"
     """Give the figures by name, shares in [0, 1]."""
     from dataclasses import asdict
 
+    from clip_text import Encoder
+
     scores, calibration = trained.scores, trained.calibration
     report: dict[str, Any] = {
         "train": recipe.train,
@@ -325,6 +373,7 @@ def as_report(trained: "Trained", lessons: "Lessons", recipe: "ClassifierRecipe"
         **asdict(calibration),
         "seed": recipe.seed,
         "seconds": round(trained.seconds, 1),
+        "fingerprint": Encoder(trained.checkpoint).fingerprint,
     }
     report |= {f"before_{name}": value for name, value in trained.retrieval_before.items()}
     report |= {f"after_{name}": value for name, value in trained.retrieval_after.items()}

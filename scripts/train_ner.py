@@ -23,10 +23,12 @@ if not __package__:  # run by path
 from .curves import CURVES, draw_course
 from .options import AsJson, Model
 from .output import err, out, print_json
-from .runs import begin, finished, fit, place_towers, write_report
+from .runs import begin, check_export, finished, fit, place_towers, run_folder, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.tagged_text import TaggedText, TaggedTexts
+    from clip_text.tokenizer import Tokenizer
+    from clip_text.towers import TextTower
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 CONFUSION = "confusion.png"
@@ -65,7 +67,8 @@ def command(
         Path | None, typer.Option(help="Write a plain AutoModelForTokenClassification here, too.")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run", help="Folder of the run's state; OUT.run if not given.")
+        Path | None,
+        typer.Option("--run", help="Folder of the run's state; OUT.run/ner if not given."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,19 +83,30 @@ def command(
 
         clip-text train ner msra.txt --texts 4000 --out my-model -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.heads.files import check_name
+    from clip_text.features import module_digest
+    from clip_text.heads.files import check_name, head_folder
+    from clip_text.heads.token_heads import start_backbone
 
     check_name(name)
     train, validation = _read(data, val, texts, seed)
-    settings = {"model": model, "random": random, "texts": _digest(train, validation)}
+    tower, tokenizer = start_backbone(model, context_length, random=random, seed=seed)
+    settings = {
+        "name": name,
+        "model": module_digest(tower),
+        "random": random,
+        "texts": _digest(train, validation),
+    }
     settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}
     settings |= {"learning_rate": learning_rate, "context_length": context_length}
     settings |= {"overlap": overlap}
-    folder = run_dir or out_dir.with_name(out_dir.name + ".run")
+    folder = run_folder(out_dir, run_dir, "ner", name)
     begin(folder, settings, "by --run")
     report = finished(folder)
-    if report is None:
-        report = _run(train, validation, settings, folder, out_dir, name)
+    check_export(export, report)
+    place = head_folder(out_dir, name)
+    if report is None or Path(report["head"]) != place or not place.exists():
+        start = (tower, tokenizer)
+        report = _run(train, validation, start, model, settings, folder, out_dir)
         write_report(folder, report)
     if export is not None and not export.exists():
         from clip_text.heads.entities import load_entities
@@ -107,16 +121,16 @@ def command(
 def _run(
     train: "TaggedTexts",
     validation: "TaggedTexts",
+    start: "tuple[TextTower, Tokenizer]",
+    model: str,
     settings: dict[str, Any],
     folder: Path,
     out_dir: Path,
-    name: str,
 ) -> dict[str, Any]:
     import torch
 
     from clip_text.evaluation.entities import entity_confusion, entity_scores
     from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
-    from clip_text.heads.token_heads import start_backbone
     from clip_text.training.heads_tokens import (
         HeadRecipe,
         count_unreachable,
@@ -125,12 +139,7 @@ def _run(
     )
 
     chosen = {key: settings[key] for key in ("epochs", "patience", "batch_size", "seed")}
-    tower, tokenizer = start_backbone(
-        settings["model"],
-        settings["context_length"],
-        random=settings["random"],
-        seed=settings["seed"],
-    )
+    tower, tokenizer = start
     rate = settings["learning_rate"] or suggested_rate(tower.width)
     types = tuple(train.labels)
     with torch.random.fork_rng(devices=[]):
@@ -160,8 +169,8 @@ def _run(
     overall, by_type = entity_scores(truth, found)
     draw_course(folder, "f1", folder / CURVES)
     _draw_confusion(entity_confusion(truth, found, types), types, overall.f1, folder)
-    place_towers(settings["model"], out_dir, alone=settings["random"])
-    place = recognizer.save(out_dir, name)
+    place_towers(model, out_dir, alone=settings["random"])
+    place = recognizer.save(out_dir, settings["name"])
     scores = asdict(overall) | {"types": {label: asdict(each) for label, each in by_type.items()}}
     return {**scores, **counts, **report, "learning_rate": rate, "head": str(place)}
 
@@ -186,10 +195,15 @@ def _read(
     if val is None:
         number = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(shuffled))))
         held, shuffled = shuffled[:number], shuffled[number:]
-        validation = TaggedTexts(held)
+        drawn = shuffled[: texts or len(shuffled)]
+        known = {each.label for text in drawn for each in text.entities}
+        rare = [text for text in held if any(each.label not in known for each in text.entities)]
+        # a type that was drawn for validation alone is to be learnt
+        learnt = TaggedTexts([*drawn, *rare], train.repaired)
+        validation = TaggedTexts([text for text in held if text not in rare])
     else:
         validation = read_tagged(val)
-    learnt = TaggedTexts(shuffled[: texts or len(shuffled)], train.repaired)
+        learnt = TaggedTexts(shuffled[: texts or len(shuffled)], train.repaired)
     if not learnt.labels:
         raise DataError(f"expected entities to learn from in {data}, got none. Tag some.")
     check_labels(validation, learnt.labels)

@@ -20,10 +20,12 @@ if not __package__:  # run by path
 from .curves import CURVES, draw_course
 from .options import AsJson, Model
 from .output import err, out, print_json
-from .runs import begin, finished, fit, place_towers, write_report
+from .runs import begin, check_export, finished, fit, place_towers, run_folder, write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.questions import Question, Questions
+    from clip_text.tokenizer import Tokenizer
+    from clip_text.towers import TextTower
 
 HELD_OUT = 0.1
 PICTURES = (("curves", CURVES),)
@@ -69,7 +71,8 @@ def command(
         Path | None, typer.Option(help="Write a plain AutoModelForQuestionAnswering here, too.")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run", help="Folder of the run's state; OUT.run if not given.")
+        Path | None,
+        typer.Option("--run", help="Folder of the run's state; OUT.run/qa if not given."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -86,19 +89,30 @@ def command(
         clip-text train qa cmrc2018_train.json --mend --out my-model
         -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.heads.files import check_name
+    from clip_text.features import module_digest
+    from clip_text.heads.files import check_name, head_folder
+    from clip_text.heads.token_heads import start_backbone
 
     check_name(name)
     train, validation = _read(data, val, val_questions, seed, mend=mend)
-    settings = {"model": model, "random": random, "questions": _digest(train, validation)}
+    tower, tokenizer = start_backbone(model, context_length, random=random, seed=seed)
+    settings = {
+        "name": name,
+        "model": module_digest(tower),
+        "random": random,
+        "questions": _digest(train, validation),
+    }
     settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}
     settings |= {"learning_rate": learning_rate, "context_length": context_length}
     settings |= {"overlap": overlap, "longest": longest}
-    folder = run_dir or out_dir.with_name(out_dir.name + ".run")
+    folder = run_folder(out_dir, run_dir, "qa", name)
     begin(folder, settings, "by --run")
     report = finished(folder)
-    if report is None:
-        report = _run(train, validation, settings, folder, out_dir, name)
+    check_export(export, report)
+    place = head_folder(out_dir, name)
+    if report is None or Path(report["head"]) != place or not place.exists():
+        start = (tower, tokenizer)
+        report = _run(train, validation, start, model, settings, folder, out_dir)
         write_report(folder, report)
     if export is not None and not export.exists():
         from clip_text.heads.answers import load_answers
@@ -113,15 +127,15 @@ def command(
 def _run(
     train: "Questions",
     validation: "Questions",
+    start: "tuple[TextTower, Tokenizer]",
+    model: str,
     settings: dict[str, Any],
     folder: Path,
     out_dir: Path,
-    name: str,
 ) -> dict[str, Any]:
     import torch
 
     from clip_text.heads.answers import AnswerFinder, AnswerHead
-    from clip_text.heads.token_heads import start_backbone
     from clip_text.training.heads_answers import (
         answer_lessons,
         answer_trainer,
@@ -131,12 +145,7 @@ def _run(
     from clip_text.training.heads_tokens import HeadRecipe, suggested_rate
 
     chosen = {key: settings[key] for key in ("epochs", "patience", "batch_size", "seed")}
-    tower, tokenizer = start_backbone(
-        settings["model"],
-        settings["context_length"],
-        random=settings["random"],
-        seed=settings["seed"],
-    )
+    tower, tokenizer = start
     rate = settings["learning_rate"] or suggested_rate(tower.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
@@ -166,8 +175,8 @@ def _run(
     )
     best = find_best(finder, validation.questions)
     threshold, scores = fit_threshold(validation.questions, best)
-    place_towers(settings["model"], out_dir, alone=settings["random"])
-    place = finder.with_threshold(threshold).save(out_dir, name)
+    place_towers(model, out_dir, alone=settings["random"])
+    place = finder.with_threshold(threshold).save(out_dir, settings["name"])
     draw_course(folder, "f1", folder / CURVES)
     figures = asdict(scores) | {"threshold": threshold, "learning_rate": rate}
     return {**figures, **counts, **report, "head": str(place)}

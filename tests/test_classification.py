@@ -1,6 +1,7 @@
 """Classification heads: trained three ways, calibrated, saved, classified by one pass."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -225,17 +226,25 @@ def test_saved_beside_the_tower(train, dtype, tmp_path):
 
 
 def test_a_head_of_another_backbone_is_refused(tmp_path):
-    save_checkpoint(with_head(), tmp_path)
-    save_checkpoint(tiny_checkpoint(seed=1), tmp_path)
+    for name, pair in (("mine", with_head()), ("other", tiny_checkpoint(seed=1))):
+        save_checkpoint(pair, tmp_path / name)
+    shutil.copytree(tmp_path / "mine" / "heads", tmp_path / "other" / "heads")
     with pytest.raises(CheckpointError, match="expected a head trained on this model's backbone"):
-        load_checkpoint(tmp_path)
-    (tmp_path / "heads" / "kind" / "head.json").write_text('{"task": "unheard-of"}')
-    assert load_checkpoint(tmp_path).heads == {}
-    (tmp_path / "heads" / "kind" / "head.json").write_text('{"task": "classification"}')
+        load_checkpoint(tmp_path / "other")
+    (tmp_path / "other" / "heads" / "kind" / "head.json").write_text('{"task": "unheard-of"}')
+    assert load_checkpoint(tmp_path / "other").heads == {}
+    (tmp_path / "other" / "heads" / "kind" / "head.json").write_text('{"task": "classification"}')
     with pytest.raises(CheckpointError, match=r"expected a complete checkpoint in .*KeyError"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path / "other")
     with pytest.raises(CheckpointError, match="expected a head's name that can name a folder"):
         train_classifier(shared_checkpoint(), LESSONS, CONFIG, recipe("head"), tmp_path, name="a/b")
+    # saving other towers there leaves no such head behind, but what it does not know
+    unknown = tmp_path / "mine" / "heads" / "theirs" / "head.json"
+    unknown.parent.mkdir()
+    unknown.write_text('{"task": "unheard-of"}')
+    save_checkpoint(tiny_checkpoint(seed=1), tmp_path / "mine")
+    assert load_checkpoint(tmp_path / "mine").heads == {}
+    assert unknown.exists()
 
 
 @pytest.mark.parametrize("form", ["linear", "bert"])

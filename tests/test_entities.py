@@ -331,12 +331,10 @@ def lesson(text):
     return read_like(text, *sorted(at))
 
 
-def make_trainer(folder, epochs=3, callbacks=(), times=1):
+def make_trainer(folder, epochs=3, callbacks=(), times=1, *, bf16=False):
     found = recognizer(types=("LOC", "PER"))
     found.head.out.weight.data /= 40
-    recipe = HeadRecipe(
-        epochs=epochs, batch_size=3, learning_rate=3e-3, patience=epochs, bf16=False
-    )
+    recipe = HeadRecipe(epochs=epochs, batch_size=3, learning_rate=3e-3, patience=epochs, bf16=bf16)
     texts = [lesson(text) for text in TEXTS]
     trainer = entity_trainer(found, texts * times, texts, recipe, folder, callbacks=callbacks)
     return found, trainer
@@ -500,8 +498,8 @@ def test_the_command(run, tmp_path, tiny_folder):
     assert code == 0, stderr
     assert f"{100 * report['f1']:.1f}" in stdout
     for picture in ("curves.png", "confusion.png"):
-        assert str(tmp_path / "out.run" / picture) in stdout
-        assert (tmp_path / "out.run" / picture).stat().st_size > 5000
+        assert str(tmp_path / "out.run" / "ner" / picture) in stdout
+        assert (tmp_path / "out.run" / "ner" / picture).stat().st_size > 5000
     code, _, stderr = run(*arguments, "--seed", 3)
     assert code == 1
     assert "seed. Name another folder" in stderr

@@ -148,9 +148,9 @@ def test_the_command(arguments, run, tmp_path):
     encoder = Encoder.from_pretrained(tmp_path / "model", device="cpu")
     assert encoder.classify(["红色的狗"])[0].label in ("动物", "植物")
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").num_labels == 2
-    assert json.loads((tmp_path / "model.run" / "report.json").read_text()) == report
+    assert json.loads((tmp_path / "model.run" / "classifier" / "report.json").read_text()) == report
     pytest.importorskip("matplotlib")
-    assert (tmp_path / "model.run" / "confusion.png").stat().st_size > 5000
+    assert (tmp_path / "model.run" / "classifier" / "confusion.png").stat().st_size > 5000
 
 
 def test_the_command_in_words_with_a_validation_file_and_several_labels(arguments, run, tmp_path):

@@ -82,6 +82,9 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder; an older one there stays whole until the new one is complete.
 
+    Heads that lie there already stay beside the new towers, but for those that read the states of
+    another text tower.
+
     Args:
         checkpoint: What to write.
         folder: Created with its parents.
@@ -105,6 +108,10 @@ def save_checkpoint(
             from clip_text.heads.tasks import save_token_heads  # noqa: PLC0415  (so does this)
 
             save_token_heads(checkpoint.token_heads, partial, dtype)
+    if (folder / "heads").is_dir():
+        from clip_text.heads.files import drop_readers_of_another  # noqa: PLC0415  (and this)
+
+        drop_readers_of_another(folder, checkpoint.model.text, dtype)
 
 
 def _tower_config(raw: Mapping[str, Any], backbone: PreTrainedConfig) -> TowerConfig:

@@ -6,6 +6,7 @@ heads/NAME/config.json        configuration of that backbone, as transformers.Au
 """
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +97,29 @@ def heads_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     places = sorted((folder / FOLDER).glob(f"*/{CONFIG}"))
     # what a process that was killed left half written is no head
     return [(each.parent, read_json(each)) for each in places if each.parent.suffix != PARTIAL]
+
+
+def head_folder(folder: Path, name: str) -> Path:
+    """Where a head of a name lies in a checkpoint's folder."""
+    return folder / FOLDER / name
+
+
+def drop_readers_of_another(folder: Path, tower: TextTower, dtype: torch.dtype) -> None:
+    """Delete heads in a checkpoint's folder that read the states of another text tower.
+
+    They would be refused with the one that was just written there. Others stay.
+    """
+    shared = [
+        (place, about)
+        for place, about in heads_in(folder)
+        if about.get("task") == TASK and about.get("backbone") != "own"
+    ]
+    if not shared:
+        return
+    ours = backbone_digest(tower, dtype)
+    for place, about in shared:
+        if about.get("backbone") != ours:
+            shutil.rmtree(place)
 
 
 def check_name(name: str) -> None:

@@ -122,14 +122,19 @@ def labels_of(texts: LabelledTexts, *, multi_label: bool) -> tuple[str, ...]:
     return found
 
 
-def check_known(texts: LabelledTexts, labels: Sequence[str]) -> None:
-    """Refuse texts with a label that was not trained.
+def check_known(texts: LabelledTexts, labels: Sequence[str], *, multi_label: bool) -> None:
+    """Refuse texts with a label that was not trained, or several where one was.
 
     Raises:
         DataError: Naming the first line with one.
     """
     known = set(labels)
     for of_text, place in zip(texts.labels, texts.places, strict=True):
+        if not multi_label and len(of_text) != 1:
+            raise DataError(
+                f"expected one label, as all training texts have, in {place}, got "
+                f"{len(of_text)}. Mend the line, or name a --separator."
+            )
         for label in of_text:
             if label not in known:
                 some = ", ".join(list(labels)[:_EXAMPLES])
@@ -139,10 +144,18 @@ def check_known(texts: LabelledTexts, labels: Sequence[str]) -> None:
                 )
 
 
+def without(texts: LabelledTexts, others: LabelledTexts) -> LabelledTexts:
+    """Leave out texts that others hold, too: what was learnt by heart tells nothing."""
+    known = set(others.texts)
+    return texts.take([at for at, text in enumerate(texts.texts) if text not in known])
+
+
 def hold_out(
     texts: LabelledTexts, number: int, seed: int = 0
 ) -> tuple[LabelledTexts, LabelledTexts]:
     """Hold some texts out, drawn at random; both parts stay in the file's order.
+
+    A label that would be held out whole stays: its texts do.
 
     Raises:
         DataError: If that leaves nothing to learn from.
@@ -153,6 +166,8 @@ def hold_out(
             f"got {number}. Hold out fewer, or give a validation file."
         )
     chosen = set(random.Random(seed).sample(range(len(texts)), number))  # noqa: S311
+    known = {label for at, of in enumerate(texts.labels) if at not in chosen for label in of}
+    chosen -= {at for at in chosen if not known.issuperset(texts.labels[at])}
     rest = [at for at in range(len(texts)) if at not in chosen]
     return texts.take(rest), texts.take(sorted(chosen))
 

@@ -142,6 +142,7 @@ class Trained:
         retrieval_before: With ``joint``, recall by name, in [0, 1], before the first step.
         retrieval_after: The same at the end.
         seconds: Of training, reading the tower's states included.
+        finished_before: Whether nothing was left to do.
     """
 
     checkpoint: Checkpoint
@@ -151,6 +152,7 @@ class Trained:
     logits: NDArray[np.float32]
     targets: NDArray[np.int64]
     seconds: float
+    finished_before: bool = False
     retrieval_before: dict[str, float] = field(default_factory=dict)
     retrieval_after: dict[str, float] = field(default_factory=dict)
 
@@ -189,8 +191,8 @@ def train_classifier(
         NonFiniteLossError: If the loss is no number any more.
     """
     check_name(name)
-    check_known(lessons.train, config.labels)
-    check_known(lessons.validation, config.labels)
+    for texts in (lessons.train, lessons.validation):
+        check_known(texts, config.labels, multi_label=config.multi_label)
     started = time.monotonic()
     if start is not None:
         _check_start(start[1], checkpoint, recipe)
@@ -220,6 +222,7 @@ def train_classifier(
         logits=logits,
         targets=run.held_targets,
         seconds=time.monotonic() - started,
+        finished_before=run.finished_before,
         retrieval_before=before,
         retrieval_after=after,
     )
@@ -298,7 +301,8 @@ class _Run:
         if self.recipe.train != "head":
             ids = tokenizer.token_ids(texts.texts, self.copied.context_length)
             return Labelled(ids, targets, tokenizer, hold)
-        key = repr((self.start, _digest(texts), tokenizer.contract, self.config.pooler))
+        cut = self.copied.context_length
+        key = repr((self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler))
 
         def advance(done: int) -> None:
             self.progress(f"states ({name})", done, len(texts))
@@ -322,7 +326,7 @@ class _Run:
             shown and collection_digest(shown),
         )
         # it holds what of the tower learns; elsewhere the frozen tower is as it was
-        run_stage(
+        self.finished_before = not run_stage(
             self.model,
             place,
             repr(made_by),
