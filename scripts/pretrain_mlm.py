@@ -240,8 +240,10 @@ def mlm(
     options = {"fields": listed(fields) or (), "line_documents": line_documents}
     processes = join_processes()
     main = processes.is_main_process
-    with processes.main_process_first():  # the others find the text in the cache
+    with processes.main_process_first():  # the others find it all in the cache
         learnt, held = read(texts, val or [], own, cache, held_out, user_dict=user_dict, **options)
+        for each in (learnt, held):
+            each.sequences(recipe.context_length, recipe.packing)
     asked: dict[str, Any] = {"model": from_scratch or model, "learnt": learnt.path.parent.name}
     asked |= {} if dropout is None else {"dropout": dropout}
     asked |= {"held": held.path.parent.name}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from clip_text.checkpoints.parts import positions
 from clip_text.data.corpus import tokenise
 from clip_text.errors import CheckpointError, DataError
 from clip_text.tokenizer import Tokenizer
+from clip_text.training import trainer as training
 from clip_text.training.masked_lm import (
     MaskedLMTrainer,
     Perplexity,
@@ -475,6 +477,24 @@ def test_the_command_trains_resumes_and_reports(run, corpus):
     code, out, _ = run(*asked(corpus))
     assert "of the masked tokens right" in out
     assert "(its head was new)" in out
+
+
+def test_the_main_process_packs_before_the_others_look(run, corpus, monkeypatch):
+    class Processes:
+        is_main_process = True
+
+        @contextmanager
+        def main_process_first(self):
+            yield
+            packed = sorted(
+                each.parent.name for each in corpus.parent.rglob("sequences-16-document")
+            )
+            assert packed == ["held", "learnt"]
+            raise PowerCut
+
+    monkeypatch.setattr(training, "join_processes", Processes)
+    with pytest.raises(PowerCut):
+        run(*asked(corpus))
 
 
 def test_the_command_tells_what_is_wrong(run, corpus):

@@ -1,6 +1,11 @@
 """Text files to sequences: reading, tokenising once, packing."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,6 +268,112 @@ def test_nothing_half_written_is_left(tmp_path):
     with pytest.raises(DataError, match="line 19"):
         tokens_of(tmp_path)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+RACE = """
+import sys
+from pathlib import Path
+from models import tiny_tokenizer
+from clip_text.data.corpus import tokenise
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+learnt, _ = tokenise([folder / "a.txt"], tiny_tokenizer(12), folder / "cache")
+print("tokens", flush=True)
+sys.stdin.readline()
+print(len(learnt.ids), int(learnt.ids.sum()), len(learnt.sequences(12)), flush=True)
+"""
+
+
+def test_processes_that_race_get_the_same(tmp_path):
+    (tmp_path / "a.txt").write_text("红色的狗在草地上跑。\n小猫\n\n" * 8_000, encoding="utf-8")
+    root = Path(__file__).parents[1]
+    known = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, tmp_path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=known,
+        )
+        for _ in range(2)
+    ]
+    said = []
+    try:
+        for _ in range(2):  # they tokenise at once, then they pack at once
+            said.append([racer.stdout.readline() for racer in racers])
+            for racer in racers:
+                racer.stdin.write("go\n")
+                racer.stdin.flush()
+        ends = [racer.communicate(timeout=120)[0] for racer in racers]
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.wait()
+    assert said == [["ready\n"] * 2, ["tokens\n"] * 2]
+    learnt, _ = tokens_of(tmp_path)  # of the cache
+    whole = f"{len(learnt.ids)} {learnt.ids.sum()} {len(learnt.sequences(12))}\n"
+    assert ends == [whole] * 2
+    assert len(learnt.ids) == 12 * 8_000
+    # only the first one's is left
+    assert [each.name for each in (tmp_path / "cache").iterdir()] == [learnt.path.parent.name]
+    assert {each.name for each in learnt.path.iterdir()} == {
+        "ids",
+        "flags",
+        "sequences-12-document",
+    }
+
+
+def test_a_slower_process_uses_what_the_faster_one_made(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("红色的狗\n\n猫", encoding="utf-8")
+    faster = []
+
+    def overtaken(*_):
+        if not faster:
+            faster.append(None)
+            found, _ = tokens_of(tmp_path)
+            faster[:] = [found.path / "ids", (found.path / "ids").stat()]
+
+    learnt, _ = tokens_of(tmp_path, on_progress=overtaken)
+    assert faster[0] == learnt.path / "ids"
+    assert os.path.samestat(faster[1], faster[0].stat())  # nothing was put in its place
+    real, other = corpus.pack, []
+
+    def slow(*arguments):
+        monkeypatch.setattr(corpus, "pack", real)
+        learnt.sequences(12)
+        other.append((learnt.path / "sequences-12-document").stat())
+        return real(*arguments)
+
+    monkeypatch.setattr(corpus, "pack", slow)
+    assert learnt.sequences(12).tolist() == [[0, 4, 6], [4, 5, 3]]
+    assert os.path.samestat(other[0], (learnt.path / "sequences-12-document").stat())
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list(learnt.path.iterdir())) == 3
+
+
+def test_what_killed_processes_left_goes_after_a_day(tmp_path):
+    (tmp_path / "a.txt").write_text("红色的狗\n\n猫", encoding="utf-8")
+    learnt, _ = tokens_of(tmp_path)
+    key, day = learnt.path.parent, time.time() - 25 * 3600
+    left = [key.with_name(f"{key.name}.{name}partial") for name in ("old.", "", "growing.", "new.")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "ids").write_bytes(b"")
+    for path in [*left[:3], left[0] / "ids", left[1] / "ids"]:
+        os.utime(path, (day, day))
+    other = key.with_name("another.old.partial")
+    other.mkdir()
+    os.utime(other, (day, day))
+    packed = [learnt.path / f"sequences-12-document.{name}.partial" for name in ("old", "new")]
+    for file in packed:
+        file.write_bytes(b"")
+    os.utime(packed[0], (day, day))
+    tokens_of(tmp_path)[0].sequences(12)
+    assert [each.exists() for each in left] == [False, False, True, True]
+    assert [each.exists() for each in packed] == [False, True]
+    assert other.exists()  # of another text
 
 
 def test_held_out_documents_are_whole_and_equal_ones_stay_together(tmp_path):

@@ -3,8 +3,11 @@
 import hashlib
 import itertools
 import json
+import shutil
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.checkpoints.files import partial_file, partial_folder, write_json
+from clip_text.checkpoints.files import write_json
 from clip_text.data.masking import Segmenter, word_starts
 from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, Bits, Packing, pack
 from clip_text.data.plain_text import STOPS, Line, read_lines
@@ -23,6 +26,8 @@ from clip_text.tokenizer.contracts import PREPARE, origins, pipeline, valid_unic
 _VERSION = 1
 _BATCH = 1 << 18
 """Characters that are tokenised together."""
+_STALE = 24 * 3600.0
+"""Seconds; what was left half-written and has not grown for so long is of a process that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,10 @@ class Tokens:
     def sequences(self, context_length: int, packing: Packing = "document") -> NDArray[np.int64]:
         """Pack them, once; begin, end and length of each sequence, [n, 3], mapped from a file."""
         file = self.path / f"sequences-{context_length}-{packing}"
+        _remove_stale(file)
         if not file.is_file():
             packed = pack(self.flags, context_length, packing)
-            with partial_file(file) as partial, partial.open("wb") as out:
+            with _first_to_end(file) as partial, partial.open("wb") as out:
                 while some := list(itertools.islice(packed, 10_000)):
                     np.array(some, np.int64).tofile(out)
         return np.memmap(file, np.int64, "r").reshape(-1, 3)
@@ -129,6 +135,7 @@ def tokenise(
     """Tokenise files of text, or find what that gave before.
 
     Memory does not grow with the text. The result is kept under the digest of all it depends on.
+    Processes that ask for the same at once each do the work, and use what the first of them made.
 
     Args:
         files: As :func:`~clip_text.data.plain_text.text_files` lists them.
@@ -155,10 +162,12 @@ def tokenise(
         with file.open("rb") as content:
             key.update(hashlib.file_digest(content, "blake2b").digest())
     folder = cache / key.hexdigest()
-    if not (folder / "made.json").is_file():
+    _remove_stale(folder)
+    if not folder.exists():
         annotate = Annotator(tokenizer, Segmenter(user_dict))
         dtype = np.uint16 if tokenizer.vocab_size < 1 << 16 else np.uint32
-        with partial_folder(folder) as partial, ExitStack() as stack:
+        with _first_to_end(folder) as partial, ExitStack() as stack:
+            partial.mkdir()
             sides = [_Writer(partial / name, dtype, stack) for name in ("learnt", "held")]
             source = _all_lines(files, fields, line_documents, on_progress)
             _write(source, annotate, sides, held_out, seed)
@@ -176,6 +185,43 @@ def tokenise(
             "document, name a file to validate on, or get more text."
         )
     return learnt, held
+
+
+@contextmanager
+def _first_to_end(place: Path) -> Iterator[Path]:
+    """Write a file or a folder that other processes may be writing as well, with equal contents.
+
+    Gives a path beside ``place`` that nobody else has. At the end it becomes ``place``, whole.
+    Where another process was first, what that one made stays, as it may be in use.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    own = place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield own
+        if not place.exists():
+            try:
+                own.rename(place)
+            except OSError:
+                if not place.exists():  # else another was first, just now
+                    raise
+    finally:
+        _remove(own)
+
+
+def _remove_stale(place: Path) -> None:
+    """Remove what processes that were killed had begun to write for a place."""
+    for partial in place.parent.glob(f"{place.name}.*partial"):
+        with suppress(OSError):  # another process removes it, too
+            touched = max(each.stat().st_mtime for each in [partial, *partial.rglob("*")])
+            if time.time() - touched > _STALE:
+                _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _open(folder: Path, dtype: str, tokens: int, documents: int) -> Tokens:
