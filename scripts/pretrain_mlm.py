@@ -194,6 +194,10 @@ def mlm(
     ] = "document",
     share: Annotated[float, typer.Option(help="Of the tokens, to be guessed.")] = 0.15,
     evaluations: Annotated[int, typer.Option(min=1, help="How often to validate.")] = 10,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Validations without a better one that end it; its end if none."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of head, masks, order and dropout.")] = 0,
     cache: Annotated[Path, typer.Option(help="Folder for tokenised text.")] = CACHE,
     as_json: AsJson = False,
@@ -235,6 +239,7 @@ def mlm(
         share=share,
         seed=seed,
         evaluations=evaluations,
+        patience=patience,
         **numbers,
     )
     options = {"fields": listed(fields) or (), "line_documents": line_documents}
@@ -247,8 +252,10 @@ def mlm(
     asked: dict[str, Any] = {"model": from_scratch or model, "learnt": learnt.path.parent.name}
     asked |= {} if dropout is None else {"dropout": dropout}
     asked |= {"held": held.path.parent.name}
+    # what is not given stays out, so that runs of before there was the option go on
+    asked |= {name: value for name, value in asdict(recipe).items() if value is not None}
     if main:
-        begin(folder, asked | asdict(recipe))
+        begin(folder, asked)
     report = finished(folder)
     if report is None:
         done = run(network, own, learnt, held, recipe, folder, main=main)

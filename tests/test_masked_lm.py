@@ -327,6 +327,20 @@ def test_norms_and_biases_do_not_decay(texts, tmp_path):
     assert len(names) == len(decayed["params"]) + len(plain["params"])
 
 
+def test_patience_ends_a_run_that_gets_no_better(texts, tmp_path):
+    """Perplexities that are told, not measured: the third is the best, two more are waited for."""
+    ends = {}
+    for patience in (None, 2, 4):
+        recipe = a_recipe(epochs=2, evaluations=8, patience=patience)
+        trainer = a_trainer(texts, recipe, tmp_path / str(patience))
+        said = iter([9.0, 8.0, 5.0, 6.0, 5.0, 4.0, 4.5, 4.5, 4.5, 4.5])
+        trainer.validate = lambda said=said: {"perplexity": next(said)}
+        trainer.fit()
+        every, best = trainer.args.eval_steps, trainer.state.best_model_checkpoint
+        ends[patience] = (trainer.state.global_step / every, int(best.rpartition("-")[2]) / every)
+    assert ends == {None: (9, 6), 2: (5, 3), 4: (9, 6)}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -335,6 +349,7 @@ def test_norms_and_biases_do_not_decay(texts, tmp_path):
         ({"share": 1.0}, "share to be a share between 0 and 1"),
         ({"context_length": 2}, "context_length to be 3 or more"),
         ({"warmup": 1.0}, "warmup to be a share below 1"),
+        ({"patience": 0}, "patience to be 1 or more, got 0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_told(changes, told):
@@ -467,6 +482,7 @@ def test_the_command_trains_resumes_and_reports(run, corpus):
     assert "before" in err
     assert load_text_tower(report["model"], 8).tower.width == 128
     out_folder = corpus.parent / "out"
+    assert "patience" not in json.loads((out_folder / "settings.json").read_text())
     assert (out_folder / "run" / "metrics.jsonl").is_file()
     # the same again is done already; another one is refused
     code, out, _ = run(*asked(corpus, "--json"))
@@ -474,6 +490,9 @@ def test_the_command_trains_resumes_and_reports(run, corpus):
     code, _, err = run(*asked(corpus, "--learning-rate", "1e-5"))
     assert code == 1
     assert "got another learning_rate" in err
+    code, _, err = run(*asked(corpus, "--patience", 1))
+    assert code == 1
+    assert "got another patience" in err
     code, out, _ = run(*asked(corpus))
     assert "of the masked tokens right" in out
     assert "(its head was new)" in out

@@ -96,12 +96,14 @@ class EarlyStop(TrainerCallback):
     count that begins anew.
 
     Args:
-        metric: Higher is better.
+        metric: What to look at.
         patience: How many validations to wait.
+        greater_is_better: Whether a higher one is, else a lower one.
     """
 
-    def __init__(self, metric: str, patience: int) -> None:
+    def __init__(self, metric: str, patience: int, *, greater_is_better: bool = True) -> None:
         self.metric, self.patience = f"eval_{metric}", patience
+        self.best = max if greater_is_better else min
 
     def on_evaluate(
         self,
@@ -113,5 +115,5 @@ class EarlyStop(TrainerCallback):
         """Called by the Trainer."""
         del args, kwargs
         values = [line[self.metric] for line in state.log_history if self.metric in line]
-        if len(values) - 1 - values.index(max(values)) >= self.patience:
+        if len(values) - 1 - values.index(self.best(values)) >= self.patience:
             control.should_training_stop = True

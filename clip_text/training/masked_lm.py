@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from clip_text.checkpoints.files import partial_folder
 from clip_text.errors import DataError
 from clip_text.tokenizer import Tokenizer
+from clip_text.training.callbacks import EarlyStop
 from clip_text.training.masked_sequences import (
     MaskedLMRecipe,
     MaskedSequences,
@@ -142,13 +143,18 @@ class MaskedLMTrainer(SampledTrainer):
         # nobody told it that they are left out
         model._keys_to_ignore_on_save = list(getattr(model, "all_tied_weights_keys", None) or ())
         self.sampler = MicroBatches(sequences, recipe.micro_batch, recipe.seed)
+        stop = (
+            []
+            if recipe.patience is None
+            else [EarlyStop("perplexity", recipe.patience, greater_is_better=False)]
+        )
         super().__init__(
             model=model,
             args=_arguments(recipe, folder, len(self.sampler)),
             train_dataset=sequences,
             eval_dataset=[],
             data_collator=sequences.collate,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, *stop],
             validate=lambda: exam.measure(model),
         )
         self.pad_id = sequences.pad_id

@@ -44,6 +44,7 @@ class MaskedLMRecipe:
         seed: Of the head's weights, masks, order and dropout.
         evaluations: How often validation runs.
         held_sequences: Of the text held out, how many sequences validation reads at most.
+        patience: Validations without a lower perplexity after which the run ends; None for none.
 
     Raises:
         RecipeError: If a number is out of its range, or micro-batches do not fill the batch.
@@ -65,6 +66,7 @@ class MaskedLMRecipe:
     seed: int = 0
     evaluations: int = 10
     held_sequences: int = 2000
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs > 0, "a number above 0")
@@ -76,6 +78,8 @@ class MaskedLMRecipe:
         _check("seed", self.seed, self.seed >= 0, "0 or more")
         for name in ("batch_size", "micro_batch", "evaluations", "held_sequences"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        if self.patience is not None:
+            _check("patience", self.patience, self.patience >= 1, "1 or more")
         if self.batch_size % self.micro_batch:
             raise RecipeError(
                 f"expected a batch_size that micro-batches of {self.micro_batch} fill, "
