@@ -380,6 +380,28 @@ def test_the_temperature_lowers_the_loss_and_changes_no_answer(several):
     assert fit_temperature(logits[:0], targets[:0], multi_label=several) == 1
 
 
+def test_few_texts_move_the_temperature_a_little():
+    """1 / temperature, b, is where the slope of the loss's sum is that of log(b) - b: 1 / b - 1."""
+    logits, right, wrong = np.tile([2.0, 0.0], (3, 1)), np.zeros(3, int), np.ones(3, int)
+    cold, warm = (fit_temperature(logits, each, multi_label=False) for each in (right, wrong))
+    assert 3 * 2 / (1 + math.exp(2 / cold)) == pytest.approx(1 - cold, abs=1e-4)
+    assert 0.5 < cold < 1
+    assert 3 * 2 / (1 + math.exp(-2 / warm)) == pytest.approx(warm - 1, abs=1e-4)
+    assert 2 < warm < 5
+    # each label of a text counts
+    both = np.array([[1, 0]] * 3)
+    logits = np.tile([2.0, -2.0], (3, 1))
+    cold = fit_temperature(logits, both, multi_label=True)
+    assert 6 * 2 / (1 + math.exp(2 / cold)) == pytest.approx(1 - cold, abs=1e-4)
+    # logits that say nothing of the labels leave it as it is
+    assert fit_temperature(np.zeros((3, 2)), right, multi_label=False) == pytest.approx(1, abs=1e-4)
+    # many texts are believed
+    many = fit_temperature(
+        np.tile([2.0, 0.0], (100_000, 1)), np.zeros(100_000, int), multi_label=False
+    )
+    assert many < 0.2
+
+
 def test_scores_by_hand():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]]))
     found = score(decide(logits, multi_label=False), np.array([0, 1, 2]), ("a", "b", "c"))

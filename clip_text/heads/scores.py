@@ -169,20 +169,28 @@ def calibration_error(
 
 
 def fit_temperature(logits: Logits, targets: Targets, *, multi_label: bool) -> float:
-    """Find the temperature with the least negative log-likelihood, between 0.01 and 100.
+    """Find the temperature that the texts make likeliest, between 0.01 and 100.
 
     One number for all labels: it changes no order of labels, so no accuracy.
 
+    Few texts that all are right would ask for 0, and all wrong for infinity. So b = 1 / temperature
+    has a gamma prior of shape 2 and rate 1, whose mode is 1: to the sum of the negative
+    log-likelihoods it adds b - log(b), once, however many texts there are. Three texts right by a
+    margin of 2 between two labels give 0.7, and as many wrong 4.6; among thousands it is lost.
+
     Source:
-        Guo et al. 2017, section 4.2, arXiv:1706.04599. Of one variable the loss is convex in
-        1 / temperature, so a bounded scalar search finds what LBFGS would.
+        Guo et al. 2017, section 4.2, arXiv:1706.04599; the prior is ours. Likelihood and prior are
+        convex in b, so a bounded scalar search finds what LBFGS would.
     """
     if not len(targets):
         return 1.0
+
+    def loss(log: float) -> float:
+        fit = negative_log_likelihood(logits, targets, float(np.exp(log)), multi_label=multi_label)
+        return fit + float(np.exp(-log) + log) / targets.size
+
     found = minimize_scalar(
-        lambda log: negative_log_likelihood(
-            logits, targets, float(np.exp(log)), multi_label=multi_label
-        ),
+        loss,
         bounds=(_COLDEST, _HOTTEST),
         method="bounded",
         options={"xatol": 1e-6},
