@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ from .output import err, progress_bar
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from transformers import TrainerCallback, TrainerState
 
-    from clip_text.training.heads_tokens import HeadTrainer
+    from clip_text.heads.answers import AnswerFinder
+    from clip_text.heads.entities import EntityRecognizer
+    from clip_text.towers import TextTower
+    from clip_text.training.heads_tokens import HeadRecipe, HeadTrainer
 
 SETTINGS, REPORT = "settings.json", "report.json"
 
@@ -79,14 +83,84 @@ def how_it_went(state: "TrainerState", started: float) -> dict[str, Any]:
     return {"seconds": seconds, "steps": state.global_step, "best_step": at}
 
 
-def fit(make: "Callable[[list[TrainerCallback]], HeadTrainer]", metric: str) -> dict[str, Any]:
-    """Train with a bar; the best validation and what it took."""
-    with step_bar(lambda metrics: f"{metric} {metrics.get(metric, 0.0):.1%}") as bar:
-        trainer = make([bar])
-        err.print(f"{trainer.recipe.epochs} epochs of {len(trainer.sampler):,} steps at most")
-        started = time.monotonic()
-        trainer.fit()
-    return how_it_went(trainer.state, started)
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write what a run came to, which ends it."""
+    from clip_text.checkpoints.files import partial_file
+
+    with partial_file(folder / REPORT) as file:
+        text = json.dumps(report, ensure_ascii=False, indent=2)
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRun:
+    """A run of a command that trains a head over tokens.
+
+    Args:
+        task: ``ner`` or ``qa``.
+        name: Of the head.
+        model: What the head starts from.
+        out: Folder of the model that the head lies in.
+        run_dir: Folder of the run, if not the usual one.
+        settings: What the outcome depends on, but for name and model.
+    """
+
+    task: str
+    name: str
+    model: str
+    out: Path
+    run_dir: Path | None
+    settings: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return run_folder(self.out, self.run_dir, self.task, self.name)
+
+    @property
+    def place(self) -> Path:
+        """Where the head lies in the end."""
+        from clip_text.heads.files import head_folder
+
+        return head_folder(self.out, self.name)
+
+    def report(
+        self,
+        start: "TextTower",
+        export: Path | None,
+        train: Callable[[], dict[str, Any]],
+        load: "Callable[[], EntityRecognizer | AnswerFinder]",
+    ) -> dict[str, Any]:
+        """Train, or find what that gave before; and export the head where that is asked for.
+
+        Args:
+            start: The backbone before the first step.
+            export: Folder for transformers; one that is there already is left as it is.
+            train: Trains, writes the head, and reports.
+            load: Reads the head.
+        """
+        from clip_text.features import module_digest
+
+        asked = {"name": self.name, "model": module_digest(start), **self.settings}
+        begin(self.folder, asked, "by --run")
+        report = finished(self.folder)
+        check_export(export, report)
+        if report is None or Path(report["head"]) != self.place or not self.place.exists():
+            report = train()
+            write_report(self.folder, report)
+        if export is not None and not export.exists():
+            load().export(export)
+        return report
+
+    def recipe(self, width: int) -> "HeadRecipe":
+        """Give the numbers of training; a rate for a backbone's width if none was asked for."""
+        from clip_text.training.heads_tokens import HeadRecipe, suggested_rate
+
+        chosen = ("epochs", "patience", "batch_size", "seed")
+        return HeadRecipe(
+            **{key: self.settings[key] for key in chosen},
+            learning_rate=self.settings["learning_rate"] or suggested_rate(width),
+        )
 
 
 def place_towers(model: str, out: Path, *, alone: bool) -> None:
@@ -102,13 +176,14 @@ def place_towers(model: str, out: Path, *, alone: bool) -> None:
     save_checkpoint(load_checkpoint(model), out)
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write what a run came to, which ends it."""
-    from clip_text.checkpoints.files import partial_file
-
-    with partial_file(folder / REPORT) as file:
-        text = json.dumps(report, ensure_ascii=False, indent=2)
-        file.write_text(text + "\n", encoding="utf-8")
+def fit(make: "Callable[[list[TrainerCallback]], HeadTrainer]", metric: str) -> dict[str, Any]:
+    """Train with a bar; the best validation and what it took."""
+    with step_bar(lambda metrics: f"{metric} {metrics.get(metric, 0.0):.1%}") as bar:
+        trainer = make([bar])
+        err.print(f"{trainer.recipe.epochs} epochs of {len(trainer.sampler):,} steps at most")
+        started = time.monotonic()
+        trainer.fit()
+    return how_it_went(trainer.state, started)
 
 
 @contextmanager

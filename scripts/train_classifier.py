@@ -309,23 +309,24 @@ def _heads_there(out: Path, checkpoint: "Checkpoint", before: dict[str, Any] | N
 
     if not (out / CONFIG_FILE).exists():
         return set()
-    held = Encoder(load_checkpoint(out))
     ours = {Encoder(checkpoint).fingerprint, before and before.get("fingerprint")}
-    if held.fingerprint not in ours:
+    if Encoder(load_checkpoint(out)).fingerprint not in ours:
         raise ClipTextError(
             f"expected the towers of the model in {out}, or nothing, got others. Name another "
             f"folder, or put the head on those by -m {out}."
         )
-    return {*held.heads, *held.token_heads}
+    return _names_in(out)
+
+
+def _names_in(out: Path) -> set[str]:
+    from clip_text.heads.files import heads_in
+
+    return {place.name for place, _ in heads_in(out)}
 
 
 def _say_what_is_gone(before: set[str], out: Path) -> None:
-    from clip_text.checkpoints import load_checkpoint
-
-    if before:
-        now = load_checkpoint(out)
-        for name in sorted(before - {*now.heads, *now.token_heads}):
-            err.print(f"head {name} is gone: it read the text tower as it was. Train it anew.")
+    for name in sorted(before - _names_in(out)):
+        err.print(f"head {name} is gone: it read the text tower as it was. Train it anew.")
 
 
 def _say_what_is_cut(

@@ -22,6 +22,7 @@ if not __package__:  # run by path
 
 from .options import AsJson, Model, listed
 from .output import err, named_bars, out, print_json
+from .runs import write_report
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data import RetrievalSet
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
 
 HELD_OUT = 0.1
 MOST_HELD_OUT = 1000
-REPORT = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +183,7 @@ def run(
     finished = Finished(
         outcome, folder, (time.monotonic() - started) / 60, _curves(folder, stages, outcome)
     )
-    import json
-
-    report = json.dumps(_as_json(finished), indent=2)
-    (folder / REPORT).write_text(report + "\n", encoding="utf-8")
+    write_report(folder, _as_json(finished))
     return finished
 
 

@@ -23,7 +23,7 @@ if not __package__:  # run by path
 from .curves import CURVES, draw_course
 from .options import AsJson, Model
 from .output import err, out, print_json
-from .runs import begin, check_export, finished, fit, place_towers, run_folder, write_report
+from .runs import HeadRun, fit, place_towers
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.tagged_text import TaggedText, TaggedTexts
@@ -83,70 +83,52 @@ def command(
 
         clip-text train ner msra.txt --texts 4000 --out my-model -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.features import module_digest
-    from clip_text.heads.files import check_name, head_folder
+    from clip_text.heads.entities import load_entities
+    from clip_text.heads.files import check_name
     from clip_text.heads.token_heads import start_backbone
 
     check_name(name)
     train, validation = _read(data, val, texts, seed)
-    tower, tokenizer = start_backbone(model, context_length, random=random, seed=seed)
-    settings = {
-        "name": name,
-        "model": module_digest(tower),
-        "random": random,
-        "texts": _digest(train, validation),
-    }
-    settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}
+    start = start_backbone(model, context_length, random=random, seed=seed)
+    settings = {"random": random, "texts": _digest(train, validation), "epochs": epochs}
+    settings |= {"patience": patience, "batch_size": batch_size, "seed": seed, "overlap": overlap}
     settings |= {"learning_rate": learning_rate, "context_length": context_length}
-    settings |= {"overlap": overlap}
-    folder = run_folder(out_dir, run_dir, "ner", name)
-    begin(folder, settings, "by --run")
-    report = finished(folder)
-    check_export(export, report)
-    place = head_folder(out_dir, name)
-    if report is None or Path(report["head"]) != place or not place.exists():
-        start = (tower, tokenizer)
-        report = _run(train, validation, start, model, settings, folder, out_dir)
-        write_report(folder, report)
-    if export is not None and not export.exists():
-        from clip_text.heads.entities import load_entities
-
-        load_entities(report["head"]).export(export)
+    job = HeadRun("ner", name, model, out_dir, run_dir, settings)
+    report = job.report(
+        start[0],
+        export,
+        lambda: _run(train, validation, start, job),
+        lambda: load_entities(job.place),
+    )
     if as_json:
         print_json(report)
         return
-    _tell(report, folder)
+    _tell(report, job.folder)
 
 
 def _run(
     train: "TaggedTexts",
     validation: "TaggedTexts",
     start: "tuple[TextTower, Tokenizer]",
-    model: str,
-    settings: dict[str, Any],
-    folder: Path,
-    out_dir: Path,
+    job: HeadRun,
 ) -> dict[str, Any]:
     import torch
 
     from clip_text.evaluation.entities import entity_confusion, entity_scores
     from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
     from clip_text.training.heads_tokens import (
-        HeadRecipe,
         count_unreachable,
         entity_trainer,
-        suggested_rate,
     )
 
-    chosen = {key: settings[key] for key in ("epochs", "patience", "batch_size", "seed")}
+    settings, folder = job.settings, job.folder
     tower, tokenizer = start
-    rate = settings["learning_rate"] or suggested_rate(tower.width)
+    recipe = job.recipe(tower.width)
     types = tuple(train.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         head = EntityHead(tower, len(bio_labels(types)))
     recognizer = EntityRecognizer(head, tokenizer, types, settings["overlap"])
-    recipe = HeadRecipe(**chosen, learning_rate=rate)
     counts = {
         "train_texts": len(train.texts),
         "validation_texts": len(validation.texts),
@@ -169,10 +151,10 @@ def _run(
     overall, by_type = entity_scores(truth, found)
     draw_course(folder, "f1", folder / CURVES)
     _draw_confusion(entity_confusion(truth, found, types), types, overall.f1, folder)
-    place_towers(model, out_dir, alone=settings["random"])
-    place = recognizer.save(out_dir, settings["name"])
+    place_towers(job.model, job.out, alone=settings["random"])
+    place = recognizer.save(job.out, job.name)
     scores = asdict(overall) | {"types": {label: asdict(each) for label, each in by_type.items()}}
-    return {**scores, **counts, **report, "learning_rate": rate, "head": str(place)}
+    return {**scores, **counts, **report, "learning_rate": recipe.learning_rate, "head": str(place)}
 
 
 def _draw_confusion(counts: Any, types: Sequence[str], f1: float, folder: Path) -> None:  # noqa: ANN401

@@ -20,7 +20,7 @@ if not __package__:  # run by path
 from .curves import CURVES, draw_course
 from .options import AsJson, Model
 from .output import err, out, print_json
-from .runs import begin, check_export, finished, fit, place_towers, run_folder, write_report
+from .runs import HeadRun, fit, place_towers
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.questions import Question, Questions
@@ -89,49 +89,40 @@ def command(
         clip-text train qa cmrc2018_train.json --mend --out my-model
         -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.features import module_digest
-    from clip_text.heads.files import check_name, head_folder
+    from clip_text.heads.answers import load_answers
+    from clip_text.heads.files import check_name
     from clip_text.heads.token_heads import start_backbone
 
     check_name(name)
     train, validation = _read(data, val, val_questions, seed, mend=mend)
-    tower, tokenizer = start_backbone(model, context_length, random=random, seed=seed)
-    settings = {
-        "name": name,
-        "model": module_digest(tower),
-        "random": random,
-        "questions": _digest(train, validation),
+    start = start_backbone(model, context_length, random=random, seed=seed)
+    settings = {"random": random, "questions": _digest(train, validation), "epochs": epochs}
+    settings |= {
+        "patience": patience,
+        "batch_size": batch_size,
+        "seed": seed,
+        "overlap": overlap,
+        "longest": longest,
     }
-    settings |= {"epochs": epochs, "patience": patience, "batch_size": batch_size, "seed": seed}
     settings |= {"learning_rate": learning_rate, "context_length": context_length}
-    settings |= {"overlap": overlap, "longest": longest}
-    folder = run_folder(out_dir, run_dir, "qa", name)
-    begin(folder, settings, "by --run")
-    report = finished(folder)
-    check_export(export, report)
-    place = head_folder(out_dir, name)
-    if report is None or Path(report["head"]) != place or not place.exists():
-        start = (tower, tokenizer)
-        report = _run(train, validation, start, model, settings, folder, out_dir)
-        write_report(folder, report)
-    if export is not None and not export.exists():
-        from clip_text.heads.answers import load_answers
-
-        load_answers(report["head"]).export(export)
+    job = HeadRun("qa", name, model, out_dir, run_dir, settings)
+    report = job.report(
+        start[0],
+        export,
+        lambda: _run(train, validation, start, job),
+        lambda: load_answers(job.place),
+    )
     if as_json:
         print_json(report)
         return
-    _tell(report, folder)
+    _tell(report, job.folder)
 
 
 def _run(
     train: "Questions",
     validation: "Questions",
     start: "tuple[TextTower, Tokenizer]",
-    model: str,
-    settings: dict[str, Any],
-    folder: Path,
-    out_dir: Path,
+    job: HeadRun,
 ) -> dict[str, Any]:
     import torch
 
@@ -142,11 +133,10 @@ def _run(
         find_best,
         fit_threshold,
     )
-    from clip_text.training.heads_tokens import HeadRecipe, suggested_rate
 
-    chosen = {key: settings[key] for key in ("epochs", "patience", "batch_size", "seed")}
+    settings, folder = job.settings, job.folder
     tower, tokenizer = start
-    rate = settings["learning_rate"] or suggested_rate(tower.width)
+    recipe = job.recipe(tower.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         head = AnswerHead(tower, 2)
@@ -166,7 +156,6 @@ def _run(
         f"{lessons.too_long} answers fit in no window, {lessons.lost} are not in their passage",
         soft_wrap=True,
     )
-    recipe = HeadRecipe(**chosen, learning_rate=rate)
     report = fit(
         lambda callbacks: answer_trainer(
             finder, lessons, validation.questions, recipe, folder, callbacks=callbacks
@@ -175,10 +164,10 @@ def _run(
     )
     best = find_best(finder, validation.questions)
     threshold, scores = fit_threshold(validation.questions, best)
-    place_towers(model, out_dir, alone=settings["random"])
-    place = finder.with_threshold(threshold).save(out_dir, settings["name"])
+    place_towers(job.model, job.out, alone=settings["random"])
+    place = finder.with_threshold(threshold).save(job.out, job.name)
     draw_course(folder, "f1", folder / CURVES)
-    figures = asdict(scores) | {"threshold": threshold, "learning_rate": rate}
+    figures = asdict(scores) | {"threshold": threshold, "learning_rate": recipe.learning_rate}
     return {**figures, **counts, **report, "head": str(place)}
 
 
