@@ -33,6 +33,26 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int, depth: i
             yield done
 
 
+def counted(
+    name: str, total: int, progress: Callable[[str, int, int], None]
+) -> Callable[[int], None]:
+    """Count up for a progress: gives what to call with the number just done.
+
+    Args:
+        name: Of what is done.
+        total: How many there are.
+        progress: Called with the name, how many are done, and the total.
+    """
+    done = 0
+
+    def advance(number: int) -> None:
+        nonlocal done
+        done += number
+        progress(name, done, total)
+
+    return advance
+
+
 def hash_weights(module: nn.Module, digest: "hashlib.blake2b") -> None:
     """Feed a module's weights, with their names and in the order of these, to a digest."""
     for name, tensor in sorted(module.state_dict().items()):

@@ -31,14 +31,7 @@ from clip_text.training.heads_answers import (
 )
 from clip_text.training.heads_tokens import HeadRecipe
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Towers as small as these are slower on two threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def finder(kind="bert", context_length=16, **changes):

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from models import tiny_tokenizer
 from test_distillation import EN, ZH
 from test_teachers import pictures, plain_encoder
@@ -15,14 +14,7 @@ from clip_text import Encoder
 from clip_text.data.parallel import read_parallel
 from clip_text.errors import DataError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Towers as small as these are slower on two threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(path, text):

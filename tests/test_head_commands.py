@@ -21,14 +21,7 @@ from clip_text.heads.texts import LabelledTexts, hold_out, without
 from clip_text.heads.training import train_classifier
 from clip_text.training import trainer as trainer_module
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Towers as small as these are slower on two threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -29,14 +29,7 @@ from clip_text.training.teachers import (
     teacher_rows,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Towers as small as these are slower on two threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain_encoder(folder):

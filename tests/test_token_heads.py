@@ -19,13 +19,7 @@ TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" *
 QUESTIONS = ["狗在", "猫", "狗"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Towers as small as these are slower on two threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def with_token_heads(checkpoint=None):

@@ -65,6 +65,14 @@ class Measured:
     by_direction: dict[str, Retrieval]
     groups: dict[str, NDArray[np.int64]]
 
+    def recalls(self) -> dict[str, float]:
+        """Recall of both directions by name, ``t2i_recall@1`` and so on, in [0, 1]."""
+        return {
+            f"{way}_recall@{k}": float(found.recall[k])
+            for way, found in self.by_direction.items()
+            for k in found.ks
+        }
+
     def figures(self, direction: str) -> dict[str, PerQuery]:
         """Values per query whose mean is quoted: ``recall@k``, ``mrr``, ``ndcg@k``."""
         found = self.by_direction[direction]

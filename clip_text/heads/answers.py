@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering
 
 from clip_text.errors import CheckpointError
-from clip_text.heads.files import FOLDER
+from clip_text.heads.files import head_folder
 from clip_text.heads.token_heads import (
     TokenHead,
     export_config,
@@ -241,7 +241,7 @@ class AnswerFinder:
         Returns:
             ``folder/heads/name``.
         """
-        place = folder / FOLDER / name
+        place = head_folder(folder, name)
         about = {"task": TASK, "overlap": self.overlap, "longest": self.longest}
         about |= {"threshold": self.threshold}
         save_parts(self.head, self.tokenizer, about, place, dtype)

@@ -18,7 +18,7 @@ from transformers import AutoModelForTokenClassification
 
 from clip_text.data.tags import Entity, decode_tags
 from clip_text.errors import CheckpointError
-from clip_text.heads.files import FOLDER
+from clip_text.heads.files import head_folder
 from clip_text.heads.token_heads import (
     TokenHead,
     export_config,
@@ -206,7 +206,7 @@ class EntityRecognizer:
         Returns:
             ``folder/heads/name``.
         """
-        place = folder / FOLDER / name
+        place = head_folder(folder, name)
         about = {"task": TASK, "types": list(self.types), "overlap": self.overlap}
         save_parts(self.head, self.tokenizer, about, place, dtype)
         return place

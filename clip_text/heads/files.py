@@ -45,7 +45,7 @@ def save_heads(
     shared = backbone_digest(tower, dtype) if heads else ""
     for name, head in heads.items():
         check_name(name)
-        place = folder / FOLDER / name
+        place = head_folder(folder, name)
         place.mkdir(parents=True)
         about = {"task": TASK, **asdict(head.config), "width": head.width}
         about |= {"backbone": "own" if head.tower else shared}

@@ -149,10 +149,7 @@ class Recall:
         if self.pictures is not None:
             pictures, images = self.pictures
             rows = self.encoder.encode_text([text.text for text in pictures.texts])
-            found = measure(pictures, Encoded(rows, images, []), KS).by_direction
-            return {
-                f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
-            }
+            return measure(pictures, Encoded(rows, images, []), KS).recalls()
         rows = self.encoder.encode_text(self.texts)
         if self._original is None:
             self._original = rows

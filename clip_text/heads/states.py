@@ -13,7 +13,7 @@ from clip_text.data.identity import pictures_digest
 from clip_text.encoder import Encoder
 from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_images
-from clip_text.features import module_digest
+from clip_text.features import counted, module_digest
 from clip_text.heads.classification import ClassificationHead
 
 Rows = NDArray[np.float32]
@@ -59,17 +59,15 @@ def pooled_states(
         encoder: Whose tower it is.
         head: Whose pooler it is.
         texts: Any number.
-        on_progress: Told how many are done.
+        on_progress: Called with the number of texts just done.
     """
     tower = encoder.model.text
     tower.eval()
     found = np.empty((len(texts), tower.width), np.float32)
-    done = 0
     for at, tokens in encoder.token_batches(texts):
         states, mask = tower.states(tokens)
         found[at] = head.pool(states, mask).float().cpu().numpy()
-        done += len(at)
-        on_progress(done)
+        on_progress(len(at))
     return found
 
 
@@ -89,13 +87,7 @@ def picture_rows(
         folder: Of the run.
         progress: Told the name, how many are done, and of how many.
     """
-    done = 0
-
-    def advance(number: int) -> None:
-        nonlocal done
-        done += number
-        progress(name, done, len(pictures.image_ids))
-
+    advance = counted(name, len(pictures.image_ids), progress)
     key = repr((module_digest(encoder.model.visual), pictures_digest(pictures)))
     return kept(
         folder / f"{name}.npy",

@@ -19,7 +19,7 @@ from clip_text.data.collection import RetrievalSet
 from clip_text.data.identity import collection_digest
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
-from clip_text.features import module_digest
+from clip_text.features import counted, module_digest
 from clip_text.heads.classification import (
     ClassificationHead,
     HeadConfig,
@@ -247,7 +247,7 @@ class _Run:
         self.tower: TextTower = checkpoint.model.text
         self.targets = targets_of(lessons.train.labels, config)
         self.held_targets = targets_of(lessons.validation.labels, config)
-        self.copied = copied if recipe.train == "copy" else self.tower
+        self.copied = copied
         self.start = module_digest(self.copied)
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
@@ -297,16 +297,11 @@ class _Run:
         targets: NDArray[np.int64],
         hold: Hold | None = None,
     ) -> Labelled:
-        tokenizer = self.checkpoint.tokenizer
+        tokenizer, cut = self.checkpoint.tokenizer, self.copied.context_length
         if self.recipe.train != "head":
-            ids = tokenizer.token_ids(texts.texts, self.copied.context_length)
-            return Labelled(ids, targets, tokenizer, hold)
-        cut = self.copied.context_length
+            return Labelled(tokenizer.token_ids(texts.texts, cut), targets, tokenizer, hold)
         key = repr((self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler))
-
-        def advance(done: int) -> None:
-            self.progress(f"states ({name})", done, len(texts))
-
+        advance = counted(f"states ({name})", len(texts), self.progress)
         states = kept(
             self.folder / f"states-{name}.npy",
             key,

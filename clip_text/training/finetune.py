@@ -24,7 +24,7 @@ from clip_text.data.identity import (
 from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
-from clip_text.features import Pixels, cached_features, module_digest
+from clip_text.features import Pixels, cached_features, counted, module_digest
 from clip_text.training.callbacks import StepProgress
 from clip_text.training.contrastive import (
     ContrastiveModel,
@@ -241,11 +241,7 @@ class _Run:
                     f"expected finite features of the {what} of {collection.name}, got NaN or "
                     "infinity. Lower the learning rate, or start from another checkpoint."
                 )
-        encoded = Encoded(texts, images, [])
-        found = measure(collection, encoded, KS).by_direction
-        metrics = {
-            f"{way}_recall@{k}": float(one.recall[k]) for way, one in found.items() for k in KS
-        }
+        metrics = measure(collection, Encoded(texts, images, []), KS).recalls()
         return metrics | {BEST_BY: sum(metrics.values()) / len(metrics)}
 
     def _image_rows(self, collection: RetrievalSet) -> Features:
@@ -257,21 +253,14 @@ class _Run:
                 self.encoder,
                 collection.images,
                 collection.image_ids,
-                on_progress=self._counted(f"encoding {collection.name}", len(collection.image_ids)),
+                on_progress=counted(
+                    f"encoding {collection.name}",
+                    len(collection.image_ids),
+                    self.listener.progress,
+                ),
             )
             self._rows[id(collection)] = known = (tower, rows)
         return known[1]
-
-    def _counted(self, name: str, total: int) -> Callable[[int], None]:
-        """Tell the listener of so many more done."""
-        done = 0
-
-        def advance(number: int) -> None:
-            nonlocal done
-            done += number
-            self.listener.progress(name, done, total)
-
-        return advance
 
     def tell_mixture(self, one: Mixture, before: Metrics) -> None:
         """Say what a mixture gives, on validation and on what to keep."""
@@ -348,7 +337,8 @@ class _Run:
             "seed": stage.recipe.seed,
         }
         name = hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()
-        advance = self._counted("image features", stage.views * len(train.image_ids))
+        every = stage.views * len(train.image_ids)
+        advance = counted("image features", every, self.listener.progress)
         return [
             cached_features(
                 self.folder / FEATURES / f"{name}-{view}.npy",
