@@ -36,7 +36,7 @@ from clip_text.heads.scores import score
 from clip_text.heads.texts import LabelledTexts, hold_out, labels_of, read_labelled_texts, without
 from clip_text.heads.token_heads import start_backbone
 from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
-from scripts.train_classifier import listening
+from clip_text_cli.train.classifier import listening
 
 QUICK = 2000
 

@@ -36,6 +36,7 @@ from rich.progress import track
 # Run as a file, only the folder of scripts is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from clip_text_cli.main import run
 from scripts.sources import (
     CLDR,
     EMOJIBASE,
@@ -438,4 +439,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main))

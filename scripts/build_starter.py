@@ -55,6 +55,7 @@ from clip_text.training.image_tower import SplitImageTower
 from clip_text.training.recipe import Recipe
 from clip_text.training.stages import run_stage
 from clip_text.training.trainer import Plumbing
+from clip_text_cli.main import run
 from scripts.evaluate_emoji import emoji_recall
 from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
 
@@ -560,4 +561,4 @@ class Build:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main))

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clip_text.evaluation import RetrievalSet, Text, retrieval_set
 from clip_text.images import ImageSource
+from clip_text_cli.main import run
 from scripts.sources import Style, emoji_names, emoji_pictures, load_picture
 
 if TYPE_CHECKING:
@@ -115,4 +116,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main))

@@ -1,8 +1,12 @@
-"""Models on data sets in languages, as a page: ``clip-text evaluate leaderboard``."""
+"""Models on data sets in languages, as a page.
+
+python scripts/leaderboard.py flickr8k-cn/val.jsonl
+"""
 
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,9 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .evaluate_emoji import CACHE, emoji_set
-from .options import listed
-from .output import err, picture_bar, print_json
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from clip_text_cli.main import run
+from clip_text_cli.options import listed
+from clip_text_cli.output import err, picture_bar, print_json
+from scripts.evaluate_emoji import CACHE, emoji_set
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.evaluation import RetrievalSet
@@ -162,9 +169,9 @@ def command(
     The emoji come from npm packages (four drawing styles), so npm has to be there the first time.
 
     Examples:
-        clip-text evaluate leaderboard flickr8k-cn/val.jsonl
+        python scripts/leaderboard.py flickr8k-cn/val.jsonl
 
-        clip-text evaluate leaderboard val.jsonl -m starter -m ./mine --style twitter
+        python scripts/leaderboard.py val.jsonl -m starter -m ./mine --style twitter
     """
     from clip_text.data.readers import read_retrieval_set
 
@@ -179,8 +186,12 @@ def command(
     options = "".join(f" -m {name}" for name in models)
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(
-        as_markdown(results, f"clip-text evaluate leaderboard {files}{options}"), encoding="utf-8"
+        as_markdown(results, f"python scripts/leaderboard.py {files}{options}"), encoding="utf-8"
     )
     err.print(f"written to {to}", markup=False)
     if as_json_:
         print_json(as_json(results))
+
+
+if __name__ == "__main__":
+    run(lambda: typer.run(command))

@@ -19,6 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
+from clip_text.errors import ClipTextError
+
 Style = Literal["google", "twitter", "fluent-3d", "fluent-flat"]
 
 
@@ -96,7 +98,7 @@ _VARIATION_SELECTOR = 0xFE0F
 _REGIONAL_INDICATORS = {f"{code:04X}" for code in range(0x1F1E6, 0x1F200)}
 
 
-class SourceError(RuntimeError):
+class SourceError(ClipTextError, RuntimeError):
     """A package could not be fetched, or does not hold what is expected of it."""
 
 

@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 def run(monkeypatch, capsys):
     """Run ``clip-text ARGS``; returns exit code, stdout and stderr."""
 
-    from scripts import cli
+    from clip_text_cli import main as cli
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["clip-text", *map(str, args)])

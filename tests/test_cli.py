@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from clip_text import Encoder
-from scripts import cli
+from clip_text_cli import main as cli
+from clip_text_cli import pictures, wiring
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
 GROUPS = {
-    "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "leaderboard"),
+    "evaluate": ("retrieval", "zero-shot", "languages", "robustness"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "qa"),
     "data": ("check",),
 }
@@ -31,7 +32,7 @@ def starter():
 @pytest.fixture(autouse=True)
 def one_starter(starter, monkeypatch):
     # the commands' own loading is tested below; here it would cost a second each time
-    monkeypatch.setattr(cli, "load_encoder", lambda model: starter)
+    monkeypatch.setattr(wiring, "load_encoder", lambda model: starter)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_the_installed_command_lists_every_command_without_loading_torch():
     command = Path(sys.executable).parent / "clip-text"
     run = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
     assert all(name in run.stdout for name in COMMANDS)
-    code = "import sys; import scripts.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys; import clip_text_cli.main; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -97,7 +98,7 @@ def test_a_broken_file_is_told_and_gives_exit_code_3(run, tmp_path):
     Image.new("RGB", (8, 8)).save(folder / "good.png")
     (folder / "坏的.jpg").write_bytes(b"no picture")
     code, out, _ = run("index", folder, "--index", tmp_path / "store")
-    assert code == cli.SOME_FILES_SET_ASIDE
+    assert code == pictures.SOME_FILES_SET_ASIDE
     assert "坏的.jpg" in out
     code, out, _ = run("search", "x", "--index", tmp_path / "store", "--json")
     assert [Path(hit["path"]).name for hit in json.loads(out)["hits"]] == ["good.png"]
@@ -149,7 +150,7 @@ def test_an_index_of_another_model_is_refused(run, photos, tmp_path, starter, mo
     starter.save_pretrained(tmp_path / "other")
     other = Encoder.from_pretrained(tmp_path / "other")
     other.model.logit_scale.data += 1
-    monkeypatch.setattr(cli, "load_encoder", lambda model: other)
+    monkeypatch.setattr(wiring, "load_encoder", lambda model: other)
     code, _, err = run("search", "狗", "--index", tmp_path / "store")
     assert code == 1
     assert "model" in err
@@ -204,6 +205,6 @@ def test_demo_finds_what_it_should(run, tmp_path):
 
 
 def test_paths_are_printable():
-    assert cli.printable(Path("a\nb")) == "a\\nb"
-    assert cli.printable(Path(os.fsdecode(b"\xff.jpg"))) == "\\xff.jpg"
-    assert cli.printable(Path("红心.jpg")) == "红心.jpg"
+    assert pictures.printable(Path("a\nb")) == "a\\nb"
+    assert pictures.printable(Path(os.fsdecode(b"\xff.jpg"))) == "\\xff.jpg"
+    assert pictures.printable(Path("红心.jpg")) == "红心.jpg"

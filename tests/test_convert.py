@@ -9,9 +9,9 @@ import torch
 from models import tiny_checkpoint
 from published import cn_clip_model, save_published
 
+from clip_text import conversion as module
 from clip_text.checkpoints import Checkpoint, load_checkpoint, recognise, save_checkpoint
-from scripts import convert as module
-from scripts.convert import BOUNDS, TEXTS, compare, convert, picture
+from clip_text.conversion import BOUNDS, TEXTS, compare, convert, picture
 
 pytest.importorskip("cn_clip", reason="pip install --no-deps cn_clip six")
 

@@ -288,7 +288,8 @@ def test_data_that_are_not_there(run, tmp_path):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from scripts import cli; sys.argv = ['x', 'data', 'check', '--help'];"
+        "import sys; from clip_text_cli import main as cli; "
+        "sys.argv = ['x', 'data', 'check', '--help'];"
         "\ntry: cli.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -504,5 +504,5 @@ def test_the_command(run, tmp_path, tiny_folder):
 
 def test_help_without_torch():
     root = Path(__file__).parents[1]
-    code = "import sys; import scripts.train_ner; sys.exit('torch' in sys.modules)"
+    code = "import sys; import clip_text_cli.train.ner; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

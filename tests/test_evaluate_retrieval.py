@@ -8,9 +8,9 @@ from test_cli import GALLERY
 
 from clip_text import Encoder
 from clip_text.data.readers import read_retrieval_set
-from scripts import evaluate_retrieval as module
+from clip_text_cli.evaluate import retrieval as module
+from clip_text_cli.evaluate.retrieval import evaluate
 from scripts import leaderboard
-from scripts.evaluate_retrieval import evaluate
 
 WANTED = {
     "1F436": "狗脸",
@@ -113,22 +113,20 @@ def test_errors_are_one_line(run, data):
     assert "Traceback" not in err
 
 
-def test_a_page_is_made_of_rows(data, tmp_path, monkeypatch, run):
+def test_a_page_is_made_of_rows(data, tmp_path, monkeypatch, capsys):
     collection = read_retrieval_set(data)
     monkeypatch.setattr(leaderboard, "emoji_set", lambda *_: collection)
     page = tmp_path / "page" / "leaderboard.md"
-    code, out, _ = run(
-        *("evaluate", "leaderboard", data, "--kind", "zh", "--style", "twitter"),
-        *("--out", page, "--json", "--resamples", 100),
+    leaderboard.command(
+        [data], kind="zh", style="twitter", to=page, as_json_=True, resamples=100, model=None
     )
-    assert code == 0
-    figures = json.loads(out)
+    figures = json.loads(capsys.readouterr().out)
     report = evaluate(collection, Encoder.from_pretrained("starter"), "starter")
     expected = report.measured.by_direction["t2i"].recall[5]
     assert figures[f"starter/{collection.name}/zh recall@5"] == expected
     text = page.read_text(encoding="utf-8")
     assert f"## {collection.name}" in text
-    assert "clip-text evaluate leaderboard" in text
+    assert "python scripts/leaderboard.py" in text
     assert f"{100 * expected:.1f} [" in text
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from clip_text import DataError, Encoder
 from clip_text.evaluation import Text, retrieval_set
 from clip_text.evaluation.languages import by_language
-from scripts import evaluate_languages, retrieval_sets
+from clip_text_cli.evaluate import languages as evaluate_languages
+from clip_text_cli.evaluate import sets as retrieval_sets
 
 EMOJIBASE = {
     *("bn", "da", "de", "en", "en-gb", "es", "es-mx", "et", "fi", "fr", "hi", "hu", "it", "ja"),
@@ -128,9 +129,9 @@ def test_the_starter_in_several_languages():
 
 
 def test_the_command(monkeypatch, capsys, tmp_path):
-    from scripts import cli
+    from clip_text_cli import wiring
 
-    monkeypatch.setattr(cli, "load_encoder", lambda _: Toy())
+    monkeypatch.setattr(wiring, "load_encoder", lambda _: Toy())
     monkeypatch.setattr(retrieval_sets, "read_or_gallery", lambda *_: toy_set())
     rows = np.eye(3, dtype=np.float32)
     monkeypatch.setattr(retrieval_sets, "encode_pictures", lambda *_: rows)

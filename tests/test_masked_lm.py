@@ -47,7 +47,7 @@ from clip_text.training.masked_sequences import (
 )
 from clip_text.training.recipe import RecipeError
 from clip_text.training.students import make_student
-from scripts import pretrain_mlm
+from clip_text_cli.train import mlm as pretrain_mlm
 
 TOKENIZER = Tokenizer(bert_tokenizer(), 16)
 TEXT = [

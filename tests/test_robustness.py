@@ -19,7 +19,8 @@ from clip_text.evaluation import perturbations as module
 from clip_text.evaluation.perturbations import PERTURBATIONS, Perturbation, select
 from clip_text.evaluation.robustness import robustness
 from clip_text.evaluation.synonyms import SYNONYMS
-from scripts import evaluate_robustness, retrieval_sets
+from clip_text_cli.evaluate import robustness as evaluate_robustness
+from clip_text_cli.evaluate import sets as retrieval_sets
 
 BY_HAND = [
     ("traditional", "一只红色的气球，里面有灯", "一隻紅色的氣球，裡面有燈"),

@@ -10,7 +10,7 @@ from models import tiny_tokenizer
 from rich.console import Console
 
 from clip_text import DataError
-from scripts.tokens import as_json, as_table, read_texts, summary
+from clip_text_cli.tokens import as_json, as_table, read_texts, summary
 
 TEXTS = ["红绿", "dog 啊[b]", "", "红" * 14 + "[b]啊", "啊啊"]
 

@@ -275,5 +275,5 @@ def test_help_by_path_without_torch():
     script = Path(__file__).parents[1] / "scripts" / "train_classifier.py"
     done = subprocess.run([sys.executable, script, "--help"], check=True, capture_output=True)
     assert "clip-text train classifier reviews.csv" in done.stdout.decode()
-    code = "import sys; import scripts.train; sys.exit('torch' in sys.modules)"
+    code = "import sys; import clip_text_cli.train; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=script.parents[1], check=True)

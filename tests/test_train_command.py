@@ -17,9 +17,9 @@ from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
 from clip_text.heads import ClassificationHead
 from clip_text.heads.files import own_tower
-from scripts import train_contrastive
-from scripts.cli import app
-from scripts.train_contrastive import read_changes
+from clip_text_cli.main import app
+from clip_text_cli.train import contrastive as train_contrastive
+from clip_text_cli.train.contrastive import read_changes
 
 QUICK = ["--set", "warmup_steps=2", "--set", "bf16=false", "--lr", "3e-3", "--batch-size", "6"]
 

@@ -60,10 +60,10 @@ def zero_shot_command(monkeypatch, capsys, starter, tmp_path):
     """Run the command as it will hang below ``clip-text evaluate``; exit code, stdout, stderr."""
     import typer
 
-    from scripts import cli
-    from scripts.evaluate_zero_shot import command
+    from clip_text_cli import wiring
+    from clip_text_cli.evaluate.zero_shot import command
 
-    monkeypatch.setattr(cli, "load_encoder", lambda model: starter)
+    monkeypatch.setattr(wiring, "load_encoder", lambda model: starter)
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command("zero-shot")(command)
@@ -184,7 +184,7 @@ def test_numbers_that_are_none(zero_shot_command, tmp_path, option):
 
 def test_importing_the_command_does_not_load_torch_or_scikit_learn():
     code = (
-        "import sys; import scripts.evaluate_zero_shot as _; "
+        "import sys; import clip_text_cli.evaluate.zero_shot as _; "
         "sys.exit(bool({'torch', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -194,7 +194,7 @@ def test_importing_the_command_does_not_load_torch_or_scikit_learn():
 
 
 def draw(number, out):
-    from scripts.confusion import draw_confusion
+    from clip_text_cli.drawing.confusion import draw_confusion
 
     labels = [f"类别{at}🐶很长的名字一个字也放不下" for at in range(number)]
     astray = np.roll(np.eye(number), 1, axis=1)
@@ -202,7 +202,7 @@ def draw(number, out):
 
 
 def test_a_picture_of_many_classes_shows_the_worst(tmp_path):
-    from scripts.confusion import MOST_CLASSES, worst_classes
+    from clip_text_cli.drawing.confusion import MOST_CLASSES, worst_classes
 
     matrix = np.diag(np.full(50, 10.0))
     matrix[45, 3] = 5
@@ -221,7 +221,7 @@ def test_pictures_of_other_formats(tmp_path, suffix):
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_early(tmp_path, monkeypatch):
-    from scripts.drawing import check_drawable
+    from clip_text_cli.drawing.figure import check_drawable
 
     with pytest.raises(DataError, match=r"ends in \.png"):
         check_drawable(tmp_path / "c.txt")

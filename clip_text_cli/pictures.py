@@ -1,15 +1,10 @@
-"""The command ``clip-text``: parse, wire an Encoder to retrieval, print.
-
-Exit codes: 0 done; 1 an error, told in one line; 2 a wrong option; 3 indexed, but some files
-were set aside.
-"""
+"""Pictures made searchable and found: ``clip-text index``, ``search``, ``serve``, ``demo``."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from platformdirs import user_data_path
@@ -24,46 +19,39 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from . import data, evaluate, train
-from .options import AsJson, Model
-from .output import err, out, print_json
+from clip_text_cli import wiring
+from clip_text_cli.options import AsJson, Model
+from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text import Encoder
     from retrieval.ingest import OnProgress
-    from retrieval.protocols import EncodeAndClassify
     from retrieval.searcher import Hit
 
 SOME_FILES_SET_ASIDE = 3
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Search pictures with Chinese (and other) words.",
-)
-app.add_typer(data.app, name="data")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(train.app, name="train")
+DEFAULT_INDEX = user_data_path("clip-text") / "index"
 IndexDir = Annotated[
     Path,
     typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),
 ]
-ModelFormat = Literal["cn_clip", "hf", "open_clip"]
-Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
-StoredAs = Literal["fp32", "fp16"]
-
-DEFAULT_INDEX = user_data_path("clip-text") / "index"
-
 
 REPORTED = (
     *("added", "updated", "unchanged", "duplicates", "removed", "failed", "ignored", "encoded"),
     *("total", "seconds", "images_per_second"),
 )
 
+DEMO_HITS = 8
+DEMO_QUERIES = (
+    "狗",
+    "草莓蛋糕",
+    "下雨",
+    "红色的心",
+    "开心地笑",
+    "雪山",
+    "a bicycle",
+    "猫の顔",
+)
 
-@app.command()
+
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any depth.")],
     index_dir: IndexDir = DEFAULT_INDEX,
@@ -89,7 +77,7 @@ def index(
     """
     from retrieval.ingest import index_folder
 
-    encoder = load_encoder(model)
+    encoder = wiring.load_encoder(model)
     with indexing_bar() as on_progress:
         report = index_folder(
             folder,
@@ -112,7 +100,6 @@ def index(
         raise typer.Exit(SOME_FILES_SET_ASIDE)
 
 
-@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for, in words.")],
     index_dir: IndexDir = DEFAULT_INDEX,
@@ -133,7 +120,7 @@ def search(
     from retrieval.searcher import Searcher
     from retrieval.sheet import contact_sheet
 
-    with Searcher.open(index_dir, load_encoder(model)) as searcher:
+    with Searcher.open(index_dir, wiring.load_encoder(model)) as searcher:
         hits = searcher.search(query, top_k)
     if sheet is not None:
         contact_sheet([(query, hits)], sheet)
@@ -145,7 +132,6 @@ def search(
         err.print(f"drawn in {sheet}")
 
 
-@app.command()
 def serve(
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
@@ -166,86 +152,12 @@ def serve(
     from retrieval.api import serve as serve_api
     from retrieval.searcher import Searcher
 
-    encoder = load_encoder(model)
-    with Searcher.open(index_dir, encoder, query_classifier(encoder, head)) as searcher:
+    encoder = wiring.load_encoder(model)
+    with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
         err.print(f"{len(searcher):,} pictures. Page: http://{host}:{port}/   API: /docs")
         serve_api(searcher, host, port)
 
 
-@app.command()
-def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A file, a folder or a hub name.")],
-    destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="A new folder; for cn_clip a new .pt file.")
-    ],
-    to: Annotated[ModelFormat, typer.Option(help="Format to write.")],
-    dtype: Annotated[StoredAs, typer.Option(help="Type of the stored weights.")] = "fp32",
-    context_length: Annotated[
-        int | None, typer.Option(min=3, help="Tokens, if not what the source says.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn a Chinese-CLIP into another format, and check that it is still the same model.
-
-    The source's format is recognised: a cn_clip .pt, a Hugging Face ChineseCLIPModel or an
-    open_clip folder. Exit code 1 if the written model's features differ; it is not kept then.
-
-    Examples:
-        clip-text convert clip_cn_vit-b-16.pt vit-b-16 --to open_clip
-
-        clip-text convert OFA-Sys/chinese-clip-vit-base-patch16 vit-b-16.pt --to cn_clip
-    """
-    from .convert import DTYPES
-    from .convert import as_json as flat
-    from .convert import convert as run
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    parity = run(
-        source,
-        destination,
-        to,
-        dtype=DTYPES[dtype],
-        context_length=context_length,
-        force=force,
-        say=lambda line: (err if as_json else out).print(escape(line), soft_wrap=True),
-    )
-    if as_json:
-        print_json(flat(parity))
-    if not parity.holds:
-        raise typer.Exit(1)
-
-
-@app.command()
-def tokens(
-    file: Annotated[Path, typer.Argument(allow_dash=True, help="Texts, one a line; - is stdin.")],
-    model: Model = "starter",
-    compat: Annotated[
-        Contract | None, typer.Option(help="Whose tokens; by default those of the model.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Name the texts with words the model does not know, and those it cuts off.
-
-    Examples:
-        clip-text tokens captions.txt
-
-        clip-text tokens captions.txt --compat cn_clip
-    """
-    from .tokens import as_json as flat
-    from .tokens import as_table, read_texts, summary
-
-    report = load_encoder(model, compat).text_report(read_texts(file))
-    if as_json:
-        print_json(flat(report))
-        return
-    for line in summary(report):
-        out.print(escape(line), soft_wrap=True)
-    if report.with_unknown or report.cut:
-        out.print(as_table(report))
-
-
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where index and sheet go.")] = Path(
         ".demo"
@@ -263,7 +175,7 @@ def demo(
     from retrieval.searcher import Searcher
     from retrieval.sheet import contact_sheet
 
-    encoder = load_encoder(model)
+    encoder = wiring.load_encoder(model)
     index_dir, sheet = folder / "index", folder / "sheet.png"
     with as_file(files("retrieval") / "gallery") as gallery, indexing_bar() as on_progress:
         report = index_folder(gallery, index_dir, encoder, on_progress=on_progress)
@@ -281,52 +193,6 @@ def demo(
     out.print(table)
     out.print(f"\ncontact sheet  {sheet}")
     out.print("search page    make serve", f"(or: clip-text serve --index {index_dir})")
-
-
-DEMO_HITS = 8
-DEMO_QUERIES = (
-    "狗",
-    "草莓蛋糕",
-    "下雨",
-    "红色的心",
-    "开心地笑",
-    "雪山",
-    "a bicycle",
-    "猫の顔",
-)
-
-
-def load_encoder(model: str, compat: Contract | None = None) -> "Encoder":
-    """Load the model, with Hugging Face's own progress bars off."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from clip_text import Encoder
-
-    return Encoder.from_pretrained(model, compat=compat)
-
-
-def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify | None":
-    """What encodes and classifies queries in one pass; None where the model has no head for it.
-
-    Raises:
-        ClipTextError: If a head is named that the model has not.
-    """
-    from clip_text.errors import ClipTextError
-
-    if head is None and len(encoder.heads) != 1:
-        return None
-    if head is not None and head not in encoder.heads:
-        raise ClipTextError(
-            f"expected one of the model's classification heads "
-            f"({', '.join(encoder.heads) or 'it has none'}), got {head!r}. Leave --head out, or "
-            "train one: clip-text train classifier."
-        )
-
-    def classify(texts: "Sequence[str]") -> "tuple[Any, list[tuple[str, float] | None]]":
-        rows, found = encoder.encode_and_classify(texts, head, top_k=1)
-        # a head of several labels may find none
-        return rows, [(one.label, one.probability) if one.chosen else None for one in found]
-
-    return classify
 
 
 @contextmanager
@@ -394,21 +260,3 @@ def printable(path: Path) -> str:
     from retrieval.walk import displayed
 
     return displayed(os.fsencode(path))
-
-
-def main() -> None:
-    """Run the command; an error of ours is one line, not a stack trace."""
-    from clip_text.allocator import keep_freed_memory
-    from clip_text.errors import ClipTextError
-    from retrieval.errors import RetrievalError
-
-    keep_freed_memory()
-
-    try:
-        app()
-    except (ClipTextError, RetrievalError, OSError) as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here")
-        sys.exit(130)

@@ -16,11 +16,10 @@ from clip_text.evaluation.probe import Examples, check_installed, few_shot, line
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import SETS, read_templates
 from clip_text.evaluation.zero_shot import class_weights, classify
-
-from .drawing import check_drawable
-from .options import AsJson, Model, numbers
-from .output import err, out, print_json, progress_bar
-from .zero_shot_report import Evaluation, as_json, as_tables
+from clip_text_cli.drawing.figure import check_drawable
+from clip_text_cli.evaluate.zero_shot_report import Evaluation, as_json, as_tables
+from clip_text_cli.options import AsJson, Model, numbers
+from clip_text_cli.output import err, out, print_json, progress_bar
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -175,7 +174,7 @@ def encode_pictures(
 
 
 def _draw(evaluation: Evaluation, file: Path) -> None:
-    from .confusion import draw_confusion
+    from clip_text_cli.drawing.confusion import draw_confusion
 
     result = evaluation.zero_shot
     if result.confusion is None:
@@ -239,7 +238,7 @@ def command(
 
         clip-text evaluate zero-shot test/ --train train/ --probe --shots 1,2,4,8,16
     """
-    from . import cli
+    from clip_text_cli import wiring
 
     depths, few = numbers(top_k) or (1, 5), numbers(shots)
     if train is not None and not (probe or few):
@@ -253,7 +252,7 @@ def command(
             )
     taught = read_labelled(train, images, label_field) if train is not None else None
     evaluation = evaluate_zero_shot(
-        cli.load_encoder(model),
+        wiring.load_encoder(model),
         pictures,
         read_classes(classes) if classes is not None else None,
         read_templates(templates),

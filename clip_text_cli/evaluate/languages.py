@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
-
-from .options import AsJson, Model, listed
-from .output import err, out, print_json
+from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
 
@@ -50,7 +49,7 @@ def as_json(results: Sequence[LanguageRecall]) -> dict[str, Any]:
 
 def draw(results: Sequence[LanguageRecall], out: Path) -> None:
     """Draw the deepest recall of each language, best first; see :func:`.bars.draw_bars`."""
-    from .bars import draw_bars
+    from clip_text_cli.drawing.bars import draw_bars
 
     ordered = by_recall(results)
     k = max(ordered[0].recall)
@@ -91,17 +90,17 @@ def command(
 
         clip-text evaluate languages captions.jsonl --kind zh,en --plot languages.png
     """
-    from . import cli
-    from .retrieval_sets import encode_pictures, read_or_gallery, sample_texts
+    from clip_text_cli import wiring
+    from clip_text_cli.evaluate.sets import encode_pictures, read_or_gallery, sample_texts
 
     if plot is not None:
-        from .drawing import check_drawable
+        from clip_text_cli.drawing.figure import check_drawable
 
         check_drawable(plot)
     collection = read_or_gallery(data, images, listed(kind))
     if sample is not None:
         collection = sample_texts(collection, sample, seed)
-    encoder = cli.load_encoder(model)
+    encoder = wiring.load_encoder(model)
     results = by_language(encoder, collection, encode_pictures(encoder, collection), KS)
     if plot is not None:
         draw(results, plot)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from clip_text.errors import DataError
 from clip_text.evaluation import RetrievalSet, Text, retrieval_set
-
-from .output import picture_bar
+from clip_text_cli.output import picture_bar
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder

@@ -5,13 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import (
-    evaluate_languages,
-    evaluate_retrieval,
-    evaluate_robustness,
-    evaluate_zero_shot,
-    leaderboard,
-)
+from clip_text_cli.evaluate import languages, retrieval, robustness, zero_shot
 
 
 class _RetrievalByDefault(TyperGroup):
@@ -36,8 +30,7 @@ app = typer.Typer(
         clip-text evaluate zero-shot animals/ --confusion confusion.png
     """,
 )
-app.command("retrieval")(evaluate_retrieval.command)
-app.command("zero-shot")(evaluate_zero_shot.command)
-app.command("languages")(evaluate_languages.command)
-app.command("robustness")(evaluate_robustness.command)
-app.command("leaderboard")(leaderboard.command)
+app.command("retrieval")(retrieval.command)
+app.command("zero-shot")(zero_shot.command)
+app.command("languages")(languages.command)
+app.command("robustness")(robustness.command)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from .options import AsJson, Model, listed
-from .output import out, picture_bar, print_json
+from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.output import out, picture_bar, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.check import Finding, Report
@@ -77,8 +77,7 @@ def check_data(
     from clip_text.data.check import check
     from clip_text.data.collection import Problem
     from clip_text.data.readers import read_retrieval_set
-
-    from .cli import load_encoder
+    from clip_text_cli import wiring
 
     fields = listed(kinds)
     problems: list[Problem] = []
@@ -97,7 +96,7 @@ def check_data(
         )
         for other in other_splits
     ]
-    tokenizer = load_encoder(model).tokenizer
+    tokenizer = wiring.load_encoder(model).tokenizer
     total = sum(len(one.image_ids) for one in (collection, *others))
     with picture_bar(total) as advance:
         report = check(

@@ -3,16 +3,47 @@
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text import DataError
-from clip_text.tokenizer import TokenReport
+from clip_text.errors import DataError
+from clip_text_cli import wiring
+from clip_text_cli.options import AsJson, Model
+from clip_text_cli.output import out, print_json
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from clip_text.tokenizer import TokenReport
 
 COMMON = 10
 """How many of the most frequent unknown parts the summary names."""
+
+
+def command(
+    file: Annotated[Path, typer.Argument(allow_dash=True, help="Texts, one a line; - is stdin.")],
+    model: Model = "starter",
+    compat: Annotated[
+        wiring.Contract | None, typer.Option(help="Whose tokens; by default those of the model.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Name the texts with words the model does not know, and those it cuts off.
+
+    Examples:
+        clip-text tokens captions.txt
+
+        clip-text tokens captions.txt --compat cn_clip
+    """
+    report = wiring.load_encoder(model, compat).text_report(read_texts(file))
+    if json:
+        print_json(as_json(report))
+        return
+    for line in summary(report):
+        out.print(escape(line), soft_wrap=True)
+    if report.with_unknown or report.cut:
+        out.print(as_table(report))
 
 
 def read_texts(source: Path) -> list[str]:
@@ -38,7 +69,7 @@ def read_texts(source: Path) -> list[str]:
     return texts
 
 
-def summary(report: TokenReport) -> list[str]:
+def summary(report: "TokenReport") -> list[str]:
     """Say how many texts suffer, and how much."""
     unknown, cut = report.with_unknown, report.cut
     lines = [
@@ -55,7 +86,7 @@ def summary(report: TokenReport) -> list[str]:
     return lines
 
 
-def as_table(report: TokenReport) -> Table:
+def as_table(report: "TokenReport") -> Table:
     """List the texts with something wrong, by line."""
     table = Table(box=None, pad_edge=False)
     for column in ("line", "tokens"):
@@ -69,7 +100,7 @@ def as_table(report: TokenReport) -> Table:
     return table
 
 
-def as_json(report: TokenReport) -> dict[str, Any]:
+def as_json(report: "TokenReport") -> dict[str, Any]:
     """Flatten the report; shares in [0, 1]."""
     return {
         "texts": len(report.texts),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from .drawing import check_drawable, new_figure, save_figure
-from .options import AsJson, listed, numbers
-from .output import err, out, picture_bar, print_json
+from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
+from clip_text_cli.options import AsJson, listed, numbers
+from clip_text_cli.output import err, out, picture_bar, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
-from .drawing import check_drawable, new_figure, save_figure
+from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
 
 
 def draw_bars(

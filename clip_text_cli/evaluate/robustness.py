@@ -11,9 +11,8 @@ from rich.table import Table
 
 from clip_text.errors import ClipTextError
 from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
-
-from .options import AsJson, Model
-from .output import err, out, print_json
+from clip_text_cli.options import AsJson, Model
+from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
 
@@ -67,7 +66,7 @@ def _known(value: float) -> float | None:
 
 def draw(results: Sequence[Robustness], out: Path) -> None:
     """Draw how far each perturbation moves the deepest recall; see :func:`.bars.draw_bars`."""
-    from .bars import draw_bars
+    from clip_text_cli.drawing.bars import draw_bars
 
     k = max(results[0].clean)
     draw_bars(
@@ -109,11 +108,11 @@ def command(
 
         clip-text evaluate robustness val.jsonl --kind zh --sample 1000 --plot robustness.png
     """
-    from . import cli
-    from .retrieval_sets import encode_pictures, read_or_gallery, sample_texts
+    from clip_text_cli import wiring
+    from clip_text_cli.evaluate.sets import encode_pictures, read_or_gallery, sample_texts
 
     if plot is not None:
-        from .drawing import check_drawable
+        from clip_text_cli.drawing.figure import check_drawable
 
         check_drawable(plot)
     try:  # before the long part: a library that is missing
@@ -125,7 +124,7 @@ def command(
     collection = read_or_gallery(data, images, [kind] if kind else None)
     if sample is not None:
         collection = sample_texts(collection, sample, seed)
-    encoder = cli.load_encoder(model)
+    encoder = wiring.load_encoder(model)
     pictures = encode_pictures(encoder, collection)
     results = robustness(encoder.encode_text, collection, pictures, ks=KS, seed=seed)
     if plot is not None:

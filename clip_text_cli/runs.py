@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from .output import err, progress_bar
+from clip_text_cli.output import err, progress_bar
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from transformers import TrainerCallback, TrainerState

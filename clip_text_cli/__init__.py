@@ -1,0 +1,1 @@
+"""The installed command ``clip-text``; the only room that imports both packages."""
