@@ -25,7 +25,7 @@ from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from retrieval.ingest import OnProgress
-    from retrieval.searcher import Hit
+    from retrieval.search import Hit
 
 SOME_FILES_SET_ASIDE = 3
 DEFAULT_INDEX = user_data_path("clip-text") / "index"
@@ -117,7 +117,7 @@ def search(
 
         clip-text search "a dog on the beach" --sheet dogs.png
     """
-    from retrieval.searcher import Searcher
+    from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
     with Searcher.open(index_dir, wiring.load_encoder(model)) as searcher:
@@ -149,8 +149,8 @@ def serve(
     Example:
         clip-text serve --port 8000
     """
-    from retrieval.api import serve as serve_api
-    from retrieval.searcher import Searcher
+    from retrieval.search import Searcher
+    from retrieval.service.app import serve as serve_api
 
     encoder = wiring.load_encoder(model)
     with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
@@ -172,7 +172,7 @@ def demo(
     from importlib.resources import as_file, files
 
     from retrieval.ingest import index_folder
-    from retrieval.searcher import Searcher
+    from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
     encoder = wiring.load_encoder(model)
@@ -257,6 +257,6 @@ def titled(hit: "Hit") -> str:
 
 def printable(path: Path) -> str:
     """A path without bytes or line breaks that would spoil a terminal or JSON."""
-    from retrieval.walk import displayed
+    from retrieval.records import displayed
 
     return displayed(os.fsencode(path))

@@ -2,11 +2,17 @@
 
 import json
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Failure", "Picture", "Record", "bounds_under"]
+__all__ = ["Failure", "Picture", "Record", "bounds_under", "displayed", "displayed_id"]
+
+_SEPARATOR = os.fsencode(os.sep)
+# Characters that would break a line, a terminal or the order of the text around them.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_UNSAFE = frozenset("\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Picture(NamedTuple):
@@ -77,6 +83,32 @@ class Failure(NamedTuple):
 
 def bounds_under(folder: bytes) -> tuple[bytes, bytes]:
     """Bounds of all paths below a folder: ``low <= path < high`` in byte order."""
-    separator = os.fsencode(os.sep)
-    low = folder if folder.endswith(separator) else folder + separator
+    low = folder if folder.endswith(_SEPARATOR) else folder + _SEPARATOR
     return low, low[:-1] + bytes([low[-1] + 1])
+
+
+def displayed(path: bytes) -> str:
+    r"""A path as text that is safe to print: one line, valid Unicode, no two alike.
+
+    Control characters, line ends, bytes that are no UTF-8 and the backslash itself are
+    written as Python would escape them (``\n``, ``\xff``, ``\\``).
+    """
+    text = os.fsdecode(path)
+    return "".join(_escape(char) if _is_unsafe(char) else char for char in text)
+
+
+def displayed_id(root: bytes, path: bytes) -> str:
+    """The path below the indexed folder, with ``/`` between its parts, safe to print."""
+    below = path[len(root) :].lstrip(_SEPARATOR)
+    return "/".join(displayed(part) for part in below.split(_SEPARATOR))
+
+
+def _is_unsafe(char: str) -> bool:
+    return char in _UNSAFE or unicodedata.category(char) in _UNSAFE_CATEGORIES
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's stand-ins for single bytes
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")

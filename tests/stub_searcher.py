@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.searcher import Answer, Hit
+from retrieval.search import Answer, Hit
 
 CAPTIONS = {
     "red.png": "红色的方块",

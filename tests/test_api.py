@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from stub_searcher import CAPTIONS, METADATA, ROWS, StubSearcher
 
-from retrieval import api, guard, messages
-from retrieval.api import ThumbnailCache, create_app, render_thumbnail, serve
 from retrieval.errors import (
     CorruptIndexError,
     EncoderError,
@@ -30,7 +28,10 @@ from retrieval.errors import (
     QueryError,
 )
 from retrieval.ingest import index_folder
-from retrieval.searcher import Searcher
+from retrieval.search import Searcher
+from retrieval.service import app as api
+from retrieval.service import guard, messages
+from retrieval.service.app import ThumbnailCache, create_app, render_thumbnail, serve
 
 HERE = Path(__file__).parent
 JSON = {"content-type": "application/json"}
@@ -669,7 +670,7 @@ def served(tmp_path):
     """``serve`` in a process of its own; gives the process and its address."""
     program = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3];"
-        "from stub_searcher import StubSearcher; from retrieval.api import serve;"
+        "from stub_searcher import StubSearcher; from retrieval.service.app import serve;"
         "serve(StubSearcher(Path(sys.argv[3])), port=0)"
     )
     command = [sys.executable, "-c", program, str(HERE), str(HERE.parent), str(tmp_path)]
@@ -722,7 +723,7 @@ def test_serve_without_uvicorn_names_the_extra(searcher, monkeypatch):
 
 
 def test_importing_without_fastapi_names_the_extra():
-    program = "import sys; sys.modules['fastapi'] = None; import retrieval.api"
+    program = "import sys; sys.modules['fastapi'] = None; import retrieval.service.app"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=HERE.parent,

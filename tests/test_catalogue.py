@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.catalogue.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import (
     CorruptIndexError,
     EncoderError,
@@ -119,8 +119,8 @@ def test_features_since_a_generation(catalogue):
 
 
 def test_features_come_page_by_page(catalogue, monkeypatch):
-    monkeypatch.setattr("retrieval.catalogue._FEATURE_PAGE", 2)
-    monkeypatch.setattr("retrieval.catalogue._PAGE", 2)
+    monkeypatch.setattr("retrieval.catalogue.catalogue._FEATURE_PAGE", 2)
+    monkeypatch.setattr("retrieval.catalogue.catalogue._PAGE", 2)
     with catalogue.transaction():
         for i in range(5):
             catalogue.add(picture(b"/p/%d" % i), row_of(i, 0))

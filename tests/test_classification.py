@@ -35,9 +35,9 @@ from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
 from clip_text.towers import build_model
 from clip_text.training.recipe import RecipeError
 from clip_text_cli.wiring import query_classifier
-from retrieval.api import create_app
 from retrieval.ingest import index_folder
-from retrieval.searcher import Searcher
+from retrieval.search import Searcher
+from retrieval.service.app import create_app
 
 LABELS = ("动物", "植物")
 CONFIG = HeadConfig(labels=LABELS, pooler="mean")

@@ -17,7 +17,8 @@ from retrieval.errors import (
     IndexMismatchError,
 )
 from retrieval.ingest import Progress, index_folder
-from retrieval.walk import Walk, displayed, displayed_id
+from retrieval.ingest.walk import Walk
+from retrieval.records import displayed, displayed_id
 
 DAY = 86_400 * 10**9
 
@@ -101,7 +102,7 @@ def test_nothing_changed_is_not_even_read(bench, monkeypatch):
     def unread(*_):
         raise AssertionError("a file was read")
 
-    monkeypatch.setattr("retrieval.examine._hash", unread)
+    monkeypatch.setattr("retrieval.ingest.examine._hash", unread)
     bench.run()
     assert bench.counts() == {"unchanged": 6}
 

@@ -13,11 +13,11 @@ import pytest
 from fakes import FakeEncoder, save_picture
 from indexing_process import BATCH_SIZE, start_process
 
-from retrieval.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.catalogue.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import IndexLockedError, IndexNotFoundError
 from retrieval.index import INDEX_NAME, FaissIndex
 from retrieval.ingest import index_folder
-from retrieval.searcher import Searcher
+from retrieval.search import Searcher
 
 
 class Nursery:

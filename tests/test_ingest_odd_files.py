@@ -17,7 +17,7 @@ from PIL import Image
 
 from clip_text.images import load_image, squash
 from retrieval.ingest import IngestReport, index_folder
-from retrieval.searcher import Searcher
+from retrieval.search import Searcher
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from stub_searcher import CAPTIONS, METADATA, ROWS, StubSearcher
 
-from retrieval.api import create_app
+from retrieval.service.app import create_app
 
 SHOWABLE = [row for name, row in ROWS.items() if name not in ("damaged.png", "gone.png")]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -19,7 +19,7 @@ from retrieval.errors import (
 )
 from retrieval.index import INDEX_NAME
 from retrieval.ingest import index_folder
-from retrieval.searcher import Hit, Searcher
+from retrieval.search import Hit, Searcher
 
 COUNT = 12
 
@@ -242,8 +242,8 @@ def test_an_index_deleted_and_built_anew_is_taken_over(searcher, index_dir, fold
 def test_a_costly_refresh_is_not_repeated_at_once(
     searcher, index_dir, folder, encoder, monkeypatch
 ):
-    monkeypatch.setattr("retrieval.searcher._CHEAP_SECONDS", -1.0)
-    monkeypatch.setattr("retrieval.searcher._REST_FACTOR", 1e9)
+    monkeypatch.setattr("retrieval.search.searcher._CHEAP_SECONDS", -1.0)
+    monkeypatch.setattr("retrieval.search.searcher._REST_FACTOR", 1e9)
     for name, expected in (("a.png", True), ("b.png", False)):
         save_picture(folder / name, hash(name) % 1000 + 1000)
         index_folder(folder, index_dir, encoder)

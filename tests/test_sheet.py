@@ -6,10 +6,10 @@ import pytest
 from fakes import save_picture
 from PIL import Image
 
-from retrieval.fonts import Face, find_font
 from retrieval.pictures import open_thumbnail, shown_size
-from retrieval.searcher import Hit
+from retrieval.search import Hit
 from retrieval.sheet import contact_sheet
+from retrieval.sheet.fonts import Face, find_font
 
 TILE = 100
 MARGIN, GAP = 36, 20
@@ -119,7 +119,7 @@ def test_what_makes_no_sheet_is_refused(tmp_path):
 
 
 def without_system_fonts(monkeypatch):
-    monkeypatch.setattr("retrieval.fonts._FOLDERS", ())
+    monkeypatch.setattr("retrieval.sheet.fonts._FOLDERS", ())
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mplfonts"), reason="needs mplfonts")
@@ -136,7 +136,7 @@ def test_mplfonts_stands_in_for_the_system_without_matplotlib(monkeypatch):
 
 def test_without_any_font_chinese_is_escaped(monkeypatch, tmp_path):
     without_system_fonts(monkeypatch)
-    monkeypatch.setattr("retrieval.fonts.find_spec", lambda _: None)
+    monkeypatch.setattr("retrieval.sheet.fonts.find_spec", lambda _: None)
     assert find_font() is None
     face = Face(None, 20)
     assert face.writable("cat 猫\n9") == r"cat \u732b 9"
@@ -147,8 +147,10 @@ def test_without_any_font_chinese_is_escaped(monkeypatch, tmp_path):
 
 def test_fonts_without_chinese_and_files_that_are_none_are_passed_over(monkeypatch, tmp_path):
     (tmp_path / "NotoSansCJK-Regular.ttc").write_text("no font")
-    monkeypatch.setattr("retrieval.fonts._FOLDERS", (str(tmp_path), str(tmp_path / "nothing")))
-    monkeypatch.setattr("retrieval.fonts.find_spec", lambda _: None)
+    monkeypatch.setattr(
+        "retrieval.sheet.fonts._FOLDERS", (str(tmp_path), str(tmp_path / "nothing"))
+    )
+    monkeypatch.setattr("retrieval.sheet.fonts.find_spec", lambda _: None)
     assert find_font() is None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
-from retrieval.fonts import Face, find_font
+from retrieval.sheet.fonts import Face, find_font
 
 MOST_CLASSES = 40
 """More names than these are not readable on one page."""

@@ -197,7 +197,7 @@ def draw_worst(report: Report, file: Path, count: int = 12, shown: int = 6) -> N
     import numpy as np
 
     from clip_text.images import load_image
-    from retrieval.searcher import Hit
+    from retrieval.search import Hit
     from retrieval.sheet import contact_sheet
 
     collection, encoded = report.collection, report.encoded

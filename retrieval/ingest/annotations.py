@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from retrieval.errors import FolderError
-from retrieval.walk import ANNOTATIONS_NAME
+from retrieval.ingest.walk import ANNOTATIONS_NAME
 
 __all__ = ["NO_ANNOTATION", "Annotation", "Annotations", "read_annotations"]
 

@@ -1,19 +1,15 @@
 """Which files of a folder are pictures, in an order that never changes."""
 
 import os
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["EXTENSIONS", "Walk", "displayed", "displayed_id"]
+__all__ = ["ANNOTATIONS_NAME", "EXTENSIONS", "Walk"]
 
 EXTENSIONS = frozenset({b".jpg", b".jpeg", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff"})
 ANNOTATIONS_NAME = b"metadata.jsonl"
 
 _SEPARATOR = os.fsencode(os.sep)
-# Characters that would break a line, a terminal or the order of the text around them.
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_UNSAFE = frozenset("\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Walk:
@@ -87,33 +83,6 @@ class Walk:
             return not entry.is_dir()  # a link to a folder, not to be entered
         except OSError:
             return True  # a link that leads round in circles: reported when it is read
-
-
-def displayed(path: bytes) -> str:
-    r"""A path as text that is safe to print: one line, valid Unicode, no two alike.
-
-    Control characters, line ends, bytes that are no UTF-8 and the backslash itself are
-    written as Python would escape them (``\n``, ``\xff``, ``\\``).
-    """
-    text = os.fsdecode(path)
-    return "".join(_escape(char) if _is_unsafe(char) else char for char in text)
-
-
-def displayed_id(root: bytes, path: bytes) -> str:
-    """The path below the indexed folder, with ``/`` between its parts, safe to print."""
-    below = path[len(root) :].lstrip(_SEPARATOR)
-    return "/".join(displayed(part) for part in below.split(_SEPARATOR))
-
-
-def _is_unsafe(char: str) -> bool:
-    return char in _UNSAFE or unicodedata.category(char) in _UNSAFE_CATEGORIES
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's stand-ins for single bytes
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def _identity(path: bytes) -> tuple[int, int] | None:

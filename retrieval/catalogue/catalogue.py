@@ -17,10 +17,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.catalogue.schema import (
+    CATALOGUE_NAME,
+    connect_reader,
+    connect_writer,
+    raise_if_damaged,
+)
 from retrieval.errors import EncoderError, IndexMismatchError, IndexNotFoundError
 from retrieval.protocols import Features
 from retrieval.records import Failure, Picture, Record, bounds_under
-from retrieval.schema import CATALOGUE_NAME, connect_reader, connect_writer, raise_if_damaged
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.walk import displayed
+from retrieval.records import displayed
 
 __all__ = ["IngestReport", "OnProgress", "Pace", "Progress"]
 

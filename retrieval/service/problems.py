@@ -20,8 +20,8 @@ from retrieval.errors import (
     QueryError,
     RetrievalError,
 )
-from retrieval.guard import MAX_BODY_BYTES, guard_headers
-from retrieval.messages import MAX_QUERY_CHARACTERS, SEND_EXAMPLE, ErrorResponse
+from retrieval.service.guard import MAX_BODY_BYTES, guard_headers
+from retrieval.service.messages import MAX_QUERY_CHARACTERS, SEND_EXAMPLE, ErrorResponse
 
 _LOG = logging.getLogger(__name__)
 _SHORT: Final = 80

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from retrieval.fonts import Face, find_font
 from retrieval.pictures import open_thumbnail
-from retrieval.searcher import Hit
+from retrieval.search import Hit
+from retrieval.sheet.fonts import Face, find_font
 
 __all__ = ["contact_sheet", "find_font"]
 

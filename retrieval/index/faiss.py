@@ -1,106 +1,31 @@
-"""Vector search behind one Protocol, with FAISS as the engine that needs no server."""
+"""Exact search with FAISS, the engine that needs no server, and its one file."""
 
 import contextlib
 import json
-import logging
 import os
 import time
 import uuid
 import zlib
 from pathlib import Path
-from typing import IO, Any, Protocol, Self, TypeVar
+from typing import IO, Any, Self
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-from retrieval.catalogue import Catalogue
 from retrieval.errors import CorruptIndexError
+from retrieval.index.engine import Rows
 from retrieval.protocols import Features
 
-__all__ = ["INDEX_NAME", "FaissIndex", "Rows", "VectorIndex", "open_index", "sync"]
+__all__ = ["FaissIndex"]
 
-Rows = NDArray[np.int64]
-"""Numbers of pictures, int64; the catalogue's rows."""
-
-INDEX_NAME = "features.faiss"
 _FORMAT = "clip-text-faiss-1"
 _BLOCK = 1 << 20  # bytes
 _RESCORE_BLOCK = 4096  # rows
 _ABANDONED_SECONDS = 3600.0
-_LOG = logging.getLogger(__name__)
 
 # FAISS sums in float32, in an order that depends on the batch and on a row's place, so
 # equal rows may differ in the last bits. Rows closer than this may be out of order.
 _NOISE = 1e-5
-
-
-class VectorIndex(Protocol):
-    """Holds features by row and finds the nearest ones.
-
-    Scores are cosines in [-1, 1] (features are unit rows), best first; equal scores come
-    in the order of their rows.
-    """
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the features."""
-        ...
-
-    @property
-    def rows(self) -> Rows:
-        """The rows held, in any order, int64 [n]."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def add(self, rows: Rows, features: Features) -> None:
-        """Add unit rows [n, embed_dim] under new numbers [n].
-
-        Raises:
-            ValueError: If the shapes do not fit, or a row is held already.
-        """
-        ...
-
-    def remove(self, rows: Rows) -> None:
-        """Remove rows [n]; those not held are ignored."""
-        ...
-
-    def search(self, features: Features, k: int) -> tuple[Features, Rows]:
-        """Find the nearest rows.
-
-        Args:
-            features: Unit rows to search for, [q, embed_dim].
-            k: How many per query; more than the index holds gives all of it.
-
-        Returns:
-            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape.
-
-        Raises:
-            ValueError: If the shape does not fit, or k is below 1.
-        """
-        ...
-
-    def copy(self) -> Self:
-        """An independent index with the same content."""
-        ...
-
-    def save(self, path: Path, stamp: str) -> None:
-        """Write the index to a file in one step, with a stamp saying what it was built from."""
-        ...
-
-    @classmethod
-    def load(cls, path: Path) -> tuple[Self, str]:
-        """Read an index and its stamp.
-
-        Raises:
-            FileNotFoundError: If there is no file.
-            CorruptIndexError: If the file is damaged or of another format.
-        """
-        ...
-
-
-AnyIndex = TypeVar("AnyIndex", bound=VectorIndex)
 
 
 class FaissIndex:
@@ -243,64 +168,6 @@ class FaissIndex:
             held = self._faiss.reconstruct_batch(rows[part])
             scores[part] = (held * wide).sum(axis=1)
         return scores.clip(-1.0, 1.0)
-
-
-def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[FaissIndex, int]:
-    """The index of a catalogue, whatever state its file is in.
-
-    A file that is missing, damaged, stale or of another catalogue is brought up to date
-    and written again; where it cannot be written, the next call does the same work.
-
-    Returns:
-        The index, and the generation of the catalogue it holds.
-    """
-    path = index_dir / INDEX_NAME
-    index, held = _load_of(path, catalogue) or (FaissIndex(catalogue.embed_dim), None)
-    index, generation = sync(index, held or 0, catalogue)
-    if generation != held:
-        try:
-            index.save(path, f"{catalogue.uid}:{generation}")
-        except OSError as error:
-            _LOG.warning("cannot keep the vector index in %s: %s", path, error)
-    return index, generation
-
-
-def _load_of(path: Path, catalogue: Catalogue) -> tuple[FaissIndex, int] | None:
-    """The index in a file and its generation, if it is a past state of this catalogue."""
-    try:
-        index, stamp = FaissIndex.load(path)
-    except FileNotFoundError:
-        return None
-    except (CorruptIndexError, OSError) as error:
-        _LOG.warning("rebuilding the vector index from the catalogue: %s", error)
-        return None
-    uid, _, generation = stamp.partition(":")
-    # A later generation means that the catalogue was put back from a copy.
-    if uid != catalogue.uid or int(generation) > catalogue.generation:
-        return None
-    return index, int(generation)
-
-
-def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyIndex, int]:
-    """Bring an index to the catalogue's present state, touching only what changed.
-
-    Args:
-        index: Holds the catalogue's features as of ``generation``; changed in place.
-        generation: 0 for an empty index.
-        catalogue: What to follow.
-
-    Returns:
-        The index and the generation it now holds.
-    """
-    with catalogue.snapshot():
-        present = catalogue.generation
-        if present == generation:
-            return index, generation
-        gone = np.setdiff1d(index.rows, catalogue.rows())
-        index.remove(np.concatenate([gone, catalogue.rows(since=generation)]))
-        for rows, features in catalogue.features(since=generation):
-            index.add(rows, features)
-    return index, present
 
 
 def _sweep(path: Path) -> None:

@@ -12,17 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrieval.annotations import NO_ANNOTATION, Annotations, read_annotations
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.errors import EncoderError, FolderError
-from retrieval.examine import Examined, Examiner, Verdict
 from retrieval.features import check_unit_rows
 from retrieval.index import open_index
-from retrieval.lock import IndexLock
+from retrieval.ingest.annotations import NO_ANNOTATION, Annotations, read_annotations
+from retrieval.ingest.examine import Examined, Examiner, Verdict
+from retrieval.ingest.report import IngestReport, OnProgress, Pace, Progress
+from retrieval.ingest.walk import Walk
 from retrieval.protocols import Encoder, Features, Pixels
-from retrieval.records import Picture, bounds_under
-from retrieval.report import IngestReport, OnProgress, Pace, Progress
-from retrieval.walk import Walk, displayed, displayed_id
+from retrieval.records import Picture, bounds_under, displayed, displayed_id
 
 __all__ = ["IngestReport", "OnProgress", "Progress", "index_folder"]
 

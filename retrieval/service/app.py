@@ -25,8 +25,8 @@ from typing import Annotated, Final, cast
 
 from PIL import Image
 
-from retrieval.searcher import Answer, Hit, Searcher
-from retrieval.thumbnails import ThumbnailCache, render_thumbnail
+from retrieval.search import Answer, Hit, Searcher
+from retrieval.service.thumbnails import ThumbnailCache, render_thumbnail
 
 _NEEDS_SERVE = "expected the package {0} for the search service, got none. {1}"
 _INSTALL_SERVE = "Run pip install 'clip-text[serve]'."
@@ -37,15 +37,15 @@ try:
     from fastapi.staticfiles import StaticFiles
     from fastapi_offline import FastAPIOffline
 
-    from retrieval.guard import Guard
-    from retrieval.messages import (
+    from retrieval.service.guard import Guard
+    from retrieval.service.messages import (
         FoundPicture,
         HealthResponse,
         QueryCategory,
         SearchRequest,
         SearchResponse,
     )
-    from retrieval.problems import HANDLERS, ProblemError, describe, shorten
+    from retrieval.service.problems import HANDLERS, ProblemError, describe, shorten
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         _NEEDS_SERVE.format(error.name, _INSTALL_SERVE), name=error.name

@@ -1,0 +1,74 @@
+"""The index of a catalogue: opened in whatever state its file is, and kept up to date."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.catalogue import Catalogue
+from retrieval.errors import CorruptIndexError
+from retrieval.index.engine import AnyIndex
+from retrieval.index.faiss import FaissIndex
+
+__all__ = ["INDEX_NAME", "open_index", "sync"]
+
+INDEX_NAME = "features.faiss"
+_LOG = logging.getLogger(__name__)
+
+
+def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[FaissIndex, int]:
+    """The index of a catalogue, whatever state its file is in.
+
+    A file that is missing, damaged, stale or of another catalogue is brought up to date
+    and written again; where it cannot be written, the next call does the same work.
+
+    Returns:
+        The index, and the generation of the catalogue it holds.
+    """
+    path = index_dir / INDEX_NAME
+    index, held = _load_of(path, catalogue) or (FaissIndex(catalogue.embed_dim), None)
+    index, generation = sync(index, held or 0, catalogue)
+    if generation != held:
+        try:
+            index.save(path, f"{catalogue.uid}:{generation}")
+        except OSError as error:
+            _LOG.warning("cannot keep the vector index in %s: %s", path, error)
+    return index, generation
+
+
+def _load_of(path: Path, catalogue: Catalogue) -> tuple[FaissIndex, int] | None:
+    """The index in a file and its generation, if it is a past state of this catalogue."""
+    try:
+        index, stamp = FaissIndex.load(path)
+    except FileNotFoundError:
+        return None
+    except (CorruptIndexError, OSError) as error:
+        _LOG.warning("rebuilding the vector index from the catalogue: %s", error)
+        return None
+    uid, _, generation = stamp.partition(":")
+    # A later generation means that the catalogue was put back from a copy.
+    if uid != catalogue.uid or int(generation) > catalogue.generation:
+        return None
+    return index, int(generation)
+
+
+def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyIndex, int]:
+    """Bring an index to the catalogue's present state, touching only what changed.
+
+    Args:
+        index: Holds the catalogue's features as of ``generation``; changed in place.
+        generation: 0 for an empty index.
+        catalogue: What to follow.
+
+    Returns:
+        The index and the generation it now holds.
+    """
+    with catalogue.snapshot():
+        present = catalogue.generation
+        if present == generation:
+            return index, generation
+        gone = np.setdiff1d(index.rows, catalogue.rows())
+        index.remove(np.concatenate([gone, catalogue.rows(since=generation)]))
+        for rows, features in catalogue.features(since=generation):
+            index.add(rows, features)
+    return index, present

@@ -1,0 +1,1 @@
+"""Hits over HTTP, and the page; needs ``clip-text[serve]``."""
