@@ -20,8 +20,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from clip_text.data.labelled_texts import hold_out, read_labelled_texts
 from clip_text.data.tagged_text import read_tagged
-from clip_text.heads.texts import hold_out, read_labelled_texts
 
 HELD_HEADLINES, HELD_SENTENCES = 5000, 1000
 REVIEWS = ("htl", "online_shopping_10_cats", "waimai")

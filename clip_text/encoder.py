@@ -95,10 +95,10 @@ class Encoder:
 
         Raises:
             CheckpointError: If the tokeniser contract or the backbone cannot be carried over; see
-                :func:`clip_text.sentence_transformers.save_sentence_transformers`.
+                :func:`clip_text.checkpoints.sentence_transformers.save_sentence_transformers`.
             FileExistsError: If the folder exists.
         """
-        from clip_text.sentence_transformers import (  # noqa: PLC0415  (few need it)
+        from clip_text.checkpoints.sentence_transformers import (  # noqa: PLC0415  (few need it)
             save_sentence_transformers,
         )
 

@@ -40,8 +40,8 @@ def begin(folder: Path, settings: Mapping[str, Any], how: str = "") -> None:
     Raises:
         ClipTextError: If the folder holds another run.
     """
-    from clip_text.checkpoints.files import partial_file, write_json
     from clip_text.errors import ClipTextError
+    from clip_text.storage import partial_file, write_json
 
     file = folder / SETTINGS
     if not file.exists():
@@ -63,7 +63,7 @@ def check_export(folder: Path | None, report: object) -> None:
     Raises:
         FileExistsError: If it does.
     """
-    from clip_text.checkpoints.files import check_new
+    from clip_text.storage import check_new
 
     if folder is not None and report is None:
         check_new(folder)
@@ -85,7 +85,7 @@ def how_it_went(state: "TrainerState", started: float) -> dict[str, Any]:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write what a run came to, which ends it."""
-    from clip_text.checkpoints.files import partial_file
+    from clip_text.storage import partial_file
 
     with partial_file(folder / REPORT) as file:
         text = json.dumps(report, ensure_ascii=False, indent=2)

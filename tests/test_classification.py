@@ -16,12 +16,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from clip_text import CheckpointError, DataError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint
 from clip_text.data import read_retrieval_set
+from clip_text.data.labelled_texts import LabelledTexts, hold_out
 from clip_text.errors import ClipTextError
-from clip_text.heads import ClassificationHead, HeadConfig
-from clip_text.heads.classification import balanced_weights, rank, targets_of
-from clip_text.heads.export import export_head, to_transformers
-from clip_text.heads.files import own_tower
-from clip_text.heads.scores import (
+from clip_text.evaluation.classification import (
     calibrate,
     calibration_error,
     decide,
@@ -29,10 +26,13 @@ from clip_text.heads.scores import (
     negative_log_likelihood,
     score,
 )
-from clip_text.heads.texts import LabelledTexts, hold_out
+from clip_text.heads import ClassificationHead, HeadConfig
+from clip_text.heads.classification import balanced_weights, rank, targets_of
+from clip_text.heads.export import export_head, to_transformers
+from clip_text.heads.files import own_tower
 from clip_text.heads.token_heads import start_backbone
-from clip_text.heads.training import ClassifierRecipe, Lessons, train_classifier
 from clip_text.towers import build_model
+from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
 from clip_text.training.recipe import RecipeError
 from clip_text_cli.wiring import query_classifier
 from retrieval.ingest import index_folder

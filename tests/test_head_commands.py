@@ -15,11 +15,11 @@ from test_train_classifier import write
 
 from clip_text import Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint
+from clip_text.data.labelled_texts import LabelledTexts, hold_out, without
 from clip_text.data.tags import spell
 from clip_text.heads.entities import load_entities
-from clip_text.heads.texts import LabelledTexts, hold_out, without
-from clip_text.heads.training import train_classifier
 from clip_text.training import trainer as trainer_module
+from clip_text.training.classifier import train_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

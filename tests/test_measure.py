@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from clip_text.data.duplicates import find_duplicates, merge_duplicates
 from clip_text.errors import DataError
 from clip_text.evaluation import RetrievalSet, Text, retrieval_set
-from clip_text.evaluation.duplicates import find_duplicates, merge_duplicates
 from clip_text.evaluation.measure import Encoded, encode_set, measure
 
 COLOURS = {"红": [1, 0, 0], "绿": [0, 1, 0], "蓝": [0, 0, 1], "紫": [0.6, 0, 0.8]}

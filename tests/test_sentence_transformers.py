@@ -14,8 +14,8 @@ from test_tokenizer_parity import HARD, mixture
 from transformers import AutoTokenizer, T5Config
 
 from clip_text import Encoder
-from clip_text import sentence_transformers as module
 from clip_text.checkpoints import Checkpoint, resolve
+from clip_text.checkpoints import sentence_transformers as module
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable

@@ -12,7 +12,7 @@ from test_entities import recognizer
 
 from clip_text import CheckpointError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_as, save_checkpoint
-from clip_text.heads.training import train_classifier
+from clip_text.training.classifier import train_classifier
 from clip_text_cli.runs import place_towers
 
 TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" * 9]

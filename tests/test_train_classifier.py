@@ -12,7 +12,7 @@ from test_classification import TEXTS, labelled
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from clip_text import DataError, Encoder
-from clip_text.heads.texts import (
+from clip_text.data.labelled_texts import (
     Columns,
     hold_out,
     is_multi_label,
@@ -213,7 +213,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tiny_folder, tmp_path)
     from test_classification import CONFIG, LESSONS, recipe
 
     from clip_text.checkpoints import load_checkpoint
-    from clip_text.heads.training import train_classifier
+    from clip_text.training.classifier import train_classifier
 
     few = recipe(train, epochs=4, evaluations=5)  # saves amid epochs, too
 
@@ -240,8 +240,8 @@ def test_training_stops_early(tiny_folder, tmp_path):
     from test_classification import CONFIG, LESSONS, recipe
 
     from clip_text.checkpoints import load_checkpoint
-    from clip_text.heads.training import train_classifier
     from clip_text.training.callbacks import METRICS, read_metrics
+    from clip_text.training.classifier import train_classifier
 
     # nothing rises at so small a rate
     idle = recipe("head", learning_rate=1e-9, patience=2, evaluations=20)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from clip_text.checkpoints import keys
-from clip_text.checkpoints.files import State, partial_file
+from clip_text.checkpoints.files import State
 from clip_text.checkpoints.parts import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -29,6 +29,7 @@ from clip_text.checkpoints.parts import (
     stored,
 )
 from clip_text.errors import CheckpointError
+from clip_text.storage import partial_file
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig
 

@@ -23,13 +23,7 @@ from open_clip import CLIPTextCfg
 from transformers import AutoConfig, PreTrainedConfig
 
 from clip_text.checkpoints import keys
-from clip_text.checkpoints.files import (
-    State,
-    partial_folder,
-    read_json,
-    write_json,
-    write_weights,
-)
+from clip_text.checkpoints.files import State, read_json, write_weights
 from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
@@ -41,6 +35,7 @@ from clip_text.checkpoints.parts import (
     incomplete,
     stored,
 )
+from clip_text.storage import partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler, Projection, TowerConfig
 

@@ -17,14 +17,7 @@ from transformers import BertConfig, ChineseCLIPConfig
 
 from clip_text.checkpoints import keys
 from clip_text.checkpoints.cn_clip import VOCABULARY_SIZE, chinese_tokenizer, differences
-from clip_text.checkpoints.files import (
-    State,
-    check_new,
-    partial_folder,
-    read_json,
-    write_json,
-    write_weights,
-)
+from clip_text.checkpoints.files import State, read_json, write_weights
 from clip_text.checkpoints.parts import (
     BROKEN,
     OPENAI_MEAN,
@@ -39,6 +32,7 @@ from clip_text.checkpoints.parts import (
 )
 from clip_text.checkpoints.places import HUGGING_FACE
 from clip_text.errors import CheckpointError
+from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig
 

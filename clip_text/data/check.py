@@ -13,7 +13,7 @@ from statistics import median_low
 from typing import Literal, NamedTuple
 
 from clip_text.data.collection import Problem, RetrievalSet
-from clip_text.evaluation.duplicates import content_digest, find_duplicates
+from clip_text.data.duplicates import content_digest, find_duplicates
 from clip_text.features import ahead
 from clip_text.images import load_image
 from clip_text.tokenizer import Tokenizer

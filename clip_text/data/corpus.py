@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.checkpoints.files import write_json
 from clip_text.data.masking import Segmenter, word_starts
 from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, Bits, Packing, pack
 from clip_text.data.plain_text import STOPS, Line, read_lines
 from clip_text.errors import DataError
+from clip_text.storage import write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.contracts import PREPARE, origins, pipeline, valid_unicode
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.data.collection import RetrievalSet
+from clip_text.data.duplicates import content_digest
 from clip_text.errors import DataError
-from clip_text.evaluation.duplicates import content_digest
 from clip_text.evaluation.ranking import Features, PerQuery, Retrieval, retrieval
 from clip_text.evaluation.statistics import Comparison, Interval, compare, groups_of, interval
 from clip_text.features import ahead

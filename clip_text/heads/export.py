@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from clip_text.checkpoints import Checkpoint
-from clip_text.checkpoints.files import check_new, partial_folder
 from clip_text.errors import CheckpointError
 from clip_text.heads.classification import ClassificationHead, HeadConfig
+from clip_text.storage import check_new, partial_folder
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
 

@@ -15,10 +15,11 @@ from typing import Any, cast
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from clip_text.checkpoints.files import read_json, read_state, write_json, write_weights
+from clip_text.checkpoints.files import read_json, read_state, write_weights
 from clip_text.checkpoints.parts import BROKEN, incomplete, load_weights, stored
 from clip_text.errors import CheckpointError
 from clip_text.heads.classification import ClassificationHead, HeadConfig
+from clip_text.storage import write_json
 from clip_text.towers import TextTower
 
 FOLDER = "heads"

@@ -25,14 +25,7 @@ from clip_text.checkpoints import (
     load_text_tower,
     resolve,
 )
-from clip_text.checkpoints.files import (
-    check_new,
-    partial_folder,
-    read_json,
-    read_state,
-    write_json,
-    write_weights,
-)
+from clip_text.checkpoints.files import read_json, read_state, write_weights
 from clip_text.checkpoints.parts import (
     BROKEN,
     incomplete,
@@ -42,6 +35,7 @@ from clip_text.checkpoints.parts import (
 )
 from clip_text.errors import CheckpointError
 from clip_text.heads.files import CONFIG, WEIGHTS, heads_in
+from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower

@@ -21,9 +21,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from clip_text.checkpoints.files import partial_file
 from clip_text.evaluation import retrieval
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
+from clip_text.storage import partial_file
 from clip_text.towers import POOLERS, Pooler, TextTower
 from clip_text.training.lessons import LengthGroupedBatches, Lessons
 from clip_text.training.trainer import SampledTrainer, common_arguments

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from transformers import TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from clip_text.checkpoints import Checkpoint
-from clip_text.checkpoints.files import partial_file
 from clip_text.data.batches import Pictures, Source
 from clip_text.data.collection import RetrievalSet
 from clip_text.data.identity import (
@@ -25,6 +24,7 @@ from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, counted, module_digest
+from clip_text.storage import partial_file
 from clip_text.training.callbacks import StepProgress
 from clip_text.training.contrastive import (
     ContrastiveModel,

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from clip_text.checkpoints.files import partial_folder
 from clip_text.errors import DataError
+from clip_text.storage import partial_folder
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.callbacks import EarlyStop
 from clip_text.training.masked_sequences import (

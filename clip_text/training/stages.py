@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from clip_text.checkpoints.files import partial_file
+from clip_text.storage import partial_file
 from clip_text.training.recipe import Recipe, RecipeError, check_types
 from clip_text.training.trainer import SaveError
 

@@ -7,8 +7,8 @@ from torch import nn
 from transformers import BertConfig
 
 from clip_text.checkpoints import LoadedTextTower, load_text_tower, save_checkpoint
+from clip_text.checkpoints.sentence_transformers import save_text_tower
 from clip_text.errors import CheckpointError
-from clip_text.sentence_transformers import save_text_tower
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler, TextTower
 from clip_text.training.teachers import PairTeacher, Teacher

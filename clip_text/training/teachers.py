@@ -38,11 +38,12 @@ from clip_text.checkpoints import (
     Preprocessing,
     load_checkpoint,
 )
-from clip_text.checkpoints.files import partial_file, read_json
+from clip_text.checkpoints.files import read_json
 from clip_text.checkpoints.places import resolve
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, DataError
 from clip_text.features import module_digest
+from clip_text.storage import partial_file
 from clip_text.towers import TowerConfig, build_model, mean_pool
 
 Rows = NDArray[np.float32]

@@ -14,8 +14,8 @@ from clip_text_cli.output import err, out, picture_bar, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
+    from clip_text.data.duplicates import Duplicates
     from clip_text.evaluation import RetrievalSet
-    from clip_text.evaluation.duplicates import Duplicates
     from clip_text.evaluation.measure import Encoded, Measured
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -59,7 +59,7 @@ def evaluate(
         merge: Count the twin of a right answer as right too.
         batch_size: Pictures per forward pass.
     """
-    from clip_text.evaluation.duplicates import find_duplicates, merge_duplicates
+    from clip_text.data.duplicates import find_duplicates, merge_duplicates
     from clip_text.evaluation.measure import encode_set, measure
 
     with picture_bar(len(collection.images)) as advance:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
 
     from clip_text.checkpoints import Checkpoint
     from clip_text.data import RetrievalSet
+    from clip_text.data.labelled_texts import Columns
     from clip_text.heads.classification import HeadConfig
-    from clip_text.heads.texts import Columns
-    from clip_text.heads.training import ClassifierRecipe, Lessons, Trained
     from clip_text.tokenizer import Tokenizer
     from clip_text.towers import TextTower
+    from clip_text.training.classifier import ClassifierRecipe, Lessons, Trained
 
 MOST_HELD_OUT = 5000
 CONFUSION = "confusion.png"
@@ -129,9 +129,9 @@ def command(
         --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
     """
     from clip_text.checkpoints import load_checkpoint, save_checkpoint
+    from clip_text.data.labelled_texts import Columns
     from clip_text.heads.export import check_exportable, export_head
-    from clip_text.heads.texts import Columns
-    from clip_text.heads.training import ClassifierRecipe
+    from clip_text.training.classifier import ClassifierRecipe
 
     recipe = ClassifierRecipe(
         train=train,
@@ -164,7 +164,7 @@ def command(
         check_drawable(confusion)
     _say_what_is_cut(lessons, checkpoint, copied)
     with listening() as (callback, progress):
-        from clip_text.heads.training import train_classifier
+        from clip_text.training.classifier import train_classifier
 
         trained = train_classifier(
             checkpoint,
@@ -202,14 +202,14 @@ def _names(file: Path | None) -> tuple[str, ...]:
 def _read(
     data: Path, val: Path | None, number: int | None, seed: int, columns: "Columns"
 ) -> "tuple[Lessons, bool]":
-    from clip_text.heads.texts import (
+    from clip_text.data.labelled_texts import (
         hold_out,
         is_multi_label,
         labels_of,
         read_labelled_texts,
         without,
     )
-    from clip_text.heads.training import Lessons
+    from clip_text.training.classifier import Lessons
 
     texts = read_labelled_texts(data, columns)
     several = is_multi_label(columns, texts)
@@ -231,8 +231,8 @@ def _config(
     several: bool,
     **form: Any,  # noqa: ANN401
 ) -> "HeadConfig":
+    from clip_text.data.labelled_texts import check_known, labels_of
     from clip_text.heads.classification import HeadConfig
-    from clip_text.heads.texts import check_known, labels_of
 
     labels = columns.names or labels_of(lessons.train, multi_label=several)
     check_known(lessons.validation, labels, multi_label=several)
@@ -379,8 +379,8 @@ def _draw(trained: "Trained", file: Path) -> Path | None:
     """Draw the confusion matrix, if there is one and something to draw with."""
     if trained.targets.ndim > 1 or find_spec("matplotlib") is None:
         return None
+    from clip_text.evaluation.classification import as_matrix
     from clip_text.evaluation.zero_shot import confusion_matrix
-    from clip_text.heads.scores import as_matrix
     from clip_text_cli.drawing.confusion import draw_confusion
 
     labels = trained.head.config.labels

@@ -71,7 +71,7 @@ def run(
     main: bool,
 ) -> dict[str, Any]:
     """Measure, train and report perplexity on the text held out; the main process writes it."""
-    from clip_text.checkpoints.files import partial_file, write_json
+    from clip_text.storage import partial_file, write_json
     from clip_text.training.masked_lm import MaskedLMTrainer, Perplexity, save_masked_lm
     from clip_text.training.masked_sequences import MaskedSequences
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
 from clip_text.checkpoints import Checkpoint
-from clip_text.checkpoints.files import check_new, partial_folder, write_json, write_weights
+from clip_text.checkpoints.files import write_weights
 from clip_text.errors import CheckpointError
+from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower

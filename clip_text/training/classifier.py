@@ -17,8 +17,10 @@ from transformers import TrainerCallback
 from clip_text.checkpoints import Checkpoint
 from clip_text.data.collection import RetrievalSet
 from clip_text.data.identity import collection_digest
+from clip_text.data.labelled_texts import LabelledTexts, check_known
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
+from clip_text.evaluation.classification import Calibration, Scores, calibrate, decide, score
 from clip_text.features import counted, module_digest
 from clip_text.heads.classification import (
     ClassificationHead,
@@ -27,7 +29,10 @@ from clip_text.heads.classification import (
     targets_of,
 )
 from clip_text.heads.files import check_name, own_tower
-from clip_text.heads.holding import (
+from clip_text.tokenizer import Tokenizer
+from clip_text.towers import TextTower
+from clip_text.training.classifier_steps import ClassifierModel, ClassifierTrainer, Labelled, Mode
+from clip_text.training.holding import (
     PICTURE_WEIGHT,
     ROW_WEIGHT,
     Hold,
@@ -35,14 +40,9 @@ from clip_text.heads.holding import (
     HoldRows,
     Recall,
 )
-from clip_text.heads.learning import ClassifierModel, ClassifierTrainer, Labelled, Mode
-from clip_text.heads.scores import Calibration, Scores, calibrate, decide, score
-from clip_text.heads.states import kept, picture_rows, pooled_states
-from clip_text.heads.texts import LabelledTexts, check_known
-from clip_text.tokenizer import Tokenizer
-from clip_text.towers import TextTower
 from clip_text.training.recipe import Recipe, RecipeError
 from clip_text.training.stages import run_stage
+from clip_text.training.states import kept, picture_rows, pooled_states
 
 _HEAD_RATE, _TOWER_RATE, _TOWER_WIDTH = 3e-3, 3e-4, 256
 

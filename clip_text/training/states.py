@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clip_text.checkpoints.files import partial_file
 from clip_text.data.collection import RetrievalSet
 from clip_text.data.identity import pictures_digest
 from clip_text.encoder import Encoder
@@ -15,6 +14,7 @@ from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_images
 from clip_text.features import counted, module_digest
 from clip_text.heads.classification import ClassificationHead
+from clip_text.storage import partial_file
 
 Rows = NDArray[np.float32]
 

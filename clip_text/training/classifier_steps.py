@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
 from clip_text.heads.classification import ClassificationHead
-from clip_text.heads.holding import Hold
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import POOLERS, TextTower
 from clip_text.training.callbacks import EarlyStop
+from clip_text.training.holding import Hold
 from clip_text.training.recipe import Recipe
 from clip_text.training.trainer import Plumbing, SampledTrainer, training_arguments
 
