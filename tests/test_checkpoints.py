@@ -23,7 +23,6 @@ from clip_text.checkpoints import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Preprocessing,
-    files,
     load_checkpoint,
     resolve,
     save_checkpoint,
@@ -31,6 +30,7 @@ from clip_text.checkpoints import (
 from clip_text.checkpoints import folder as folders
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, ClipTextError
+from clip_text.storage import partial_file
 from clip_text.tokenizer import Tokenizer
 
 TEXTS = ["红色的心", "dog", "", "“一只狗” running [MASK]"]
@@ -450,10 +450,10 @@ def write_some(path):
 def test_a_file_appears_when_it_is_complete(tmp_path):
     file = tmp_path / "new" / "model.pt"
     for earlier in ([], ["model.pt"]):
-        with pytest.raises(OSError, match="No space"), files.partial_file(file) as partial:
+        with pytest.raises(OSError, match="No space"), partial_file(file) as partial:
             write_some(partial)
         assert [path.name for path in file.parent.iterdir()] == earlier
-        with files.partial_file(file) as partial:
+        with partial_file(file) as partial:
             partial.write_text(f"whole {len(earlier)}", encoding="utf-8")
             assert file.exists() == bool(earlier)
         assert file.read_text(encoding="utf-8") == f"whole {len(earlier)}"
