@@ -6,20 +6,44 @@ were set aside; 130 stopped by Ctrl-C.
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from clip_text_cli import convert, data, evaluate, pictures, tokens, train
-from clip_text_cli.output import err
+from clip_text_cli.output import err, out
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Search pictures with Chinese (and other) words.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"clip-text {version('clip-text')}")
+        raise typer.Exit
+
+
+@app.callback()
+def clip_text(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Search pictures with Chinese (and other) words.
+
+    Example:
+        clip-text demo
+    """
+
+
 app.command("index")(pictures.index)
 app.command("search")(pictures.search)
 app.command("serve")(pictures.serve)

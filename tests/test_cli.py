@@ -189,21 +189,6 @@ def test_evaluate_names_missing_pictures(run, tmp_path):
     assert "gone.jpg" in err
 
 
-def test_demo_finds_what_it_should(run, tmp_path):
-    """The README's promise: a dog for 狗, a cake for 草莓蛋糕, an umbrella or rain for 下雨."""
-    code, out, _ = run("demo", "--out", tmp_path / "demo")
-    assert code == 0
-    answers = {line.split()[0]: line for line in out.splitlines() if line.strip()}
-    assert any(word in answers["狗"] for word in ("狗", "犬"))
-    assert any(word in answers["草莓蛋糕"] for word in ("蛋糕", "🍰", "🎂"))
-    assert any(word in answers["下雨"] for word in ("雨", "☔", "🌧"))
-    with Image.open(tmp_path / "demo" / "sheet.png") as sheet:
-        assert min(sheet.size) > 500
-    again, out, _ = run("demo", "--out", tmp_path / "demo")
-    assert again == 0
-    assert "make serve" in out
-
-
 def test_paths_are_printable():
     assert pictures.printable(Path("a\nb")) == "a\\nb"
     assert pictures.printable(Path(os.fsdecode(b"\xff.jpg"))) == "\\xff.jpg"
