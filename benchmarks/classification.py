@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clip_text.allocator import keep_freed_memory
-from clip_text.checkpoints import load_checkpoint
+from clip_text.checkpoints import load_checkpoint, start_backbone
 from clip_text.data.labelled_texts import (
     LabelledTexts,
     hold_out,
@@ -40,7 +40,6 @@ from clip_text.data.labelled_texts import (
 )
 from clip_text.evaluation.classification import score
 from clip_text.heads.classification import HeadConfig, targets_of
-from clip_text.heads.token_heads import start_backbone
 from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
 from clip_text_cli.train.classifier import listening
 

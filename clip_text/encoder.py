@@ -17,9 +17,9 @@ from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_che
 from clip_text.data.tags import Entity
 from clip_text.features import Pixels, hash_weights
 from clip_text.heads.answers import Answer, AnswerFinder
-from clip_text.heads.classification import Classification, choose_head, rank
+from clip_text.heads.choice import choose_head, choose_token_head
+from clip_text.heads.classification import Classification, rank
 from clip_text.heads.entities import EntityRecognizer
-from clip_text.heads.tasks import choose_token_head
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts

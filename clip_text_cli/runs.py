@@ -120,7 +120,7 @@ class HeadRun:
     @property
     def place(self) -> Path:
         """Where the head lies in the end."""
-        from clip_text.heads.files import head_folder
+        from clip_text.checkpoints.heads import head_folder
 
         return head_folder(self.out, self.name)
 
@@ -139,6 +139,7 @@ class HeadRun:
             train: Trains, writes the head, and reports.
             load: Reads the head.
         """
+        from clip_text.checkpoints.export import export_token_head
         from clip_text.features import module_digest
 
         asked = {"name": self.name, "model": module_digest(start), **self.settings}
@@ -149,7 +150,7 @@ class HeadRun:
             report = train()
             write_report(self.folder, report)
         if export is not None and not export.exists():
-            load().export(export)
+            export_token_head(load(), export)
         return report
 
     def recipe(self, width: int) -> "HeadRecipe":
@@ -169,7 +170,7 @@ def place_towers(model: str, out: Path, *, alone: bool) -> None:
     A folder that holds towers keeps them. A plain encoder has none, nor have random weights.
     """
     from clip_text.checkpoints import CONFIG_FILE, load_checkpoint, resolve, save_checkpoint
-    from clip_text.heads.token_heads import is_encoder
+    from clip_text.checkpoints.backbones import is_encoder
 
     if alone or (out / CONFIG_FILE).exists() or is_encoder(resolve(model)):
         return

@@ -105,7 +105,11 @@ def main(
     model: Annotated[str, typer.Option(help="Starter, a folder or a hub name.")] = "starter",
     cache: Annotated[Path, typer.Option(help="Folder for the npm packages.")] = CACHE,
 ) -> None:
-    """Print recall@1/5/10 without and with skin tones."""
+    """Print recall@1/5/10 without and with skin tones.
+
+    Example:
+        python scripts/evaluate_emoji.py --style twitter --language zh
+    """
     from clip_text import Encoder
 
     encoder = Encoder.from_pretrained(model)

@@ -11,17 +11,12 @@ from models import BACKBONES, CLS, SEP, backbone, shared_checkpoint, tiny_tokeni
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering
 
 from clip_text import Encoder
-from clip_text.checkpoints import save_checkpoint
+from clip_text.checkpoints import load_answers, save_checkpoint
+from clip_text.checkpoints.export import export_token_head
+from clip_text.checkpoints.heads import save_token_heads
 from clip_text.data.questions import Question, read_questions
 from clip_text.errors import CheckpointError, DataError
-from clip_text.heads.answers import (
-    Answer,
-    AnswerFinder,
-    AnswerHead,
-    PairFrame,
-    best_spans,
-    load_answers,
-)
+from clip_text.heads.answers import Answer, AnswerFinder, AnswerHead, PairFrame, best_spans
 from clip_text.heads.token_heads import bare_tower
 from clip_text.training.heads_answers import (
     answer_lessons,
@@ -270,7 +265,7 @@ def test_a_very_long_passage(monkeypatch):
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_parity_with_transformers(kind, tmp_path):
     found = finder(kind)
-    found.export(tmp_path / "plain")
+    export_token_head(found, tmp_path / "plain")
     model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "plain").eval()
     if kind == "bert":
         assert isinstance(model, BertForQuestionAnswering)
@@ -293,7 +288,8 @@ def test_saved_beside_the_towers(tmp_path):
     folder = tmp_path / "model"
     save_checkpoint(shared_checkpoint(), folder)
     found = finder(overlap=7, longest=5, threshold=-100.5)
-    assert found.save(folder) == folder / "heads" / "qa"
+    save_token_heads({"qa": found}, folder)
+    assert (folder / "heads" / "qa" / "head.json").is_file()
     again = load_answers(folder)
     assert (again.overlap, again.longest, again.threshold) == (7, 5, -100.5)
     passage = "红绿蓝黄黑白色心星圆方狗猫"

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clip_text import CheckpointError, DataError, Encoder
-from clip_text.checkpoints import load_checkpoint, save_checkpoint
+from clip_text.checkpoints import load_checkpoint, save_checkpoint, start_backbone
+from clip_text.checkpoints.export import export_head, to_transformers
 from clip_text.data import read_retrieval_set
 from clip_text.data.labelled_texts import LabelledTexts, hold_out
 from clip_text.errors import ClipTextError
@@ -27,10 +28,7 @@ from clip_text.evaluation.classification import (
     score,
 )
 from clip_text.heads import ClassificationHead, HeadConfig
-from clip_text.heads.classification import balanced_weights, rank, targets_of
-from clip_text.heads.export import export_head, to_transformers
-from clip_text.heads.files import own_tower
-from clip_text.heads.token_heads import start_backbone
+from clip_text.heads.classification import balanced_weights, own_tower, rank, targets_of
 from clip_text.towers import build_model
 from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
 from clip_text.training.recipe import RecipeError

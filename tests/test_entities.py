@@ -24,7 +24,9 @@ from transformers import (
 )
 
 from clip_text import Encoder
-from clip_text.checkpoints import save_checkpoint
+from clip_text.checkpoints import load_entities, save_checkpoint, start_backbone
+from clip_text.checkpoints.export import export_token_head
+from clip_text.checkpoints.heads import save_token_heads
 from clip_text.data.tagged_text import check_labels, read_tagged
 from clip_text.data.tags import Decoded, Entity, decode_tags, spell
 from clip_text.errors import CheckpointError, DataError
@@ -35,11 +37,10 @@ from clip_text.heads.entities import (
     EntityRecognizer,
     bio_labels,
     gather,
-    load_entities,
     tag_tokens,
     unreachable,
 )
-from clip_text.heads.token_heads import bare_tower, start_backbone
+from clip_text.heads.token_heads import bare_tower
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.heads_tokens import (
@@ -252,7 +253,7 @@ def test_a_very_long_document():
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_parity_with_transformers(kind, tmp_path):
     found = recognizer(kind)
-    found.export(tmp_path / "plain")
+    export_token_head(found, tmp_path / "plain")
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "plain").eval()
     if kind == "bert":
         assert isinstance(model, BertForTokenClassification)
@@ -273,14 +274,15 @@ def test_saved_beside_the_towers(tmp_path):
     folder = tmp_path / "model"
     save_checkpoint(shared_checkpoint(), folder)
     found = recognizer()
-    assert found.save(folder, "names") == folder / "heads" / "names"
+    save_token_heads({"names": found}, folder)
+    assert (folder / "heads" / "names" / "head.json").is_file()
     for where in (folder, folder / "heads" / "names"):
         again = load_entities(where)
         assert again.types == found.types
         assert again.entities(["红绿蓝黄黑白色心星圆"]) == found.entities(["红绿蓝黄黑白色心星圆"])
     # the towers load as before
     assert Encoder.from_pretrained(folder, device="cpu").encode_text(["狗"]).shape == (1, 24)
-    found.save(folder, "more")
+    save_token_heads({"more": found}, folder)
     with pytest.raises(
         CheckpointError, match=r"expected one head of task entities .*, got more, na"
     ):
@@ -305,7 +307,8 @@ def test_where_a_backbone_comes_from(tmp_path):
     assert not torch.equal(control.transformer.state_dict()[name], theirs[name])
     again, _ = start_backbone(folder, 100, random=True, seed=3)
     assert torch.equal(control.transformer.state_dict()[name], again.transformer.state_dict()[name])
-    place = recognizer().save(tmp_path)
+    save_token_heads({"ner": recognizer()}, tmp_path)
+    place = tmp_path / "heads" / "ner"
     from_head, _ = start_backbone(place, 16)
     assert torch.equal(
         from_head.transformer.state_dict()[name],

@@ -14,10 +14,10 @@ from test_entities import lesson, make_trainer
 from test_train_classifier import write
 
 from clip_text import Encoder
-from clip_text.checkpoints import load_checkpoint, save_checkpoint
+from clip_text.checkpoints import load_checkpoint, load_entities, save_checkpoint
+from clip_text.checkpoints.heads import save_token_heads
 from clip_text.data.labelled_texts import LabelledTexts, hold_out, without
 from clip_text.data.tags import spell
-from clip_text.heads.entities import load_entities
 from clip_text.training import trainer as trainer_module
 from clip_text.training.classifier import train_classifier
 
@@ -180,7 +180,7 @@ def test_what_is_measured_is_what_is_saved(tmp_path, monkeypatch):
     assert (True, torch.bfloat16) in seen  # it did train in it
     assert (False, torch.float32) in seen
     assert (False, torch.bfloat16) not in seen
-    found.save(tmp_path)
+    save_token_heads({"ner": found}, tmp_path)
     again = load_entities(tmp_path)
     found.head.eval()
     assert torch.equal(found.head(tokens)["logits"], again.head(tokens)["logits"])

@@ -12,6 +12,7 @@ from test_entities import recognizer
 
 from clip_text import CheckpointError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_as, save_checkpoint
+from clip_text.checkpoints.heads import save_token_heads
 from clip_text.training.classifier import train_classifier
 from clip_text_cli.runs import place_towers
 
@@ -40,8 +41,8 @@ def same(one, other):
 def test_loaded_and_saved_elsewhere_they_stay(tmp_path):
     first = tmp_path / "first"
     save_checkpoint(with_head(), first)
-    recognizer().save(first, "ner")  # as the commands do
-    finder(overlap=3, longest=5, threshold=-100.5).save(first, "qa")
+    save_token_heads({"ner": recognizer()}, first)  # as the commands do
+    save_token_heads({"qa": finder(overlap=3, longest=5, threshold=-100.5)}, first)
     encoder = Encoder.from_pretrained(first, device="cpu")
     encoder.save_pretrained(tmp_path / "second")
     save_as(load_checkpoint(tmp_path / "second"), tmp_path / "third", "open_clip")
@@ -146,8 +147,8 @@ def test_training_a_classifier_keeps_them_but_that_of_its_name(train, tmp_path):
 def test_training_a_token_head_replaces_the_head_of_its_name(tmp_path):
     save_checkpoint(with_token_heads(), tmp_path / "model")
     place_towers(str(tmp_path / "model"), tmp_path / "out", alone=False)
-    recognizer(types=("X",)).save(tmp_path / "out", "kind")
-    finder(longest=2).save(tmp_path / "out", "ner")
+    save_token_heads({"kind": recognizer(types=("X",))}, tmp_path / "out")
+    save_token_heads({"ner": finder(longest=2)}, tmp_path / "out")
     found = load_checkpoint(tmp_path / "out")
     assert found.heads == {}
     assert found.token_heads["kind"].types == ("X",)

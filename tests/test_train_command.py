@@ -2,10 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from models import tiny_checkpoint
@@ -16,9 +13,8 @@ from typer.testing import CliRunner
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
 from clip_text.heads import ClassificationHead
-from clip_text.heads.files import own_tower
+from clip_text.heads.classification import own_tower
 from clip_text_cli.main import app
-from clip_text_cli.train import contrastive as train_contrastive
 from clip_text_cli.train.contrastive import read_changes
 
 QUICK = ["--set", "warmup_steps=2", "--set", "bf16=false", "--lr", "3e-3", "--batch-size", "6"]
@@ -129,23 +125,6 @@ def test_what_would_fail_after_the_run_fails_before(arguments, message, files):
     assert done.exit_code == 2
     assert re.search(message, " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stderr).split()))
     assert not list(files.glob("*.run"))
-
-
-def test_the_script_by_its_path_is_the_same_command(tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            Path(train_contrastive.__file__),
-            "nowhere.jsonl",
-            "--out",
-            tmp_path / "m",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: expected a data set at nowhere.jsonl, got nothing there")
 
 
 def test_changes_are_numbers_truths_or_words():

@@ -15,15 +15,17 @@ from pathlib import Path
 
 import torch
 
-from clip_text.checkpoints.backbones import LoadedTextTower, load_text_tower
+from clip_text.checkpoints.backbones import load_text_tower, start_backbone
 from clip_text.checkpoints.cn_clip import save_cn_clip
 from clip_text.checkpoints.folder import save_checkpoint
+from clip_text.checkpoints.heads import load_answers, load_entities
 from clip_text.checkpoints.huggingface import save_hugging_face
 from clip_text.checkpoints.parts import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Checkpoint,
     Format,
+    LoadedTextTower,
     Preprocessing,
     load_weights,
 )
@@ -39,13 +41,16 @@ __all__ = [
     "Format",
     "LoadedTextTower",
     "Preprocessing",
+    "load_answers",
     "load_checkpoint",
+    "load_entities",
     "load_text_tower",
     "load_weights",
     "recognise",
     "resolve",
     "save_as",
     "save_checkpoint",
+    "start_backbone",
 ]
 
 

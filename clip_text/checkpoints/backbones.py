@@ -10,19 +10,23 @@ pooler, then a linear layer *with* a bias. That is the projection ``tanh``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from clip_text.checkpoints import keys
 from clip_text.checkpoints.files import read_json, read_sharded
+from clip_text.checkpoints.heads import CONFIG, read_parts
 from clip_text.checkpoints.huggingface import WEIGHTS_FILES
 from clip_text.checkpoints.parts import (
     BROKEN,
+    CONFIG_FILE,
+    Checkpoint,
+    LoadedTextTower,
     check_positions,
     check_tokenizer,
     default_context_length,
@@ -31,26 +35,14 @@ from clip_text.checkpoints.parts import (
     positions,
 )
 from clip_text.checkpoints.places import resolve
+from clip_text.checkpoints.recognition import load_checkpoint
 from clip_text.errors import CheckpointError
+from clip_text.heads.token_heads import bare_tower
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower
 
-
-@dataclass(frozen=True, slots=True)
-class LoadedTextTower:
-    """A text tower and what belongs to it.
-
-    Args:
-        tower: In evaluation mode, fp32; ``checkpoint.with_text_tower(start)`` makes a pair of it.
-        tokenizer: Of the folder.
-        dropped: Tensors of the file that the tower has no use for.
-        new: Tensors of the tower that start random.
-    """
-
-    tower: TextTower
-    tokenizer: Tokenizer
-    dropped: tuple[str, ...]
-    new: tuple[str, ...]
+_OF_HEADS = ("classifier.*", "classification_head.*")
+"""What transformers' classes with a head call its tensors."""
 
 
 def load_text_tower(
@@ -144,3 +136,51 @@ def _start_projection(tower: TextTower) -> tuple[str, ...]:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
     return tuple(f"proj.{name}" for name in tower.proj.state_dict())
+
+
+def start_backbone(
+    name: str | Path | Checkpoint, context_length: int, *, random: bool = False, seed: int = 0
+) -> tuple[TextTower, Tokenizer]:
+    """Take the backbone of a checkpoint's text tower, or a plain encoder, to fine-tune.
+
+    Args:
+        name: ``starter``, a folder or file, a hub name, or a checkpoint that was loaded.
+        context_length: Longest window in tokens; at most the backbone's positions.
+        random: Draw its weights anew instead: the same shape knowing nothing.
+        seed: Of these weights.
+
+    Returns:
+        A text tower without projection, and the tokenizer.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+    """
+    if not isinstance(name, Checkpoint) and is_encoder(resolve(name)):
+        tower, tokenizer = _encoder(resolve(name))
+    else:
+        checkpoint = name if isinstance(name, Checkpoint) else load_checkpoint(name)
+        tower, tokenizer = cast(TextTower, checkpoint.model.text), checkpoint.tokenizer
+    length = min(context_length, positions(tower.config) or context_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bare = bare_tower(tower.config, length)
+    if not random:
+        bare.transformer.load_state_dict(tower.transformer.state_dict())
+    return bare, Tokenizer(tokenizer.backend, length, tokenizer.compat)
+
+
+def is_encoder(folder: Path) -> bool:
+    """Say whether a place holds a plain encoder rather than a pair of towers."""
+    if not (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file():
+        return False
+    return "text_config" not in read_json(folder / "config.json")
+
+
+def _encoder(folder: Path) -> tuple[TextTower, Tokenizer]:
+    if (folder / CONFIG).is_file():  # a head of ours: its backbone
+        tower, weights, tokenizer, _ = read_parts(folder)
+        known = {name: each for name, each in weights.items() if name.startswith("tower.")}
+        tower.load_state_dict({name.removeprefix("tower."): w for name, w in known.items()})
+        return tower, tokenizer
+    start = load_text_tower(folder, 1, drop=_OF_HEADS)
+    return start.tower, start.tokenizer

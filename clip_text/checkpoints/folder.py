@@ -8,7 +8,7 @@ Hugging Face saves them::
     config.json                  the text backbone, as transformers.AutoConfig reads it
     tokenizer.json, …            the tokenizer, as transformers.AutoTokenizer reads it
     README.md                    the model card
-    heads/NAME/…                 what else reads the text backbone, see clip_text.heads.files
+    heads/NAME/…                 what else reads the text backbone, see clip_text.checkpoints.heads
 
 Read as well: ``open_clip_pytorch_model.bin``, and a checkpoint of open_clip's training script
 (``epoch_5.pt``) that lies beside the config.
@@ -24,6 +24,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from clip_text.checkpoints import keys
 from clip_text.checkpoints.files import State, read_json, write_weights
+from clip_text.checkpoints.heads import drop_readers_of_another, save_heads, save_token_heads
 from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
@@ -95,17 +96,9 @@ def save_checkpoint(
         checkpoint.config.backbone.save_pretrained(partial)
         checkpoint.tokenizer.save(partial)
         write_json(partial / CONFIG_FILE, _to_json(checkpoint))
-        if checkpoint.heads:
-            from clip_text.heads.files import save_heads  # noqa: PLC0415  (it stands on this one)
-
-            save_heads(checkpoint.heads, checkpoint.model.text, partial, dtype)
-        if checkpoint.token_heads:
-            from clip_text.heads.tasks import save_token_heads  # noqa: PLC0415  (so does this)
-
-            save_token_heads(checkpoint.token_heads, partial, dtype)
+        save_heads(checkpoint.heads, checkpoint.model.text, partial, dtype)
+        save_token_heads(checkpoint.token_heads, partial, dtype)
     if (folder / "heads").is_dir():
-        from clip_text.heads.files import drop_readers_of_another  # noqa: PLC0415  (and this)
-
         drop_readers_of_another(folder, checkpoint.model.text, dtype)
 
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -14,14 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from clip_text.errors import CheckpointError
+from clip_text.heads.answers import AnswerFinder
+from clip_text.heads.classification import ClassificationHead
+from clip_text.heads.entities import EntityRecognizer
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_model, is_vit
-
-if TYPE_CHECKING:
-    from clip_text.checkpoints.backbones import LoadedTextTower
-    from clip_text.heads.answers import AnswerFinder
-    from clip_text.heads.classification import ClassificationHead
-    from clip_text.heads.entities import EntityRecognizer
 
 Format = Literal["cn_clip", "hf", "open_clip"]
 
@@ -54,6 +51,23 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedTextTower:
+    """A text tower and what belongs to it.
+
+    Args:
+        tower: In evaluation mode, fp32; ``checkpoint.with_text_tower(start)`` makes a pair of it.
+        tokenizer: Of the folder.
+        dropped: Tensors of the file that the tower has no use for.
+        new: Tensors of the tower that start random.
+    """
+
+    tower: TextTower
+    tokenizer: Tokenizer
+    dropped: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything needed to compute features, and what heads say of a text.
 
@@ -73,8 +87,8 @@ class Checkpoint:
     config: TowerConfig
     tokenizer: Tokenizer
     preprocessing: Preprocessing
-    heads: "Mapping[str, ClassificationHead]" = field(default_factory=dict)
-    token_heads: "Mapping[str, EntityRecognizer | AnswerFinder]" = field(default_factory=dict)
+    heads: Mapping[str, ClassificationHead] = field(default_factory=dict)
+    token_heads: Mapping[str, EntityRecognizer | AnswerFinder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         twice = [name for name in self.heads if name in self.token_heads]
@@ -92,7 +106,7 @@ class Checkpoint:
         own = {name: head for name, head in self.heads.items() if head.tower is not None}
         return replace(self, heads=own)
 
-    def with_text_tower(self, start: "LoadedTextTower") -> "Checkpoint":
+    def with_text_tower(self, start: LoadedTextTower) -> "Checkpoint":
         """Put another text tower beside the image tower, to train the two together.
 
         Args:

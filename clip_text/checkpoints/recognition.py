@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clip_text.checkpoints import cn_clip, folder, huggingface
 from clip_text.checkpoints.files import State, read_json, read_sharded, read_state
+from clip_text.checkpoints.heads import load_heads, load_token_heads
 from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
@@ -112,10 +113,6 @@ def load_checkpoint(
     place = resolve(name)
     if not (place / "heads").is_dir():
         return checkpoint
-    # they stand on this package
-    from clip_text.heads.files import load_heads  # noqa: PLC0415
-    from clip_text.heads.tasks import load_token_heads  # noqa: PLC0415
-
     return replace(
         checkpoint,
         heads=load_heads(place, checkpoint.model.text),

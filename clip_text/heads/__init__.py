@@ -4,11 +4,11 @@
 :mod:`.classification`   the head itself: pooled state → logits → calibrated probabilities
 :mod:`.entities`         labels of tokens → named entities
 :mod:`.answers`          starts and ends → the answer to a question, in a passage
-:mod:`.files`            how heads lie in a checkpoint's folder
-:mod:`.token_heads`      the same for those over tokens, with a backbone of their own
-:mod:`.tasks`            those over tokens with a checkpoint: read, written, chosen
-:mod:`.export`           a folder of transformers' ``AutoModelForSequenceClassification``
+:mod:`.token_heads`      what the two over tokens share: a backbone of their own
+:mod:`.choice`           a model's heads, chosen by task and name
 =======================  ================================================================
+
+How they lie on disk, and how they are exported, is :mod:`clip_text.checkpoints`' business.
 """
 
 from clip_text.heads.classification import (

@@ -11,24 +11,12 @@ threshold that validation chose.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForQuestionAnswering
 
-from clip_text.errors import CheckpointError
-from clip_text.heads.files import head_folder
-from clip_text.heads.token_heads import (
-    TokenHead,
-    export_config,
-    export_parts,
-    fill,
-    find_head,
-    read_parts,
-    save_parts,
-)
+from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
 from clip_text.tokenizer.contracts import copy_of
@@ -230,29 +218,6 @@ class AnswerFinder:
         """Give the same finder with another threshold."""
         return replace(self, threshold=threshold)
 
-    def save(self, folder: Path, name: str = "qa", dtype: torch.dtype = torch.float32) -> Path:
-        """Write the head beside the towers of a checkpoint's folder, or into a new one.
-
-        Args:
-            folder: The checkpoint's.
-            name: Of the head; one of that name is replaced, whatever its task.
-            dtype: Of the stored floating-point weights.
-
-        Returns:
-            ``folder/heads/name``.
-        """
-        place = head_folder(folder, name)
-        about = {"task": TASK, "overlap": self.overlap, "longest": self.longest}
-        about |= {"threshold": self.threshold}
-        save_parts(self.head, self.tokenizer, about, place, dtype)
-        return place
-
-    def export(self, folder: Path) -> None:
-        """Write a folder for ``AutoModelForQuestionAnswering``; see :func:`.export_parts`."""
-        config = export_config(self.head, num_labels=2)
-        model = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
-        export_parts(model, self.head, "qa_outputs", self.tokenizer, folder)
-
 
 def pad_kinds(rows: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
     """Stack token types to the shape of their tokens, 0 at padding."""
@@ -290,33 +255,3 @@ def best_spans(
     return [
         (one // width, one % width, score) for one, score in zip(at.tolist(), scores, strict=True)
     ]
-
-
-def load_answers(
-    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
-) -> AnswerFinder:
-    """Read a head for answers.
-
-    Args:
-        folder: A checkpoint's folder, or the head's own.
-        name: Of the head, if the checkpoint has several for answers.
-        device: Where to compute.
-
-    Raises:
-        CheckpointError: If there is none, or it is damaged.
-    """
-    place = find_head(folder, TASK, name)
-    tower, weights, tokenizer, about = read_parts(place)
-    overlap, longest, threshold = (about.get(key) for key in ("overlap", "longest", "threshold"))
-    if (
-        not isinstance(overlap, int)
-        or not isinstance(longest, int)
-        or not isinstance(threshold, float | None)
-    ):
-        raise CheckpointError(
-            f"expected overlap, longest and threshold in {place / 'head.json'}, got "
-            f"{sorted(about)}. Train the head again."
-        )
-    head = AnswerHead(tower, 2)
-    fill(head, weights, place)
-    return AnswerFinder(head.to(device), tokenizer, overlap, longest, threshold)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import PreTrainedConfig
 
 from clip_text.towers import POOLERS, Pooler, TextTower
 
@@ -207,28 +208,6 @@ def balanced_weights(targets: NDArray[np.int64], config: HeadConfig) -> NDArray[
     return np.asarray(len(targets) / (len(config.labels) * counts), np.float32)
 
 
-def choose_head(
-    heads: "dict[str, ClassificationHead]", name: str | None
-) -> "tuple[str, ClassificationHead]":
-    """Find a model's head by name; the only one if none is named.
-
-    Raises:
-        ValueError: If there is none, none of that name, or several and no name.
-    """
-    if not heads:
-        raise ValueError(
-            "expected a model with a classification head, got one without. "
-            "Train one: clip-text train classifier DATA --out FOLDER."
-        )
-    if name is None and len(heads) == 1:
-        name = next(iter(heads))
-    if name is None or name not in heads:
-        raise ValueError(
-            f"expected one of the heads {', '.join(heads)}, got {name!r}. Name one: head=…"
-        )
-    return name, heads[name]
-
-
 def targets_of(labels: Sequence[Sequence[str]], config: HeadConfig) -> NDArray[np.int64]:
     """Turn label names into targets: positions [n], or 0 and 1 [n, labels] with ``multi_label``.
 
@@ -242,3 +221,10 @@ def targets_of(labels: Sequence[Sequence[str]], config: HeadConfig) -> NDArray[n
     for row, of_text in zip(found, labels, strict=True):
         row[[places[one] for one in of_text]] = 1
     return found
+
+
+def own_tower(
+    backbone: PreTrainedConfig, width: int, config: HeadConfig, context_length: int
+) -> TextTower:
+    """Build a text tower of random weights without projection, for a head with one of its own."""
+    return TextTower(backbone, width, config.pooler, "none", context_length)

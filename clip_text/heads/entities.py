@@ -8,30 +8,18 @@ among them; an entity found is all characters from its first token's to its last
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForTokenClassification
 
 from clip_text.data.tags import Entity, decode_tags
-from clip_text.errors import CheckpointError
-from clip_text.heads.files import head_folder
-from clip_text.heads.token_heads import (
-    TokenHead,
-    export_config,
-    export_parts,
-    fill,
-    find_head,
-    read_parts,
-    save_parts,
-)
+from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
 
-__all__ = ["Entity", "EntityHead", "EntityRecognizer", "load_entities"]
+__all__ = ["Entity", "EntityHead", "EntityRecognizer"]
 
 TASK = "entities"
 IGNORED = -100
@@ -194,61 +182,3 @@ class EntityRecognizer:
             for at, (row, window) in enumerate(batch):
                 inside = slice(before, before + window.end - window.start)
                 yield row, window, best[at, inside].tolist(), sure[at, inside].tolist()
-
-    def save(self, folder: Path, name: str = "ner", dtype: torch.dtype = torch.float32) -> Path:
-        """Write the head beside the towers of a checkpoint's folder, or into a new one.
-
-        Args:
-            folder: The checkpoint's.
-            name: Of the head; one of that name is replaced, whatever its task.
-            dtype: Of the stored floating-point weights.
-
-        Returns:
-            ``folder/heads/name``.
-        """
-        place = head_folder(folder, name)
-        about = {"task": TASK, "types": list(self.types), "overlap": self.overlap}
-        save_parts(self.head, self.tokenizer, about, place, dtype)
-        return place
-
-    def export(self, folder: Path) -> None:
-        """Write a folder for ``AutoModelForTokenClassification``; see :func:`.export_parts`."""
-        labels = bio_labels(self.types)
-        config = export_config(
-            self.head,
-            id2label=dict(enumerate(labels)),
-            label2id={label: at for at, label in enumerate(labels)},
-        )
-        model = AutoModelForTokenClassification.from_config(config)  # type: ignore[no-untyped-call]
-        export_parts(model, self.head, "classifier", self.tokenizer, folder)
-
-
-def load_entities(
-    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
-) -> EntityRecognizer:
-    """Read a head for entities.
-
-    Args:
-        folder: A checkpoint's folder, or the head's own.
-        name: Of the head, if the checkpoint has several for entities.
-        device: Where to compute.
-
-    Raises:
-        CheckpointError: If there is none, or it is damaged.
-    """
-    place = find_head(folder, TASK, name)
-    tower, weights, tokenizer, about = read_parts(place)
-    types, overlap = about.get("types"), about.get("overlap")
-    if not isinstance(types, list) or not isinstance(overlap, int):
-        raise CheckpointError(
-            f"expected types and overlap in {place / 'head.json'}, got {sorted(about)}. "
-            "Train the head again."
-        )
-    head = EntityHead(tower, len(bio_labels(types)))
-    fill(head, weights, place)
-    return EntityRecognizer(head.to(device), tokenizer, tuple(types), overlap)
-
-
-def as_json(entity: Entity) -> dict[str, object]:
-    """Say an entity in JSON's words."""
-    return asdict(entity)

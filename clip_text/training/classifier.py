@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from clip_text.checkpoints import Checkpoint
+from clip_text.checkpoints.heads import check_name
 from clip_text.data.collection import RetrievalSet
 from clip_text.data.identity import collection_digest
 from clip_text.data.labelled_texts import LabelledTexts, check_known
@@ -26,9 +27,9 @@ from clip_text.heads.classification import (
     ClassificationHead,
     HeadConfig,
     balanced_weights,
+    own_tower,
     targets_of,
 )
-from clip_text.heads.files import check_name, own_tower
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 from clip_text.training.classifier_steps import ClassifierModel, ClassifierTrainer, Labelled, Mode

@@ -129,8 +129,8 @@ def command(
         --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
     """
     from clip_text.checkpoints import load_checkpoint, save_checkpoint
+    from clip_text.checkpoints.export import check_exportable, export_head
     from clip_text.data.labelled_texts import Columns
-    from clip_text.heads.export import check_exportable, export_head
     from clip_text.training.classifier import ClassifierRecipe
 
     recipe = ClassifierRecipe(
@@ -283,8 +283,8 @@ def _start(
             "expected --start, --context-length and --random for --train copy only, "
             f"got --train {train}. Leave them out."
         )
+    from clip_text.checkpoints import start_backbone
     from clip_text.checkpoints.parts import check_positions
-    from clip_text.heads.token_heads import start_backbone
 
     length = context_length or checkpoint.config.context_length
     found = start_backbone(start or checkpoint, length, random=random, seed=seed)
@@ -313,7 +313,7 @@ def _heads_there(out: Path, checkpoint: "Checkpoint", before: dict[str, Any] | N
 
 
 def _names_in(out: Path) -> set[str]:
-    from clip_text.heads.files import heads_in
+    from clip_text.checkpoints.heads import heads_in
 
     return {place.name for place, _ in heads_in(out)}
 

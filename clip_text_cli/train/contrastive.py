@@ -154,7 +154,7 @@ def run(
 ) -> Finished | None:
     """Fine-tune, write the model, the report and the curves; None in all processes but one."""
     from clip_text.checkpoints import load_checkpoint, save_checkpoint
-    from clip_text.heads.files import backbone_digest
+    from clip_text.checkpoints.heads import backbone_digest
     from clip_text.training.finetune import finetune
     from clip_text.training.trainer import join_processes
 

@@ -78,9 +78,8 @@ def command(
 
         clip-text train ner msra.txt --texts 4000 --out my-model -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.heads.entities import load_entities
-    from clip_text.heads.files import check_name
-    from clip_text.heads.token_heads import start_backbone
+    from clip_text.checkpoints import load_entities, start_backbone
+    from clip_text.checkpoints.heads import check_name
 
     check_name(name)
     train, validation = _read(data, val, texts, seed)
@@ -109,6 +108,7 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
+    from clip_text.checkpoints.heads import save_token_heads
     from clip_text.evaluation.entities import entity_confusion, entity_scores
     from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
     from clip_text.training.heads_tokens import (
@@ -147,9 +147,15 @@ def _run(
     draw_course(folder, "f1", folder / CURVES)
     _draw_confusion(entity_confusion(truth, found, types), types, overall.f1, folder)
     place_towers(job.model, job.out, alone=settings["random"])
-    place = recognizer.save(job.out, job.name)
+    save_token_heads({job.name: recognizer}, job.out)
     scores = asdict(overall) | {"types": {label: asdict(each) for label, each in by_type.items()}}
-    return {**scores, **counts, **report, "learning_rate": recipe.learning_rate, "head": str(place)}
+    return {
+        **scores,
+        **counts,
+        **report,
+        "learning_rate": recipe.learning_rate,
+        "head": str(job.place),
+    }
 
 
 def _draw_confusion(counts: Any, types: Sequence[str], f1: float, folder: Path) -> None:  # noqa: ANN401

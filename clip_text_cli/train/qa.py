@@ -84,9 +84,8 @@ def command(
         clip-text train qa cmrc2018_train.json --mend --out my-model
         -m hfl/chinese-roberta-wwm-ext
     """
-    from clip_text.heads.answers import load_answers
-    from clip_text.heads.files import check_name
-    from clip_text.heads.token_heads import start_backbone
+    from clip_text.checkpoints import load_answers, start_backbone
+    from clip_text.checkpoints.heads import check_name
 
     check_name(name)
     train, validation = _read(data, val, val_questions, seed, mend=mend)
@@ -121,6 +120,7 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
+    from clip_text.checkpoints.heads import save_token_heads
     from clip_text.heads.answers import AnswerFinder, AnswerHead
     from clip_text.training.heads_answers import (
         answer_lessons,
@@ -160,10 +160,10 @@ def _run(
     best = find_best(finder, validation.questions)
     threshold, scores = fit_threshold(validation.questions, best)
     place_towers(job.model, job.out, alone=settings["random"])
-    place = finder.with_threshold(threshold).save(job.out, job.name)
+    save_token_heads({job.name: finder.with_threshold(threshold)}, job.out)
     draw_course(folder, "f1", folder / CURVES)
     figures = asdict(scores) | {"threshold": threshold, "learning_rate": recipe.learning_rate}
-    return {**figures, **counts, **report, "head": str(place)}
+    return {**figures, **counts, **report, "head": str(job.place)}
 
 
 def _read(

@@ -1,7 +1,7 @@
-"""A head as a folder of transformers' ``AutoModelForSequenceClassification``.
+"""A head as a folder of transformers' own classes for its task, which load without this package.
 
-It loads without this package, and its logits are the head's over its temperature, so a plain
-softmax gives the calibrated probabilities.
+The logits of an ``AutoModelForSequenceClassification`` are the classification head's over its
+temperature, so a plain softmax gives the calibrated probabilities.
 
 Their classes of BERT's family have a dense layer and tanh between the first token's state and the
 classifier. A head of form ``bert`` has the same, and is copied. A ``linear`` head has not, and is
@@ -11,15 +11,27 @@ the last bit of fp32, and the classifier undoes the factor, a power of two.
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from clip_text.checkpoints import Checkpoint
+from clip_text.checkpoints.files import read_json
+from clip_text.checkpoints.parts import Checkpoint, load_weights
 from clip_text.errors import CheckpointError
+from clip_text.heads.answers import AnswerFinder
 from clip_text.heads.classification import ClassificationHead, HeadConfig
-from clip_text.storage import check_new, partial_folder
+from clip_text.heads.entities import EntityRecognizer, bio_labels
+from clip_text.heads.token_heads import TokenHead
+from clip_text.storage import check_new, partial_folder, write_json
+from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
 
@@ -113,3 +125,73 @@ def to_transformers(tower: TextTower, head: ClassificationHead) -> PreTrainedMod
     model.load_state_dict({name: tensor.detach().cpu() for name, tensor in weights.items()})
     model.eval()
     return model  # type: ignore[no-any-return]
+
+
+def export_token_head(reader: EntityRecognizer | AnswerFinder, folder: Path) -> None:
+    """Write a head over tokens for ``AutoModelForTokenClassification`` or ``…QuestionAnswering``.
+
+    Args:
+        reader: The head with its tokenizer.
+        folder: Created with its parents; must not exist yet.
+
+    Raises:
+        CheckpointError: If transformers' class has other tensors, or the contract is open_clip's.
+        FileExistsError: If the folder exists.
+    """
+    if isinstance(reader, EntityRecognizer):
+        labels = bio_labels(reader.types)
+        config = _config(
+            reader.head,
+            id2label=dict(enumerate(labels)),
+            label2id={label: at for at, label in enumerate(labels)},
+        )
+        model = AutoModelForTokenClassification.from_config(config)  # type: ignore[no-untyped-call]
+        _export(model, reader.head, "classifier", reader.tokenizer, folder)
+    else:
+        config = _config(reader.head, num_labels=2)
+        model = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
+        _export(model, reader.head, "qa_outputs", reader.tokenizer, folder)
+
+
+def _export(
+    model: PreTrainedModel, head: TokenHead, out: str, tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write a folder that transformers loads without this package.
+
+    Args:
+        model: Transformers' own class for the task, of random weights.
+        head: Whose weights go in.
+        out: What that class calls the linear layer.
+        tokenizer: Written with the contract's normalisation inside.
+        folder: Created with its parents; must not exist yet.
+
+    Raises:
+        CheckpointError: If the class has other tensors, or the contract is open_clip's.
+        FileExistsError: If the folder exists.
+    """
+    check_new(folder)
+    try:
+        plain = portable(tokenizer)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    prefix = model.base_model_prefix
+    backbone = head.tower.transformer.state_dict()
+    weights = {f"{prefix}.{name}": tensor for name, tensor in backbone.items()}
+    weights |= {f"{out}.{name}": tensor for name, tensor in head.out.state_dict().items()}
+    load_weights(model, weights, folder)
+    with partial_folder(folder) as partial:
+        model.save_pretrained(partial)
+        plain.save_pretrained(str(partial))
+        # the name that transformers 4 and 5 both know
+        config = read_json(partial / "tokenizer_config.json")
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        write_json(partial / "tokenizer_config.json", config)
+
+
+def _config(head: TokenHead, **fields: Any) -> PreTrainedConfig:  # noqa: ANN401
+    """Copy the backbone's configuration, with fields set for the task."""
+    config = copy.deepcopy(head.tower.config)
+    config.dtype = torch.float32
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config

@@ -1,0 +1,58 @@
+"""What is run by path from a checkout behaves like the command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from clip_text_cli.main import app
+
+ROOT = Path(__file__).parents[1]
+RUN_BY_PATH = [
+    file for file in sorted((ROOT / "scripts").glob("*.py")) if "__main__" in file.read_text()
+]
+TRAINING = {
+    "train_contrastive.py": "contrastive",
+    "train_classifier.py": "classifier",
+    "train_ner.py": "ner",
+    "train_qa.py": "qa",
+    "distill_text.py": "distill",
+    "pretrain_mlm.py": "mlm",
+}
+
+
+def run(script, *arguments, folder=ROOT):
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", RUN_BY_PATH, ids=lambda file: file.name)
+def test_every_script_has_help_with_an_example(script, tmp_path):
+    done = run(script, "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+    assert "Example" in done.stdout
+
+
+def test_every_training_command_has_its_script():
+    commands = typer.main.get_command(app).commands["train"].commands
+    assert set(TRAINING.values()) == set(commands)
+    assert set(TRAINING) <= {script.name for script in RUN_BY_PATH}
+
+
+@pytest.mark.parametrize("script", TRAINING)
+def test_an_error_is_one_line(script, tmp_path):
+    more = ["--from", "en", "--to", "zh"] if script == "distill_text.py" else []
+    done = run(ROOT / "scripts" / script, "nowhere.jsonl", *more, "--out", "m", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert "nowhere.jsonl" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
