@@ -1,4 +1,4 @@
-"""Every block of the README runs: Python as doctest, shell in bash."""
+"""Every block of the README runs: Python as doctest, shell in bash; the Chinese one has the same."""
 
 import doctest
 import os
@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(
-    r"^```(\w*)\n(.*?)^```$",
-    (ROOT / "README.md").read_text(encoding="utf-8"),
-    re.DOTALL | re.MULTILINE,
-)
+READMES = ("README.md", "README.zh.md")
+
+
+def blocks_of(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = blocks_of("README.md")
 SHELL = [text for language, text in BLOCKS if language == "bash"]
 MAKE = [text for text in SHELL if text.startswith("make ")]
 RUN = [text for text in SHELL if text not in MAKE]
@@ -24,6 +28,26 @@ RUN = [text for text in SHELL if text not in MAKE]
 def test_readme_has_blocks_of_each_kind():
     assert {language for language, _ in BLOCKS} == {"bash", "python", ""}
     assert len(MAKE) == 1, "the two commands stand together, once"
+
+
+def test_both_languages_have_the_same_blocks_figures_and_links():
+    ours, theirs = ([block for block in blocks_of(name) if block[0]] for name in READMES)
+    assert ours == theirs, "what runs in one runs in the other"
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in READMES]
+    for pattern in (r"\d+\.\d+%", r"\(docs/\w+\.md\)", r"clip-text\[[\w-]+\]", r"`[\w/]+\.md`"):
+        first, second = (sorted(set(re.findall(pattern, text))) for text in texts)
+        assert first == second, pattern
+    for name, other in zip(READMES, READMES[::-1], strict=True):
+        head = (ROOT / name).read_text(encoding="utf-8").split("\n")[:3]
+        assert f"({other})" in head[2]
+
+
+def test_links_lead_somewhere():
+    for name in READMES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        targets = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+        assert targets
+        assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
 def test_python_block_prints_what_it_says(monkeypatch):
