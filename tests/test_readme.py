@@ -1,4 +1,4 @@
-"""Every block of the README runs: Python as doctest, shell in bash; the Chinese one has the same."""
+"""Every block of the README runs: Python as doctest, shell in bash; README.zh.md has the same."""
 
 import doctest
 import os
