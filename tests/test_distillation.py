@@ -19,7 +19,7 @@ from clip_text.training.distillation import (
     Examination,
     choose_pooler,
 )
-from clip_text.training.lessons import LengthGroupedBatches, Lessons
+from clip_text.training.lessons import Lessons, draw_languages
 from clip_text.training.students import make_student, new_student
 from clip_text.training.trainer import NonFiniteLossError
 
@@ -251,7 +251,7 @@ def test_batches_are_of_like_length_and_the_epoch_s_own():
     source = random.Random(0)
     texts = ["红" * source.randint(1, 12) for _ in range(64)]
     lessons = Lessons(tokenizer, {"zh": texts, "ja": texts}, unit_rows(64))
-    sampler = LengthGroupedBatches(lessons, 8, seed=3)
+    sampler = draw_languages(lessons, 8, seed=3)
     first, again = list(sampler), list(sampler)
     assert first == again
     assert len(first) == len(sampler) == 16
@@ -264,12 +264,12 @@ def test_batches_are_of_like_length_and_the_epoch_s_own():
     # the row is that of the sentence, in both languages
     for at in (0, 5, 63):
         assert np.array_equal(lessons[at][1], lessons[64 + at][1])
-    uneven = LengthGroupedBatches(lessons, 8, {"zh": 3, "ja": 1})
+    uneven = draw_languages(lessons, 8, {"zh": 3, "ja": 1})
     drawn = [at for batch in uneven for at in batch]
     assert sum(at < 64 for at in drawn) == 96
     assert len(set(drawn)) == 64 + 32
     with pytest.raises(ValueError, match=r"expected a weight above 0 for each of zh, ja, got"):
-        LengthGroupedBatches(lessons, 8, {"zh": 1})
+        draw_languages(lessons, 8, {"zh": 1})
 
 
 def test_recall_by_hand(tmp_path):

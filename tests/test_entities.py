@@ -27,6 +27,7 @@ from clip_text import Encoder
 from clip_text.checkpoints import load_entities, save_checkpoint, start_backbone
 from clip_text.checkpoints.export import export_token_head
 from clip_text.checkpoints.heads import save_token_heads
+from clip_text.data.length_grouped import LengthGrouped
 from clip_text.data.tagged_text import check_labels, read_tagged
 from clip_text.data.tags import Decoded, Entity, decode_tags, spell
 from clip_text.errors import CheckpointError, DataError
@@ -44,7 +45,6 @@ from clip_text.heads.token_heads import bare_tower
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.heads_tokens import (
-    DrawnBatches,
     HeadRecipe,
     entity_examples,
     entity_trainer,
@@ -371,7 +371,7 @@ def test_early_stopping_and_draws(tmp_path):
     trainer.fit()
     assert trainer.state.global_step == 8  # two steps an epoch, four epochs
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
-    batches = DrawnBatches([3] * 10, 4, seed=0)
+    batches = LengthGrouped([3] * 10, 4, seed=0)
     first, same = list(batches), list(batches)
     batches.set_epoch(1)
     assert first == same != list(batches)

@@ -1,7 +1,6 @@
 """What the Trainer steps where a head is learnt: batches of labelled texts, model, trainer."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -9,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from clip_text.data.length_grouped import LengthGrouped
 from clip_text.heads.classification import ClassificationHead
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import POOLERS, TextTower
@@ -22,8 +22,6 @@ from clip_text.training.trainer import Plumbing, SampledTrainer, training_argume
 
 Mode = Literal["head", "copy", "joint"]
 
-_CHUNK = 16
-"""Batches that are sorted by length together."""
 
 _HEAD_FACTOR = 10
 """The head is new where the backbone is not: beside one it learns so many times as fast."""
@@ -70,40 +68,6 @@ class Labelled(Dataset[int]):
         """Stack a batch: what :meth:`ClassifierModel.forward` takes."""
         batch = {"inputs": self.given(at), "targets": torch.from_numpy(self.targets[list(at)])}
         return batch | (self.hold.batch(at) if self.hold else {})
-
-
-class LabelledBatches(Sampler[list[int]]):
-    """Every text once an epoch, with others of like length; depends on (seed, epoch) alone.
-
-    Args:
-        lengths: Of the texts, in tokens.
-        batch_size: Texts in a batch; the last may be smaller.
-        seed: Of the order.
-    """
-
-    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which epoch the next iteration draws."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.lengths) / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self.lengths))
-        batches: list[list[int]] = []
-        for start in range(0, len(order), _CHUNK * self.batch_size):
-            chunk = order[start : start + _CHUNK * self.batch_size]
-            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
-            batches += [
-                chunk[at : at + self.batch_size].tolist()
-                for at in range(0, len(chunk), self.batch_size)
-            ]
-        rng.shuffle(batches)
-        return iter(batches)
 
 
 class ClassifierModel(nn.Module):
@@ -178,7 +142,7 @@ class ClassifierTrainer(SampledTrainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.recipe = recipe
-        self.sampler = LabelledBatches(data.lengths(), batch_size, recipe.seed)
+        self.sampler = LengthGrouped(data.lengths(), batch_size, recipe.seed)
         super().__init__(
             model=model,
             args=training_arguments(recipe, folder, len(self.sampler), Plumbing()),

@@ -25,7 +25,7 @@ from clip_text.evaluation import retrieval
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
 from clip_text.storage import partial_file
 from clip_text.towers import POOLERS, Pooler, TextTower
-from clip_text.training.lessons import LengthGroupedBatches, Lessons
+from clip_text.training.lessons import Lessons, draw_languages
 from clip_text.training.trainer import SampledTrainer, common_arguments
 
 
@@ -44,7 +44,7 @@ class DistillationRecipe:
             worth much where sentences are few (docs/distillation.md).
         logit_scale: Factor on the cosines of that contrast.
         token_dropout: Share of the tokens the tower does not get to see in training.
-        weights: How often to draw each language; see :class:`LengthGroupedBatches`.
+        weights: How often to draw each language; see :func:`draw_languages`.
         trial_steps: Steps each pooler gets where validation chooses it.
         bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
         seed: Of weights, draws and dropout.
@@ -207,9 +207,7 @@ class DistillationTrainer(SampledTrainer):
         folder: Path,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.sampler = LengthGroupedBatches(
-            lessons, recipe.batch_size, recipe.weights, seed=recipe.seed
-        )
+        self.sampler = draw_languages(lessons, recipe.batch_size, recipe.weights, seed=recipe.seed)
         self.recipe = recipe
         super().__init__(
             model=model,

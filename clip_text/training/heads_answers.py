@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from clip_text.data.length_grouped import LengthGrouped, Places
 from clip_text.data.questions import Question
 from clip_text.errors import DataError
 from clip_text.evaluation.cmrc import AnswerScores, f1, score_answers
 from clip_text.heads.answers import Answer, AnswerFinder, PairFrame, pad_kinds
 from clip_text.tokenizer import Aligned
 from clip_text.training.heads_tokens import (
-    DrawnBatches,
     Example,
     Examples,
     HeadRecipe,
     HeadTrainer,
-    Places,
 )
 
 NEGATIVES = 2
@@ -166,7 +165,7 @@ def answer_trainer(
     return HeadTrainer(
         finder.head,
         lessons.examples,
-        DrawnBatches(lengths, recipe.batch_size, recipe.seed, lessons.draw),
+        LengthGrouped(lengths, recipe.batch_size, recipe.seed, lessons.draw),
         recipe,
         folder,
         validate=validate,

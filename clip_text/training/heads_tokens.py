@@ -1,7 +1,6 @@
 """Training of the heads over token states: entities and answers, with all of their backbone."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
+from clip_text.data.length_grouped import LengthGrouped
 from clip_text.data.tagged_text import TaggedText
 from clip_text.errors import DataError
 from clip_text.evaluation.entities import entity_scores
@@ -27,9 +27,6 @@ from clip_text.training.trainer import SampledTrainer, common_arguments
 
 Places = NDArray[np.int64]
 Example = tuple[list[int], ...]
-
-_CHUNK = 16
-"""Batches that are sorted by length together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,47 +57,6 @@ class HeadRecipe:
 def suggested_rate(width: int) -> float:
     """Suggest a learning rate: 3e-5 for a BERT base, as its authors; more for smaller ones."""
     return 3e-5 if width >= 768 else 1e-4 if width >= 512 else 5e-4
-
-
-class DrawnBatches(Sampler[list[int]]):
-    """Batches of examples of like length; all depends on (seed, epoch) alone.
-
-    Args:
-        lengths: Tokens of each example.
-        batch_size: Examples in a batch; the last may be smaller.
-        seed: Of all draws.
-        draw: Chooses what an epoch shows, equally many each time; everything if not given.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        seed: int,
-        draw: Callable[[np.random.Generator], Places] | None = None,
-    ) -> None:
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        self._lengths = np.array(lengths)
-        self._draw = draw or (lambda rng: rng.permutation(len(lengths)))
-        self._number = len(self._draw(np.random.default_rng(seed)))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which epoch the next iteration draws."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(self._number / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        drawn = rng.permutation(self._draw(rng))
-        batches: list[list[int]] = []
-        for start in range(0, len(drawn), _CHUNK * self.batch_size):
-            chunk = drawn[start : start + _CHUNK * self.batch_size]
-            chunk = chunk[np.argsort(self._lengths[chunk], kind="stable")]
-            cuts = range(0, len(chunk), self.batch_size)
-            batches += [chunk[at : at + self.batch_size].tolist() for at in cuts]
-        return iter([batches[at] for at in rng.permutation(len(batches))])
 
 
 class Examples(Dataset[Example]):
@@ -141,7 +97,7 @@ class HeadTrainer(SampledTrainer):
         self,
         model: nn.Module,
         examples: Examples,
-        sampler: DrawnBatches,
+        sampler: LengthGrouped,
         recipe: HeadRecipe,
         folder: Path,
         *,
@@ -227,7 +183,7 @@ def entity_trainer(
     return HeadTrainer(
         recognizer.head,
         examples,
-        DrawnBatches(lengths, recipe.batch_size, recipe.seed),
+        LengthGrouped(lengths, recipe.batch_size, recipe.seed),
         recipe,
         folder,
         validate=lambda: measure_entities(recognizer, validation),

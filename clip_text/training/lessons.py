@@ -1,21 +1,19 @@
 """What a new text tower learns from: sentences beside the teacher's rows, and batches of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from clip_text.data.length_grouped import LengthGrouped, Places
 from clip_text.errors import DataError
 from clip_text.tokenizer import Tokenizer
 
 Rows = NDArray[np.float32]
 Lesson = tuple[list[int], Rows]
-
-_CHUNK = 16
-"""Batches that are sorted by length together: enough to save padding, few enough to stay mixed."""
 
 
 class Lessons(Dataset[Lesson]):
@@ -84,12 +82,10 @@ def check_rows(rows: Rows) -> None:
         )
 
 
-class LengthGroupedBatches(Sampler[list[int]]):
-    """Batches of sentences of like length, in another order every epoch.
-
-    transformers' own ``group_by_length`` draws by the global random state, so a run resumed within
-    an epoch would draw other batches, and gives an epoch's batches from long to short. Here all
-    depends on (seed, epoch) alone, and batches are shuffled.
+def draw_languages(
+    lessons: Lessons, batch_size: int, weights: Mapping[str, float] | None = None, seed: int = 0
+) -> LengthGrouped:
+    """Draw batches of sentences of like length, each language as often as it is asked for.
 
     Args:
         lessons: What to draw from.
@@ -100,49 +96,24 @@ class LengthGroupedBatches(Sampler[list[int]]):
     Raises:
         ValueError: If the weights are not of the languages of the lessons, or not above zero.
     """
+    places = list(lessons.places.values())
+    counts = [len(each) for each in places]
+    if weights is not None:
+        if weights.keys() != lessons.places.keys() or min(weights.values()) <= 0:
+            raise ValueError(
+                f"expected a weight above 0 for each of {', '.join(lessons.places)}, got "
+                f"{dict(weights)}. Correct the weights."
+            )
+        shares = [weights[name] / sum(weights.values()) for name in lessons.places]
+        counts = [max(1, round(share * len(lessons))) for share in shares]
 
-    def __init__(
-        self,
-        lessons: Lessons,
-        batch_size: int,
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        self._lengths = np.array([len(token_ids) for token_ids in lessons.token_ids])
-        self._places = list(lessons.places.values())
-        self._counts = [len(places) for places in self._places]
-        if weights is not None:
-            if weights.keys() != lessons.places.keys() or min(weights.values()) <= 0:
-                raise ValueError(
-                    f"expected a weight above 0 for each of {', '.join(lessons.places)}, got "
-                    f"{dict(weights)}. Correct the weights."
-                )
-            shares = [weights[name] / sum(weights.values()) for name in lessons.places]
-            self._counts = [max(1, round(share * len(lessons))) for share in shares]
+    def draw(rng: np.random.Generator) -> Places:
+        drawn = []
+        for of_language, count in zip(places, counts, strict=True):
+            passes = -(-count // len(of_language))
+            order = np.concatenate([rng.permutation(len(of_language)) for _ in range(passes)])
+            drawn.append(of_language.start + order[:count])
+        return np.concatenate(drawn)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which epoch the next iteration draws."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return max(1, sum(self._counts) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        drawn: list[int] = []
-        for places, count in zip(self._places, self._counts, strict=True):
-            passes = -(-count // len(places))
-            order = np.concatenate([rng.permutation(len(places)) for _ in range(passes)])
-            drawn += (places.start + order[:count]).tolist()
-        rng.shuffle(drawn)
-        drawn = drawn[: len(self) * self.batch_size]
-        batches: list[list[int]] = []
-        for start in range(0, len(drawn), _CHUNK * self.batch_size):
-            chunk = drawn[start : start + _CHUNK * self.batch_size]
-            chunk.sort(key=lambda at: self._lengths[at])
-            batches += [
-                chunk[at : at + self.batch_size] for at in range(0, len(chunk), self.batch_size)
-            ]
-        rng.shuffle(batches)
-        return iter(batches)
+    lengths = [len(token_ids) for token_ids in lessons.token_ids]
+    return LengthGrouped(lengths, batch_size, seed, draw, drop_last=True)

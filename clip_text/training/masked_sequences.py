@@ -6,11 +6,11 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from clip_text.data.corpus import Tokens
+from clip_text.data.length_grouped import LengthGrouped
 from clip_text.data.masking import IGNORED, Flags, Ids, Masking, mask_rng
 from clip_text.data.packing import Packing, render
 from clip_text.tokenizer import Tokenizer
@@ -18,9 +18,6 @@ from clip_text.training.recipe import RecipeError
 
 Drawn = tuple[Ids, Ids]
 """What the model reads of a sequence, and what it has to say."""
-
-_CHUNK = 16
-"""Batches that are sorted by length together, as in :mod:`.lessons`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +155,7 @@ class MaskedSequences(Dataset[Drawn]):
 
 
 class MicroBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of sequences of like length in another order every epoch, with the epoch beside each.
-
-    All depends on (seed, epoch) alone. The order of all sequences is held in memory, 8 bytes each.
+    """Batches of sequences of like length, with the epoch, which draws the mask, beside each.
 
     Args:
         sequences: What to draw from.
@@ -169,23 +164,17 @@ class MicroBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, sequences: MaskedSequences, micro_batch: int, seed: int) -> None:
-        self.micro_batch, self.seed, self.epoch = micro_batch, seed, 0
-        self._lengths: NDArray[np.int64] = sequences.places[:, 2]
+        lengths = sequences.places[:, 2]
+        self._batches = LengthGrouped(lengths, micro_batch, seed, drop_last=True)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose which epoch the next iteration draws."""
-        self.epoch = epoch
+        self._batches.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self._lengths) // self.micro_batch
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self._lengths))[: len(self) * self.micro_batch]
-        for start in range(0, len(order), _CHUNK * self.micro_batch):
-            chunk = order[start : start + _CHUNK * self.micro_batch]
-            chunk = chunk[np.argsort(self._lengths[chunk], kind="stable")]
-            batches = chunk.reshape(-1, self.micro_batch)
-            for batch in rng.permutation(batches):
-                yield [(epoch, int(at)) for at in batch]
+        epoch = self._batches.epoch
+        for batch in self._batches:
+            yield [(epoch, at) for at in batch]
