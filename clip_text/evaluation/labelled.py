@@ -8,7 +8,7 @@ from typing import Any
 from clip_text.data.collection import refuse
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import composed
-from clip_text.images import EXTENSIONS
+from clip_text.images import looks_like_picture
 
 IMAGE_FIELDS = ("image", "file_name")
 """The second is what Hugging Face's image folders call it in their metadata.jsonl."""
@@ -74,7 +74,7 @@ def _read_folder(folder: Path) -> Labelled:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    return not path.name.startswith(".") and looks_like_picture(path) and path.is_file()
 
 
 def _read_jsonl(file: Path, images: Path, label_field: str) -> Labelled:
