@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 SIZE = (96, 64)
 RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 40), (30, 50, 220), (230, 220, 40)
@@ -101,6 +101,12 @@ def animated(kind: str) -> bytes:
     return encoded(fields(), kind, save_all=True, append_images=[Image.new("RGB", SIZE)], **options)
 
 
+def cut_off() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    whole = jpeg(Image.fromarray(noise))
+    return whole[: len(whole) // 2]
+
+
 def bomb() -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
@@ -116,8 +122,6 @@ def float_tiff() -> bytes:
 
 
 def lab_tiff() -> bytes:
-    from PIL import ImageCms
-
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     converted = ImageCms.profileToProfile(fields(), srgb, lab, outputMode="LAB")
     return encoded(converted, "TIFF")
@@ -200,29 +204,75 @@ ZOO = (
     Specimen("saved.jfif", "JPEG, as Windows saves it", lambda: jpeg(comment=b"4")),
     Specimen("progressive.jpg", "JPEG, progressive", lambda: jpeg(progressive=True)),
     Specimen("grey.jpg", "JPEG, grey", lambda: jpeg(Image.fromarray(greys())), GREY),
-    Specimen("print.jpg", "JPEG in the colours of print (CMYK)", lambda: jpeg(fields().convert("CMYK"))),
-    Specimen("phone.mpo", "JPEG with a second picture behind it (MPO)",
-             lambda: encoded(fields(), "MPO", save_all=True, append_images=[Image.new("RGB", SIZE)])),
-    Specimen("bad profile.jpg", "JPEG with a broken colour profile", lambda: jpeg(icc_profile=b"no profile" * 20)),
+    Specimen(
+        "print.jpg", "JPEG in the colours of print (CMYK)", lambda: jpeg(fields().convert("CMYK"))
+    ),
+    Specimen(
+        "phone.mpo",
+        "JPEG with a second picture behind it (MPO)",
+        lambda: encoded(fields(), "MPO", save_all=True, append_images=[Image.new("RGB", SIZE)]),
+    ),
+    Specimen(
+        "bad profile.jpg",
+        "JPEG with a broken colour profile",
+        lambda: jpeg(icc_profile=b"no profile" * 20),
+    ),
     *(
         Specimen(f"turned {n}.jpg", f"JPEG with EXIF orientation {n}", lambda n=n: oriented(n))
         for n in range(1, 9)
     ),
-    Specimen("cut off.jpg", "JPEG, cut off half-way", lambda: (lambda whole: whole[: len(whole) // 2])(jpeg()), UNSEEN),
+    Specimen("cut off.jpg", "JPEG, cut off half-way", cut_off, UNSEEN),
     Specimen("empty.jpg", "a file of no bytes", lambda: b"", UNSEEN),
-    Specimen("page.jpg", "a web page saved under a picture's name", lambda: b"<!DOCTYPE html><html></html>", UNSEEN),
-    Specimen("._camera.jpg", "what macOS puts beside a picture", lambda: b"\0\5\x16\7\0\2\0\0Mac OS X", UNSEEN),
+    Specimen(
+        "page.jpg",
+        "a web page saved under a picture's name",
+        lambda: b"<!DOCTYPE html><html></html>",
+        UNSEEN,
+    ),
+    Specimen(
+        "._camera.jpg",
+        "what macOS puts beside a picture",
+        lambda: b"\0\5\x16\7\0\2\0\0Mac OS X",
+        UNSEEN,
+    ),
     Specimen("image.png", "PNG", lambda: encoded(fields(), "PNG")),
-    Specimen("really a png.jpg", "PNG under another's name", lambda: encoded(fields(), "PNG", compress_level=1)),
-    Specimen("no ending", "PNG without an ending", lambda: encoded(fields(), "PNG", compress_level=2)),
-    Specimen("photo.image_large", "JPEG with an ending that nobody knows", lambda: jpeg(comment=b"5")),
-    Specimen("clear.png", "PNG with transparent parts", lambda: encoded(clear_corners("RGBA"), "PNG")),
+    Specimen(
+        "really a png.jpg",
+        "PNG under another's name",
+        lambda: encoded(fields(), "PNG", compress_level=1),
+    ),
+    Specimen(
+        "no ending", "PNG without an ending", lambda: encoded(fields(), "PNG", compress_level=2)
+    ),
+    Specimen(
+        "photo.image_large", "JPEG with an ending that nobody knows", lambda: jpeg(comment=b"5")
+    ),
+    Specimen(
+        "clear.png", "PNG with transparent parts", lambda: encoded(clear_corners("RGBA"), "PNG")
+    ),
     Specimen("clear palette.png", "PNG of a palette, with transparent parts", clear_palette),
-    Specimen("grey alpha.png", "PNG, grey, with transparent parts",
-             lambda: encoded(Image.merge("LA", (Image.fromarray(greys()), Image.new("L", SIZE, 255))), "PNG"), GREY),
-    Specimen("palette.png", "PNG of a palette", lambda: encoded(fields().convert("P", palette=Image.Palette.ADAPTIVE), "PNG")),
-    Specimen("sixteen.png", "PNG, grey, 16 bits", lambda: encoded(Image.fromarray(greys(np.uint16, 257)), "PNG"), GREY),
-    Specimen("bits.png", "PNG of black and white", lambda: encoded(fields().convert("1"), "PNG"), UNSEEN),
+    Specimen(
+        "grey alpha.png",
+        "PNG, grey, with transparent parts",
+        lambda: encoded(
+            Image.merge("LA", (Image.fromarray(greys()), Image.new("L", SIZE, 255))), "PNG"
+        ),
+        GREY,
+    ),
+    Specimen(
+        "palette.png",
+        "PNG of a palette",
+        lambda: encoded(fields().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+    ),
+    Specimen(
+        "sixteen.png",
+        "PNG, grey, 16 bits",
+        lambda: encoded(Image.fromarray(greys(np.uint16, 257)), "PNG"),
+        GREY,
+    ),
+    Specimen(
+        "bits.png", "PNG of black and white", lambda: encoded(fields().convert("1"), "PNG"), UNSEEN
+    ),
     Specimen("bomb.png", "PNG of 60,000 x 60,000 pixels", bomb, UNSEEN),
     Specimen("animated.png", "PNG, animated", lambda: animated("PNG")),
     Specimen("picture.webp", "WebP", lambda: encoded(fields(), "WEBP", quality=95)),
@@ -231,34 +281,66 @@ ZOO = (
     Specimen("animated.gif", "GIF, animated", lambda: animated("GIF")),
     Specimen("picture.bmp", "BMP", lambda: encoded(fields(), "BMP")),
     Specimen("scan.tiff", "TIFF", lambda: encoded(fields(), "TIFF")),
-    Specimen("sixteen.tif", "TIFF, grey, 16 bits", lambda: encoded(Image.fromarray(greys(np.uint16, 257)), "TIFF"), GREY),
+    Specimen(
+        "sixteen.tif",
+        "TIFF, grey, 16 bits",
+        lambda: encoded(Image.fromarray(greys(np.uint16, 257)), "TIFF"),
+        GREY,
+    ),
     Specimen("float.tif", "TIFF, grey, floats", float_tiff, GREY),
-    Specimen("print.tif", "TIFF in the colours of print (CMYK)", lambda: encoded(fields().convert("CMYK"), "TIFF")),
+    Specimen(
+        "print.tif",
+        "TIFF in the colours of print (CMYK)",
+        lambda: encoded(fields().convert("CMYK"), "TIFF"),
+    ),
     Specimen("lab.tif", "TIFF in L\\*a\\*b\\*", lab_tiff),
-    Specimen("turned.tif", "TIFF with EXIF orientation 3",
-             lambda: encoded(fields().transpose(Image.Transpose.ROTATE_180), "TIFF", exif=exif(3))),
+    Specimen(
+        "turned.tif",
+        "TIFF with EXIF orientation 3",
+        lambda: encoded(fields().transpose(Image.Transpose.ROTATE_180), "TIFF", exif=exif(3)),
+    ),
     Specimen("picture.avif", "AVIF", lambda: encoded(fields(), "AVIF", quality=95)),
-    Specimen("turned.avif", "AVIF that says it is turned",
-             lambda: encoded(fields().transpose(Image.Transpose.ROTATE_90), "AVIF", quality=95, exif=exif(6))),
+    Specimen(
+        "turned.avif",
+        "AVIF that says it is turned",
+        lambda: encoded(
+            fields().transpose(Image.Transpose.ROTATE_90), "AVIF", quality=95, exif=exif(6)
+        ),
+    ),
     Specimen("iphone.heic", "HEIC", heic),
     Specimen("iphone.heif", "HEIC under the general ending", heic),
-    Specimen("turned.heic", "HEIC that says it is turned",
-             lambda: heic(fields().transpose(Image.Transpose.ROTATE_90), exif=exif(6).tobytes())),
+    Specimen(
+        "turned.heic",
+        "HEIC that says it is turned",
+        lambda: heic(fields().transpose(Image.Transpose.ROTATE_90), exif=exif(6).tobytes()),
+    ),
     Specimen("picture.jxl", "JPEG XL", jxl),
     Specimen("turned.jxl", "JPEG XL made of a JPEG with EXIF orientation 6", jxl_of_a_turned_jpeg),
     Specimen("picture.jp2", "JPEG 2000", lambda: encoded(fields(), "JPEG2000")),
     Specimen("camera.dng", "a camera's raw picture (DNG)", dng),
-    Specimen("turned.dng", "a camera's raw picture, turned",
-             lambda: dng(6, fields().transpose(Image.Transpose.ROTATE_90))),
+    Specimen(
+        "turned.dng",
+        "a camera's raw picture, turned",
+        lambda: dng(6, fields().transpose(Image.Transpose.ROTATE_90)),
+    ),
     Specimen("picture.psd", "Photoshop", psd),
-    Specimen("favicon.ico", "icon", lambda: encoded(fields().resize((64, 64)), "ICO", sizes=[(64, 64)])),
+    Specimen(
+        "favicon.ico", "icon", lambda: encoded(fields().resize((64, 64)), "ICO", sizes=[(64, 64)])
+    ),
     Specimen("app.icns", "icon of macOS", lambda: encoded(fields().resize((128, 128)), "ICNS")),
     Specimen("picture.ppm", "PPM", lambda: encoded(fields(), "PPM")),
-    Specimen("sixteen.pgm", "PGM, grey, 16 bits", lambda: encoded(Image.fromarray(greys(np.uint16, 257)), "PPM"), GREY),
+    Specimen(
+        "sixteen.pgm",
+        "PGM, grey, 16 bits",
+        lambda: encoded(Image.fromarray(greys(np.uint16, 257)), "PPM"),
+        GREY,
+    ),
     Specimen("picture.tga", "TGA", lambda: encoded(fields(), "TGA")),
     Specimen("picture.pcx", "PCX", lambda: encoded(fields(), "PCX")),
     Specimen("drawing.svg", "SVG", lambda: SVG, UNSEEN),
-    Specimen("drawing.eps", "EPS", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UNSEEN),
+    Specimen(
+        "drawing.eps", "EPS", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UNSEEN
+    ),
     Specimen("drawing.wmf", "Windows metafile", lambda: b"\xd7\xcd\xc6\x9a" + bytes(60), UNSEEN),
     Specimen("layers.xcf", "GIMP", lambda: b"gimp xcf v011\0" + bytes(60), UNSEEN),
     Specimen("texture.dds", "DDS", lambda: encoded(fields(), "DDS"), UNSEEN),
@@ -268,4 +350,4 @@ ZOO = (
     Specimen("clip.mp4", "video", lambda: b"\0\0\0\x18ftypisom" + bytes(60), UNSEEN),
     Specimen("notes.txt", "text", lambda: b"P2 is not a picture\n", UNSEEN),
     Specimen("README", "text without an ending", lambda: b"BM is where it begins\n", UNSEEN),
-)  # fmt: skip
+)
