@@ -21,7 +21,7 @@ from clip_text.picture_decoders import (
     to_8_bit,
     upright,
 )
-from clip_text.picture_kinds import EXTENSIONS, ending_of, looks_like_picture
+from clip_text.picture_kinds import EXTENSIONS, ending_of, kind_of, looks_like_picture
 
 __all__ = [
     "EXTENSIONS",
@@ -29,6 +29,7 @@ __all__ = [
     "ImageError",
     "ImageSource",
     "MissingDecoderError",
+    "is_read",
     "load_image",
     "looks_like_picture",
     "squash",
@@ -80,6 +81,16 @@ def load_image(source: ImageSource, *, min_size: int | None = None) -> Image.Ima
         return _guarded(source, "", min_size)
     path = Path(source)
     return _guarded(_read(path), ending_of(path), min_size)
+
+
+def is_read(path: Path) -> bool:
+    """Tell whether a file is a picture of a kind that is read, be it by an extra.
+
+    What is a picture and no more than that, such as an SVG drawing, is for
+    :func:`looks_like_picture` to say.
+    """
+    kind = kind_of(path)
+    return kind is not None and bool(kind.decoder)
 
 
 def squash(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ __all__ = [
     "Kind",
     "ending_of",
     "judge_name",
+    "kind_of",
     "looks_like_picture",
     "read_start",
     "recognise",
@@ -199,10 +200,18 @@ def looks_like_picture(path: str | bytes | os.PathLike[str]) -> bool:
     Args:
         path: A file; anything else that needs a look is no picture.
     """
-    by_name = judge_name(path)
-    if by_name is not None:
-        return by_name
-    return recognise(read_start(path), ending_of(path)) is not None
+    return kind_of(path) is not None
+
+
+def kind_of(path: str | bytes | os.PathLike[str]) -> Kind | None:
+    """The kind that a file is, going by its name where that tells; None if it is no picture.
+
+    Only what opens the file, :func:`recognise`, is to be relied on for how it is decoded.
+    """
+    by_name, ending = judge_name(path), ending_of(path)
+    if by_name is None:
+        return recognise(read_start(path), ending)
+    return next(kind for kind in KINDS if ending in kind.endings) if by_name else None
 
 
 def read_start(path: str | bytes | os.PathLike[str]) -> bytes:

@@ -213,7 +213,7 @@ def open_picture(file: IO[bytes], ending: str = "") -> Image.Image:
         file.seek(0)
         kind = recognise(start, ending)
         if kind is None:
-            raise PictureError(f"expected a picture, got {_looks_like(start)}.")
+            raise PictureError(f"expected JPEG, PNG or another picture, got {_looks_like(start)}.")
         if not kind.decoder:
             raise PictureError(
                 f"expected a kind of picture that is read, got {kind.name}. {kind.remedy}."

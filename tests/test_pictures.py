@@ -3,12 +3,14 @@
 import io
 import re
 import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import FakeEncoder
-from picture_zoo import COLOUR, COLOURS, GREYS, ZOO, Specimen, encoded, fields, heic, jpeg
+from picture_zoo import COLOUR, COLOURS, GREYS, SVG, ZOO, Specimen, encoded, fields, heic, jpeg
 from PIL import Image, features
 
 from clip_text.images import load_image, squash
@@ -236,3 +238,70 @@ def test_a_heic_is_drawn_small_and_its_original_served(tmp_path):
 def test_this_pillow_reads_what_the_page_promises():
     for feature in ("avif", "webp", "jpg_2000", "libtiff", "zlib", "jpg"):
         assert features.check(feature), feature
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jfif", "a.heic", "a.dng", "a.AVIF", "no ending", "a.jpg_large"]
+)
+def test_readers_of_data_go_by_the_same_rule(name, tmp_path):
+    from clip_text.data import read_retrieval_set
+    from clip_text.evaluation.labelled import read_labelled
+
+    content = encoded(fields(), "AVIF") if name.endswith("AVIF") else jpeg()
+    for folder in ("cats", "dogs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+        (tmp_path / folder / name).with_suffix(".txt").write_text("一只猫", encoding="utf-8")
+        (tmp_path / folder / f"._{name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert [path.name for path in read_labelled(tmp_path).paths] == [name, name]
+    collection = read_retrieval_set(tmp_path)
+    assert collection.image_ids == [f"cats/{name}", f"dogs/{name}"]
+    assert load_image(collection.images[0]).size == fields().size
+
+
+def test_a_drawing_among_labelled_pictures_is_named(tmp_path):
+    from clip_text.errors import DataError
+    from clip_text.evaluation.labelled import read_labelled
+
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "cats" / "b.svg").write_bytes(SVG)
+    with pytest.raises(DataError, match=r"expected a kind of picture that is read.*cats/b\.svg"):
+        read_labelled(tmp_path)
+
+
+def test_members_of_a_tar_go_by_the_same_endings(tmp_path):
+    import tarfile
+
+    from clip_text.data import read_retrieval_set
+
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name, content in {"0.jfif": jpeg(), "0.txt": "猫".encode()}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert read_retrieval_set(tmp_path / "set.tar").image_ids == ["0"]
+
+
+def test_the_command_keeps_pillows_warnings_to_itself(tmp_path):
+    from clip_text_cli.main import run
+
+    damaged = tmp_path / "a.jpg"
+    damaged.write_bytes(jpeg(exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        load_image(damaged)
+        assert told  # Pillow does warn
+        told.clear()
+        run(lambda: load_image(damaged))
+    assert told == []
+
+
+def test_threads_side_by_side_read_every_kind_alike(zoo):
+    paths = [zoo / specimen.name for specimen in ZOO if specimen.shows]
+    alone = [load_image(path).tobytes() for path in paths]
+    with ThreadPoolExecutor(4) as pool:
+        for together in pool.map(
+            lambda _: [load_image(path).tobytes() for path in paths], range(4)
+        ):
+            assert together == alone
