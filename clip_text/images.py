@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -9,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_text import picture_decoders
 from clip_text.errors import ClipTextError
 from clip_text.picture_decoders import (
     MAX_PIXELS,
     MissingPackageError,
     PictureError,
+    check_size,
     damage_told,
     open_picture,
     over_white,
@@ -37,6 +39,7 @@ __all__ = [
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
+_LARGE = 1 << 26  # bytes of a file that is not read whole before its header is judged
 _KEEP = 2  # the fast path never decodes below this multiple of the size asked for
 
 
@@ -75,7 +78,6 @@ def load_image(source: ImageSource, *, min_size: int | None = None) -> Image.Ima
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        _check_size(source.size)
         return _guarded(source, "", None)
     if isinstance(source, bytes):
         return _guarded(source, "", min_size)
@@ -119,30 +121,34 @@ def _read(path: Path) -> bytes:
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         msg = f"expected a picture file, got {kind}."
         raise ImageError(msg)
+    if path.stat().st_size > _LARGE:
+        # A scan of gigapixels shall not fill the memory only to be refused.
+        with _told_as_ours(), path.open("rb") as file:
+            open_picture(file, ending_of(path))
     return path.read_bytes()
 
 
 def _guarded(source: bytes | Image.Image, ending: str, min_size: int | None) -> Image.Image:
     """Decode, with every way a decoder can fail told as an ImageError."""
+    with _told_as_ours(), damage_told():
+        if isinstance(source, Image.Image):
+            check_size(source.size)
+            image = source
+        else:
+            image = open_picture(BytesIO(source), ending)
+        if min_size is not None and image.format == "JPEG":
+            image.draft(None, (_KEEP * min_size, _KEEP * min_size))
+        image.load()
+        return over_white(to_8_bit(upright(image)))
+
+
+@contextmanager
+def _told_as_ours() -> Iterator[None]:
+    """Tell the errors of the decoders in this package's own tree."""
     try:
-        with damage_told():
-            if isinstance(source, Image.Image):
-                image = source
-            else:
-                image = open_picture(BytesIO(source), ending)
-            if min_size is not None and image.format == "JPEG":
-                image.draft(None, (_KEEP * min_size, _KEEP * min_size))
-            image.load()
-            return over_white(to_8_bit(upright(image)))
+        yield
     except MissingPackageError as error:
         raise MissingDecoderError(str(error)) from error
-    except PictureError as error:
-        raise ImageError(str(error)) from error
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    try:
-        picture_decoders.check_size(size)
     except PictureError as error:
         raise ImageError(str(error)) from error
 
@@ -155,7 +161,8 @@ def _from_array(array: NDArray[np.generic]) -> Image.Image:
             f"{list(array.shape)}. Put the channels last."
         )
         raise ImageError(msg)
-    _check_size((array.shape[1], array.shape[0]))
+    with _told_as_ours():
+        check_size((array.shape[1], array.shape[0]))
     if np.issubdtype(array.dtype, np.floating):
         wide = array.astype(np.float32)
         if not ((wide >= 0.0) & (wide <= 1.0)).all():  # NaN is outside, too

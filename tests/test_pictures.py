@@ -1,8 +1,10 @@
 """What becomes of every kind of picture file: indexed, shown, named or passed over."""
 
 import io
+import os
 import re
 import shutil
+import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from fakes import FakeEncoder
 from picture_zoo import COLOUR, COLOURS, GREYS, SVG, ZOO, Specimen, encoded, fields, heic, jpeg
 from PIL import Image, features
 
-from clip_text.images import load_image, squash
+from clip_text.images import ImageError, load_image, looks_like_picture, squash
 from retrieval.ingest import index_folder
 from retrieval.pictures import media_type, open_thumbnail, render_thumbnail, shown_size
 
@@ -305,3 +307,18 @@ def test_threads_side_by_side_read_every_kind_alike(zoo):
             lambda _: [load_image(path).tobytes() for path in paths], range(4)
         ):
             assert together == alone
+
+
+def test_a_file_of_gigabytes_is_refused_by_its_header(tmp_path, monkeypatch):
+    """As scans of microscopes are, which are TIFF under endings of their own."""
+    header = struct.pack("<2sHIH", b"II", 42, 8, 4)
+    for tag, kind, value in ((256, 4, 100_000), (257, 4, 100_000), (262, 3, 1), (273, 4, 200)):
+        header += struct.pack("<HHII", tag, kind, 1, value)
+    slide = tmp_path / "slide.svs"
+    slide.write_bytes(header + bytes(4))
+    os.truncate(slide, 20 << 30)  # sparse: it takes no room
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read whole"))
+    assert looks_like_picture(slide)
+    with pytest.raises(ImageError, match="100000 x 100000"):
+        load_image(slide)
+    assert shown_size(slide) is None
