@@ -1,8 +1,9 @@
 """The Encoder: texts and pictures in, unit rows of one space out."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 
@@ -314,14 +315,14 @@ class Encoder:
         return chosen.answers(questions, passages, batch_size)
 
     def encode_image(
-        self, images: Sequence[ImageSource] | NDArray[np.generic], batch_size: int = 64
+        self, images: Iterable[ImageSource] | NDArray[np.generic], batch_size: int = 64
     ) -> Features:
         """Encode pictures into unit rows.
 
         Args:
-            images: Paths, PIL images, arrays (uint8 or float in [0, 1]; [H, W], [H, W, 3] or
-                [H, W, 4]) or encoded bytes, mixed at will; or one array of pictures of one
-                size, [n, H, W, 3].
+            images: A list, a generator or any other iterable of paths, PIL images, arrays (uint8 or
+                float in [0, 1]; [H, W], [H, W, 3] or [H, W, 4]) or encoded bytes, mixed at will; or
+                one array of pictures of one size, [n, H, W, 3].
             batch_size: Pictures per forward pass; the rows don't depend on it.
 
         Returns:
@@ -340,10 +341,9 @@ class Encoder:
                 f"expected a list of images, got one {type(images).__name__}. "
                 "Wrap it in a list: encode_image([image])."
             )
-        chunks = [
-            self.encode_pixels([self.load_pixels(image) for image in images[at : at + batch_size]])
-            for at in range(0, len(images), batch_size)
-        ]
+        pixels = map(self.load_pixels, images)
+        batches = iter(lambda: list(islice(pixels, batch_size)), [])
+        chunks = [self.encode_pixels(batch) for batch in batches]
         return np.concatenate(chunks) if chunks else np.empty((0, self.embed_dim), np.float32)
 
     def load_pixels(self, source: ImageSource) -> Pixels:

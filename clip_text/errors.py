@@ -4,6 +4,7 @@ ClipTextError
 ├── CheckpointError   a checkpoint cannot be found, read, or does not fit
 ├── DataError         a data file does not hold what it should (also a ValueError)
 └── ImageError        something is no picture (also a ValueError; in clip_text.images)
+    └── MissingDecoderError   it may be one; an extra is not installed (also an ImportError)
 """
 
 

@@ -5,6 +5,7 @@ were set aside; 130 stopped by Ctrl-C.
 """
 
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
@@ -72,6 +73,8 @@ def run(command: Callable[[], object]) -> None:
     from retrieval.errors import RetrievalError
 
     keep_freed_memory()
+    # Damaged EXIF data and the like, which a picture is read in spite of.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         command()
     except (ClipTextError, RetrievalError, OSError) as error:

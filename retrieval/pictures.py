@@ -1,47 +1,58 @@
-"""A little about picture files, for showing them; features are the encoder's business."""
+"""Picture files as people are shown them; features are the encoder's business."""
 
-import struct
-import zlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import IO
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
-__all__ = ["open_thumbnail", "shown_size"]
+from retrieval.picture_decoders import (
+    MissingPackageError,
+    PictureError,
+    damage_told,
+    open_picture,
+    over_white,
+    to_8_bit,
+    upright,
+)
+from retrieval.picture_kinds import ending_of, read_start, recognise
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
+__all__ = [
+    "MissingPackageError",
+    "PictureError",
+    "media_type",
+    "open_thumbnail",
+    "render_thumbnail",
+    "shown_size",
+]
+
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # orientations with the sides swapped
-
-# What Pillow's plug-ins raise on hostile bytes.
-_DECODE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    Warning,
-    struct.error,
-    zlib.error,
-)
 
 
 def shown_size(path: Path) -> tuple[int, int] | None:
     """Width and height in pixels after EXIF rotation; None where they cannot be told."""
     try:
-        with path.open("rb") as file:
-            image = _open(file)
+        with _opened(path) as image, damage_told():
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-    except _DECODE_ERRORS:
+            is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+    except (PictureError, OSError):
         return None  # the encoder may know formats that are unknown here
-    return (height, width) if turned else (width, height)
+    return (height, width) if is_turned else (width, height)
+
+
+def media_type(path: Path) -> str:
+    """What HTTP calls a picture file, by its first bytes.
+
+    Raises:
+        PictureError: If it is no picture of a kind that is read.
+    """
+    kind = recognise(read_start(path), ending_of(path))
+    if kind is None or not kind.media_type:
+        raise PictureError(f"expected a picture, got {kind.name if kind else 'something else'}.")
+    return kind.media_type
 
 
 def open_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image | None:
@@ -49,37 +60,53 @@ def open_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image | None:
 
     Args:
         path: The picture.
-        size: Width and height of the box in pixels.
+        size: Width and height of the box in pixels; smaller pictures are enlarged.
     """
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return None
-        with path.open("rb") as file:
-            image = _open(file)
-            image.draft("RGB", (2 * size[0], 2 * size[1]))
-            image.load()
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            over = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-        return ImageOps.contain(upright.convert("RGB"), size, Image.Resampling.LANCZOS)
-    except _DECODE_ERRORS:
+        picture = _loaded(path, size)
+    except (PictureError, OSError):
         return None
+    return ImageOps.contain(over_white(picture), size, Image.Resampling.LANCZOS)
 
 
-def _open(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Read the header as Image.open does, but without its warning about big pictures.
+def render_thumbnail(path: Path, size: int) -> bytes:
+    """Draw a picture small: upright, never enlarged, without its EXIF data.
 
-    That warning would be printed, and keeping it back is not safe with threads.
+    Args:
+        path: The picture.
+        size: The longest side at most, in pixels.
+
+    Returns:
+        A WebP file.
+
+    Raises:
+        PictureError: If it is no picture that can be shown.
+        MissingPackageError: If a package that decodes it is not installed.
+        OSError: If the file cannot be read.
     """
-    Image.init()
-    start = file.read(16)
-    for name in _FORMATS:
-        factory, accepts = Image.OPEN[name]
-        if accepts is None or accepts(start) is True:
-            file.seek(0)
-            image = factory(file, "")
-            if image.width * image.height <= _MAX_PIXELS:
-                return image
-    msg = f"expected a picture of at most {_MAX_PIXELS} pixels, got something else."
-    raise ValueError(msg)
+    picture = _loaded(path, (size, size))
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    webp = BytesIO()
+    picture.save(webp, "WEBP", quality=82, method=4)
+    return webp.getvalue()
+
+
+def _loaded(path: Path, size: tuple[int, int]) -> Image.Image:
+    """The upright picture in RGB or RGBA, a JPEG with no more detail than the size needs."""
+    with _opened(path) as image, damage_told():
+        if image.format == "JPEG":
+            image.draft(None, (2 * size[0], 2 * size[1]))
+        image.load()
+        shown = to_8_bit(upright(image))
+        if image.mode != shown.mode:
+            # A CMYK or grey profile describes colours that are converted away here.
+            shown.info.pop("icc_profile", None)
+        return shown
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    if not path.is_file() and path.exists():  # opening a pipe would wait for ever
+        raise PictureError("expected a picture file, got a folder, pipe, socket or device.")
+    with path.open("rb") as file:
+        yield open_picture(file, ending_of(os.fspath(path)))

@@ -39,6 +39,8 @@ class Encoder(Protocol):
         Raises:
             OSError: If the file cannot be read.
             ValueError: If its content is not a picture this encoder can use.
+            ImportError: If it may be one, but the package that decodes it is not installed; such
+                a file is tried again in every run.
         """
         ...
 

@@ -28,10 +28,11 @@ from retrieval.errors import (
     QueryError,
 )
 from retrieval.ingest import index_folder
+from retrieval.pictures import render_thumbnail
 from retrieval.search import Searcher
 from retrieval.service import app as api
 from retrieval.service import guard, messages
-from retrieval.service.app import ThumbnailCache, create_app, render_thumbnail, serve
+from retrieval.service.app import ThumbnailCache, create_app, serve
 
 HERE = Path(__file__).parent
 JSON = {"content-type": "application/json"}

@@ -136,6 +136,22 @@ def test_pictures_of_any_origin_mixed(tmp_path):
         np.testing.assert_allclose(row, features[0], atol=SAME)
 
 
+def test_any_iterable_of_pictures_will_do(tmp_path):
+    images = pictures()
+    expected = ENCODER.encode_image(images)
+
+    def draw():
+        yield from images
+
+    np.testing.assert_array_equal(ENCODER.encode_image(draw()), expected)
+    for several in (tuple(images), iter(images), dict(enumerate(images)).values()):
+        np.testing.assert_array_equal(ENCODER.encode_image(several, batch_size=64), expected)
+    np.testing.assert_allclose(ENCODER.encode_image(draw(), batch_size=1), expected, atol=SAME)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    assert ENCODER.encode_image(tmp_path.glob("*.png")).shape == (1, EMBED_DIM)
+    assert ENCODER.encode_image(iter(())).shape == (0, EMBED_DIM)
+
+
 def test_image_row_by_hand():
     """A picture of the tower's own size is only normalised; channels first, rows before columns."""
     picture = np.random.default_rng(1).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)

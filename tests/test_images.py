@@ -231,8 +231,11 @@ def test_a_truncated_jpeg_is_refused_on_the_fast_path():
         (b"just text", "got text"),
         ("只是文字".encode(), "something else"),
         (b"<!DOCTYPE html><html></html>", "HTML or XML"),
-        (b"\xef\xbb\xbf<?xml version='1.0'?><svg/>", "HTML or XML"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "got text"),  # Pillow would start a program for it
+        (b"\xef\xbb\xbf<?xml version='1.0'?><svg/>", "SVG drawing. Export it"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n",
+            "EPS drawing. Export it",
+        ),  # Pillow would start a program for it
         (b"GIF89a", "damaged"),
         (bytes(300), "something else"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_text.data.collection import Problem, RetrievalSet, Text, entry, refuse, retrieval_set
 from clip_text.errors import DataError
-from clip_text.images import EXTENSIONS, ImageSource
+from clip_text.images import ImageSource, is_read
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "path")
 """Where the picture's file name is looked for in a table; the last but one is open_clip's."""
@@ -280,7 +280,7 @@ def sidecar_records(
     """
     images: dict[str, list[str]] = {}
     for path in sorted(pictures.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS and path.is_file():
+        if is_read(path) and path.is_file():
             image = path.relative_to(pictures)
             images.setdefault(image.with_suffix("").as_posix(), []).append(image.as_posix())
     shared = [" and ".join(same) for same in images.values() if len(same) > 1]

@@ -13,7 +13,7 @@ from clip_text.data.captions import json_objects
 from clip_text.data.collection import Problem
 from clip_text.data.shards import expand, find_shards, is_pattern, is_url, listed
 from clip_text.errors import DataError
-from clip_text.images import EXTENSIONS
+from clip_text.images import is_read
 
 Format = Literal["jsonl", "gallery", "table", "folder", "cn_clip", "parquet", "webdataset", "hub"]
 
@@ -155,7 +155,7 @@ def _recognise_folder(folder: Path, split: str | None, problems: list[Problem] |
             title = name if chosen == name else f"{name} {chosen}"
             paths = [str(path) for path in shards[chosen]]
             return Found(sharded, source, folder, title, files=paths)
-    if any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*")):
+    if any(map(is_read, folder.rglob("*"))):
         _refuse_split(folder, split)
         return Found("folder", source, folder, name)
     raise _unknown(folder)

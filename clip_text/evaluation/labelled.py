@@ -8,7 +8,7 @@ from typing import Any
 from clip_text.data.collection import refuse
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import composed
-from clip_text.images import EXTENSIONS
+from clip_text.images import is_read, looks_like_picture
 
 IMAGE_FIELDS = ("image", "file_name")
 """The second is what Hugging Face's image folders call it in their metadata.jsonl."""
@@ -55,16 +55,18 @@ def read_labelled(source: Path, images: Path | None = None, label_field: str = "
 def _read_folder(folder: Path) -> Labelled:
     paths: list[Path] = []
     labels: list[tuple[str, ...]] = []
-    empty = []
+    empty, unread = [], []
     for inside in sorted(folder.iterdir()):
         if not inside.is_dir() or inside.name.startswith("."):
             continue
         found = sorted(path for path in inside.rglob("*") if _is_picture(path))
+        unread += [str(path.relative_to(folder)) for path in found if not is_read(path)]
         if not found:
             empty.append(inside.name)
         paths += found
         labels += [(composed(inside.name),)] * len(found)
     refuse(str(folder), "pictures in every sub-folder", empty, "Fill or remove")
+    refuse(str(folder), "a kind of picture that is read", unread, "Convert or remove")
     if not paths:
         raise DataError(
             f"expected a sub-folder of pictures for each class in {folder}, got none. "
@@ -74,7 +76,7 @@ def _read_folder(folder: Path) -> Labelled:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    return not path.name.startswith(".") and looks_like_picture(path) and path.is_file()
 
 
 def _read_jsonl(file: Path, images: Path, label_field: str) -> Labelled:

@@ -132,6 +132,10 @@ class Examiner:
             if self._catalogue.find_content(content_hash):
                 return replace(hashed, verdict=Verdict.KNOWN)
             pixels = self._load_pixels(path)
+        except ImportError as error:
+            # Without its size and time, it is tried again: the package may be there then.
+            unknown = replace(seen, size=None, mtime_ns=None)
+            return replace(unknown, verdict=Verdict.UNREADABLE, reason=_reason(error))
         except ValueError as error:
             return replace(seen, verdict=Verdict.BROKEN, reason=_reason(error))
         except OSError as error:

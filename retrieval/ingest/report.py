@@ -12,7 +12,8 @@ from retrieval.records import displayed
 __all__ = ["IngestReport", "OnProgress", "Pace", "Progress"]
 
 _WINDOW_SECONDS = 20.0
-_MOST_LISTED = 20
+_MOST_LISTED = 20  # lines
+_MOST_ALIKE = 5  # files that failed for one reason and have a line each
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class IngestReport:
             the model did not have to read them.
         removed: Pictures forgotten because their files are gone.
         failed: Files set aside.
-        ignored: Files that are no pictures by extension, and links to folders.
+        ignored: Files that are no pictures, and links to folders.
         encoded: Pictures the model has read.
         total: Pictures in the index now, those of other folders included.
         seconds: The run took.
@@ -100,11 +101,23 @@ class IngestReport:
         told = [f"{count} {name}" for count, name in counts if count] or ["nothing to do"]
         rate = f"{self.seconds:.1f} s, {self.images_per_second:.1f} images/s"
         lines = [f"{self.total} pictures in the index: {', '.join(told)} ({rate})"]
-        for path, reason in self.failures[:_MOST_LISTED]:
-            lines.append(f"  failed: {displayed(os.fsencode(path))}: {reason}")
-        if len(self.failures) > _MOST_LISTED:
-            lines.append(f"  and {len(self.failures) - _MOST_LISTED} more failed")
-        return lines + [f"  note: {note}" for note in self.notes]
+        return lines + self._failure_lines() + [f"  note: {note}" for note in self.notes]
+
+    def _failure_lines(self) -> list[str]:
+        """A line for each file, but one for many that failed alike."""
+        alike: dict[str, list[Path]] = {}
+        for path, reason in self.failures:
+            alike.setdefault(reason, []).append(path)
+        told: list[str] = []
+        for reason, paths in alike.items():
+            names = [displayed(os.fsencode(path)) for path in paths]
+            if len(names) > _MOST_ALIKE:
+                names = [f"{names[0]} and {len(names) - 1:,} more"]
+            told += [f"  failed: {name}: {reason}" for name in names]
+        if len(told) > _MOST_LISTED:
+            rest = f"  and {len(told) - _MOST_LISTED} more lines like these"
+            told = [*told[:_MOST_LISTED], rest]
+        return told
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

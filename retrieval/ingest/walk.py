@@ -4,16 +4,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["ANNOTATIONS_NAME", "EXTENSIONS", "Walk"]
+from retrieval.picture_kinds import judge_name, looks_like_picture
 
-EXTENSIONS = frozenset({b".jpg", b".jpeg", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff"})
+__all__ = ["ANNOTATIONS_NAME", "Walk"]
+
 ANNOTATIONS_NAME = b"metadata.jsonl"
 
 _SEPARATOR = os.fsencode(os.sep)
 
 
 class Walk:
-    """Yields the paths of the pictures below a folder, by extension, in byte order.
+    """Yields the paths of the pictures below a folder in byte order.
+
+    What counts as one, :func:`retrieval.picture_kinds.looks_like_picture` says: kinds that are
+    never read, too, so that they are named and not passed over.
 
     Links to files are yielded, links to folders are not entered unless asked for. Paths
     are bytes, as names need not be UTF-8. Every iteration walks anew.
@@ -31,6 +35,7 @@ class Walk:
         self._follow = follow_directory_links
         self.ignored = 0
         self.unreadable: list[tuple[bytes, str]] = []
+        self._looked_into: dict[bytes, bool] = {}  # a second walk opens nothing again
 
     def __iter__(self) -> Iterator[bytes]:
         self.ignored = 0
@@ -77,7 +82,12 @@ class Walk:
             return False  # a link that leads round in circles
 
     def _is_picture(self, entry: "os.DirEntry[bytes]") -> bool:
-        if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122  (bytes)
+        is_picture = judge_name(entry.name)
+        if is_picture is None:
+            is_picture = self._looked_into.get(entry.path)
+        if is_picture is None:
+            is_picture = self._looked_into[entry.path] = looks_like_picture(entry.path)
+        if not is_picture:
             return False
         try:
             return not entry.is_dir()  # a link to a folder, not to be entered

@@ -23,10 +23,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Final, cast
 
-from PIL import Image
-
+from retrieval.pictures import MissingPackageError, PictureError, media_type, render_thumbnail
 from retrieval.search import Answer, Hit, Searcher
-from retrieval.service.thumbnails import ThumbnailCache, render_thumbnail
+from retrieval.service.thumbnails import ThumbnailCache
 
 _NEEDS_SERVE = "expected the package {0} for the search service, got none. {1}"
 _INSTALL_SERVE = "Run pip install 'clip-text[serve]'."
@@ -114,13 +113,10 @@ def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
     if _still_right(request, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     try:
-        with Image.open(path) as picture:
-            media_type = picture.get_format_mimetype()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        kind = media_type(path)
+    except PictureError as error:
         raise _gone(row, "a file that is no picture") from error
-    if picture.format == "MPO":
-        media_type = "image/jpeg"  # what phones write; browsers know it only by this name
-    return FileResponse(path, headers=headers, media_type=media_type, stat_result=status)
+    return FileResponse(path, headers=headers, media_type=kind, stat_result=status)
 
 
 @_router.head("/v1/images/{row}/thumbnail", include_in_schema=False)
@@ -132,7 +128,7 @@ def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
     responses={
         200: {"content": {"image/webp": {}}, "description": "Upright, without EXIF data."},
         304: {"description": "The copy named by If-None-Match is still right."},
-        **describe(404, 410, 422),
+        **describe(404, 410, 422, 501),
     },
 )
 def read_thumbnail(
@@ -161,7 +157,10 @@ def read_thumbnail(
             # As many large pictures in memory as there are cores to work on them.
             with request.app.state.drawing:
                 webp = render_thumbnail(path, size)
-        except OSError as error:
+        except MissingPackageError as error:
+            problem = HTTPStatus.NOT_IMPLEMENTED, "decoder_missing", str(error)
+            raise ProblemError(*problem) from error
+        except (OSError, PictureError) as error:
             raise _gone(row, "a file that cannot be read as a picture") from error
         cache.put(etag, webp)
     return Response(webp, headers=headers, media_type="image/webp")

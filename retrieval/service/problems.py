@@ -44,6 +44,7 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
         410: "The row is indexed, but its picture is gone from the disk or damaged.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
         422: "A field is missing, unknown, of the wrong type or out of range.",
+        501: "The picture is of a kind that needs a package which is not installed.",
         503: "The index cannot be used now.",
     }
     return {
