@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_text.errors import ClipTextError
-from clip_text.picture_decoders import (
+from clip_text_pictures import (
+    EXTENSIONS,
     MAX_PIXELS,
     MissingPackageError,
     PictureError,
     check_size,
     damage_told,
+    ending_of,
+    kind_of,
+    looks_like_picture,
     open_picture,
     over_white,
     to_8_bit,
     upright,
 )
-from clip_text.picture_kinds import EXTENSIONS, ending_of, kind_of, looks_like_picture
 
 __all__ = [
     "EXTENSIONS",
@@ -70,7 +73,7 @@ def load_image(source: ImageSource, *, min_size: int | None = None) -> Image.Ima
 
     Raises:
         ImageError: If it is no picture of a kind that is read (see
-            :mod:`clip_text.picture_kinds`), is damaged or truncated, has more than
+            :mod:`clip_text_pictures.kinds`), is damaged or truncated, has more than
             :data:`MAX_PIXELS` pixels, or is an array of another kind.
         MissingDecoderError: If its kind is read by an extra that is not installed.
         OSError: If a file cannot be read.

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from retrieval.picture_decoders import (
+from clip_text_pictures import (
     MissingPackageError,
     PictureError,
     damage_told,
+    ending_of,
     open_picture,
     over_white,
+    read_start,
+    recognise,
     to_8_bit,
     upright,
 )
-from retrieval.picture_kinds import ending_of, read_start, recognise
 
 __all__ = [
     "MissingPackageError",

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, ("clip_text.errors",)),
     "clip_text.storage": GROUND,
     "clip_text.tokenizer": (*GROUND, "clip_text.storage"),
-    "clip_text.images": (*GROUND, "clip_text.storage"),
+    "clip_text.images": (*GROUND, "clip_text.storage", "clip_text_pictures"),
     "clip_text.features": (*GROUND, "clip_text.storage", "clip_text.images"),
     "clip_text.data": (*PICTURES, "clip_text.data.tags"),
     "clip_text.towers": TOKENS,
@@ -43,13 +43,14 @@ MAY_IMPORT = {
     "clip_text.evaluation.adapters": (*ENCODER, "clip_text.evaluation"),
     "clip_text.training": (*ENCODER, "clip_text.evaluation"),
     "retrieval": (),
-    **dict.fromkeys(FLOOR, FLOOR),
+    **dict.fromkeys(FLOOR, (*FLOOR, "clip_text_pictures")),
     "retrieval.catalogue": FLOOR,
     "retrieval.index": (*FLOOR, "retrieval.catalogue"),
-    "retrieval.ingest": INDEX,
+    "retrieval.ingest": (*INDEX, "clip_text_pictures"),
     "retrieval.search": INDEX,
     "retrieval.sheet": (*FLOOR, "retrieval.search"),
     "retrieval.service": (*INDEX, "retrieval.search"),
+    "clip_text_pictures": (),
     "clip_text_cli": None,  # anything: it brings them together
 }
 
@@ -71,7 +72,7 @@ def module_of(file):
 
 MODULES = {
     module_of(file): file
-    for package in ("clip_text", "retrieval", "clip_text_cli")
+    for package in ("clip_text", "clip_text_cli", "clip_text_pictures", "retrieval")
     for file in (ROOT / package).rglob("*.py")
 }
 

@@ -30,7 +30,7 @@ from clip_text.data.tags import spell
 from clip_text_cli.main import app
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("clip_text", "clip_text_cli", "retrieval")
+PACKAGES = ("clip_text", "clip_text_cli", "clip_text_pictures", "retrieval")
 DRIVER = Path(__file__).parent / "installed_commands.py"
 
 

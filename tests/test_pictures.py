@@ -142,11 +142,6 @@ def test_every_mode_of_pillow_becomes_rgb(mode):
     assert load_image(image).mode == "RGB"
 
 
-def test_both_rooms_have_the_same_rules():
-    for name in ("picture_kinds.py", "picture_decoders.py"):
-        assert (ROOT / "clip_text" / name).read_bytes() == (ROOT / "retrieval" / name).read_bytes()
-
-
 EXTRAS = {"pillow_heif": ("iphone.heic", "heic"), "pylibjxl": ("picture.jxl", "jxl"),
           "rawpy": ("camera.dng", "raw")}  # fmt: skip
 
@@ -171,18 +166,18 @@ def test_a_missing_extra_is_named_and_the_file_tried_again(package, zoo, tmp_pat
 
 
 def test_names_that_tell_are_not_opened_and_others_once(tmp_path, monkeypatch):
-    from retrieval import picture_kinds
+    from clip_text_pictures import kinds
 
     for name in ("a.jpg", "b.heic", "c.txt", "d.mp4", "e.xyz", "f"):
         (tmp_path / name).write_bytes(jpeg())
     opened = []
-    read_start = picture_kinds.read_start
+    read_start = kinds.read_start
 
     def watched(path):
         opened.append(Path(path if isinstance(path, str) else path.decode()).name)
         return read_start(path)
 
-    monkeypatch.setattr(picture_kinds, "read_start", watched)
+    monkeypatch.setattr(kinds, "read_start", watched)
     report = index_folder(tmp_path, tmp_path / "index", encoder())
     assert sorted(opened) == ["e.xyz", "f"]  # though the folder is walked twice
     assert report.ignored == 2

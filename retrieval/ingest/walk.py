@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrieval.picture_kinds import judge_name, looks_like_picture
+from clip_text_pictures import judge_name, looks_like_picture
 
 __all__ = ["ANNOTATIONS_NAME", "Walk"]
 
@@ -16,7 +16,7 @@ _SEPARATOR = os.fsencode(os.sep)
 class Walk:
     """Yields the paths of the pictures below a folder in byte order.
 
-    What counts as one, :func:`retrieval.picture_kinds.looks_like_picture` says: kinds that are
+    What counts as one, :func:`clip_text_pictures.kinds.looks_like_picture` says: kinds that are
     never read, too, so that they are named and not passed over.
 
     Links to files are yielded, links to folders are not entered unless asked for. Paths

@@ -1,8 +1,5 @@
 """How a picture file is opened without running a program.
 
-This file is kept twice, word for word: in ``clip_text`` for the model and in ``retrieval`` for
-showing, as neither imports the other; a test compares the two.
-
 Pillow's own ``Image.open`` tries every plug-in that is installed, and some start programs
 (Ghostscript for EPS) or ask the system (WMF on Windows). Here a file goes to one decoder, chosen by
 its first bytes from the list below and no other, and its size is checked before a pixel is decoded.
@@ -39,7 +36,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from .picture_kinds import START, recognise
+from clip_text_pictures.kinds import START, recognise
 
 __all__ = [
     "MAX_PIXELS",

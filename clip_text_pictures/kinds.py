@@ -1,9 +1,4 @@
-"""Which files are pictures, by what is in them rather than by their names.
-
-This file is kept twice, word for word: in ``clip_text`` for the model and in ``retrieval`` for
-showing, as neither imports the other; a test compares the two. ``docs/pictures.md`` has the table
-for people.
-"""
+"""Which files are pictures, by what is in them rather than by their names."""
 
 import os
 import re
