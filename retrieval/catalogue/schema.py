@@ -6,7 +6,13 @@ from pathlib import Path
 
 from retrieval.errors import CorruptIndexError
 
-__all__ = ["CATALOGUE_NAME", "connect_reader", "connect_writer", "raise_if_damaged"]
+__all__ = [
+    "CATALOGUE_NAME",
+    "connect_reader",
+    "connect_writer",
+    "raise_if_damaged",
+    "record_removals",
+]
 
 CATALOGUE_NAME = "catalogue.sqlite"
 SCHEMA_VERSION = "1"
@@ -41,6 +47,19 @@ _TABLES = (
         failed_at TEXT NOT NULL
     ) WITHOUT ROWID""",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
+# Catalogues written before there was this record have none until somebody writes to them
+# again. A trigger keeps it, so that it is whole whichever version of this package deletes.
+# The generation is that of the transaction at work, which meta learns at its end.
+_REMOVALS = (
+    """CREATE TABLE removed (
+        generation INTEGER NOT NULL,
+        row INTEGER NOT NULL,
+        PRIMARY KEY (generation, row)
+    ) WITHOUT ROWID""",
+    """CREATE TRIGGER images_removed AFTER DELETE ON images BEGIN
+        INSERT INTO removed SELECT value + 1, old.row FROM meta WHERE key = 'generation';
+    END""",
 )
 
 
@@ -115,10 +134,22 @@ def _is_blank(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
+def record_removals(db: sqlite3.Connection) -> None:
+    """Have a catalogue note, from now on, which rows are removed in which generation."""
+    if db.execute("SELECT 1 FROM meta WHERE key = 'removals_since'").fetchone():
+        return
+    db.execute("BEGIN IMMEDIATE")
+    for statement in _REMOVALS:
+        db.execute(statement)
+    sql = "INSERT INTO meta SELECT 'removals_since', value FROM meta WHERE key = 'generation'"
+    db.execute(sql)
+    db.execute("COMMIT")
+
+
 def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
-    for statement in _TABLES:
+    for statement in (*_TABLES, *_REMOVALS):
         db.execute(statement)
     meta = {
         "schema_version": SCHEMA_VERSION,
@@ -126,6 +157,7 @@ def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
         "fingerprint": fingerprint,
         "embed_dim": str(embed_dim),
         "generation": "0",
+        "removals_since": "0",
     }
     db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     db.execute("COMMIT")
