@@ -9,16 +9,20 @@ One tree, so a caller may catch the root or the leaf::
     ├── CorruptIndexError       a stored file is damaged or from another version
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
-    └── QueryError              the query or its settings cannot be used
+    ├── QueryError              the query or its settings cannot be used
+    ├── AddressError            the service cannot listen at this host and port
+    └── MissingExtraError       an optional package is not installed
 """
 
 __all__ = [
+    "AddressError",
     "CorruptIndexError",
     "EncoderError",
     "FolderError",
     "IndexLockedError",
     "IndexMismatchError",
     "IndexNotFoundError",
+    "MissingExtraError",
     "QueryError",
     "RetrievalError",
 ]
@@ -54,3 +58,11 @@ class EncoderError(RetrievalError):
 
 class QueryError(RetrievalError, ValueError):
     """The query is empty, of the wrong type, or its settings are out of range."""
+
+
+class AddressError(RetrievalError):
+    """The host is none of this machine's, or its port is taken or may not be had."""
+
+
+class MissingExtraError(RetrievalError, ModuleNotFoundError):
+    """A package of an optional part is not installed; the message has what to run."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -76,6 +77,15 @@ def failing(searcher):
     searcher.failure = None
 
 
+def eventually(happened, seconds=30):
+    """Wait until something is so; give what it is then."""
+    end = time.monotonic() + seconds
+    while not (so := happened()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+    return so
+
+
 def assert_error(response, status, kind, *words):
     assert response.status_code == status, response.text
     body = response.json()
@@ -137,10 +147,26 @@ def test_top_k_is_ten_and_may_exceed_the_index(client):
     )
 
 
-def test_every_search_looks_for_new_pictures(client, searcher):
-    before = searcher.refreshed
+def test_the_service_looks_for_new_pictures_while_nobody_searches(tmp_path):
+    searcher = StubSearcher(tmp_path)
+    app = create_app(searcher)
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):  # what every server does
+            await asyncio.to_thread(eventually, lambda: searcher.refreshed >= 2)
+
+    asyncio.run(live())
+    assert not app.state.refresher._thread.is_alive()
+
+
+def test_a_search_does_not_look_for_new_pictures_itself(tmp_path):
+    searcher = StubSearcher(tmp_path)
+    by: set[str] = set()
+    searcher.refresh = lambda: by.add(threading.current_thread().name) or False
+    client = Client(create_app(searcher))
     client.search(query="红")
-    assert searcher.refreshed == before + 1
+    eventually(lambda: by)
+    assert by == {"clip-text-refresh"}
 
 
 def test_urls_carry_the_prefix_of_a_proxy(searcher):
@@ -617,6 +643,7 @@ def test_new_pictures_are_found_without_a_restart(indexed):
     assert client.search(query="狗").json()["total"] == 3
     save_picture(folder / "new.png", seed=99)
     index_folder(folder, index_dir, FakeEncoder())
+    eventually(lambda: client.get("/health").json()["total"] == 4)
     found = client.search(query="狗").json()
     assert found["total"] == 4
     new = next(hit for hit in found["hits"] if hit["image_id"] == "new.png")
@@ -643,6 +670,7 @@ def test_an_index_built_anew_by_another_model_is_refused(indexed):
     folder, index_dir, client = indexed
     shutil.rmtree(index_dir)
     index_folder(folder, index_dir, FakeEncoder(fingerprint="fake-2"))
+    eventually(lambda: client.search(query="狗").status_code == 503)
     response = client.search(query="狗")
     assert_error(response, 503, "index_mismatch", "Restart")
     assert "secret-folder" not in response.text
