@@ -31,8 +31,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
                 taken = listening[0].getsockname()[1] if listening else port
                 listening.append(socket.create_server((address, taken), family=family))
             except OSError as error:
-                # "localhost" has an IPv6 address even where the system has no IPv6.
-                if listening and error.errno == errno.EADDRNOTAVAIL:
+                # "localhost" has an IPv6 address even where the system has no IPv6, and what
+                # is free at one address need not be at the next.
+                beside = {errno.EADDRNOTAVAIL} | ({errno.EADDRINUSE} if port == 0 else set())
+                if listening and error.errno in beside:
                     continue
                 raise _explain(error, host, port) from error
     except BaseException:
