@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.catalogue import IndexLock
 from retrieval.catalogue.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import (
     CorruptIndexError,
     EncoderError,
+    IndexLockedError,
     IndexMismatchError,
     IndexNotFoundError,
 )
@@ -417,3 +419,26 @@ def test_an_index_in_a_folder_that_cannot_be_written_can_be_read(tmp_path):
     finally:
         index_dir.chmod(0o755)
     assert child.exitcode == 11
+
+
+def test_one_writer_holds_the_lock_whichever_thread_asks(tmp_path):
+    asked: list[str] = []
+
+    def ask() -> None:
+        try:
+            with IndexLock(tmp_path):
+                asked.append("taken")
+        except IndexLockedError:
+            asked.append("refused")
+
+    def ask_elsewhere() -> None:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    with IndexLock(tmp_path):
+        ask()
+        ask_elsewhere()
+    ask()
+    ask_elsewhere()
+    assert asked == ["refused", "refused", "taken", "taken"]
