@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -457,3 +458,43 @@ def test_a_classifier_that_gives_no_unit_rows_is_refused(index_dir, encoder):
 
     with Searcher.open(index_dir, encoder, classify) as searcher, pytest.raises(EncoderError):
         searcher.answer("猫")
+
+
+def _follow_as_nobody(index_dir: str, pipe) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    with Searcher.open(Path(index_dir), FakeEncoder()) as searcher:
+        pipe.send(len(searcher))
+        pipe.recv()
+        pipe.send((searcher.refresh(), len(searcher.search("猫", 50))))
+        pipe.recv()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+def test_who_may_only_read_takes_over_what_others_index(tmp_path, index_dir, folder, encoder):
+    """A service under an account of its own, on a folder that another account writes."""
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    index_dir.chmod(0o555)
+    here, there = multiprocessing.Pipe()
+    # Forked, so that the child needs no right to read the interpreter's files.
+    child = multiprocessing.get_context("fork").Process(
+        target=_follow_as_nobody, args=(str(index_dir), there)
+    )
+    child.start()
+    try:
+        assert here.poll(60)
+        assert here.recv() == COUNT
+        index_dir.chmod(0o755)
+        save_picture(folder / "new.png", 100)
+        index_folder(folder, index_dir, encoder)
+        index_dir.chmod(0o555)
+        here.send("indexed")
+        assert here.poll(60)
+        assert here.recv() == (True, COUNT + 1)
+        here.send("done")
+    finally:
+        index_dir.chmod(0o755)
+        child.join(30)
+    assert child.exitcode == 0

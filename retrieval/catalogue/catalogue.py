@@ -56,11 +56,12 @@ class Catalogue:
         embed_dim: Width of the features.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, is_live: bool = True) -> None:
         self._db = connection
         self._lock = threading.RLock()
         self._path = path
-        self._identity = _identity(path)
+        self._is_live = is_live
+        self._identity = _identity(path, is_live=is_live)
         self._next_generation = 0
         self._features_changed = False
         self.uid = self._meta("uid")
@@ -95,14 +96,15 @@ class Catalogue:
             CorruptIndexError: If the file is damaged or of another schema version.
         """
         path = index_dir / CATALOGUE_NAME
-        connection = connect_reader(path)
-        if connection is None:
+        opened = connect_reader(path)
+        if opened is None:
             msg = (
                 f"expected an index in {index_dir}, got none. Build one with: "
                 "clip-text index FOLDER"
             )
             raise IndexNotFoundError(msg)
-        return cls(connection, path)
+        connection, is_live = opened
+        return cls(connection, path, is_live=is_live)
 
     def check_model(self, *, fingerprint: str, embed_dim: int) -> None:
         """Refuse a model other than the one the features came from.
@@ -143,8 +145,12 @@ class Catalogue:
 
     @property
     def is_replaced(self) -> bool:
-        """True if the file is gone, or another one has taken its place."""
-        return _identity(self._path) != self._identity
+        """True if the file is gone, or another one has taken its place.
+
+        Or if it has changed and this connection, in a folder that could not be written,
+        does not see that.
+        """
+        return _identity(self._path, is_live=self._is_live) != self._identity
 
     def find(self, path: bytes) -> Record | None:
         """The picture at a path, as the file system spells it."""
@@ -389,9 +395,11 @@ def _decode(blobs: list[bytes]) -> Features:
     return joined.reshape(len(blobs), -1).astype(np.float32)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:
+    """Which file it is, and, for a connection that does not see changes, in which state."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    state = () if is_live else (found.st_size, found.st_mtime_ns)
+    return found.st_dev, found.st_ino, *state

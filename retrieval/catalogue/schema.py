@@ -85,8 +85,11 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
     return db
 
 
-def connect_reader(path: Path) -> sqlite3.Connection | None:
+def connect_reader(path: Path) -> tuple[sqlite3.Connection, bool] | None:
     """Open the catalogue's file for reading; None if there is no catalogue.
+
+    Returns:
+        The connection, and whether it sees what is written from now on.
 
     Raises:
         CorruptIndexError: If the file is damaged or of another schema version.
@@ -95,14 +98,15 @@ def connect_reader(path: Path) -> sqlite3.Connection | None:
         return None
     uri = path.resolve().as_uri()
     try:
-        return _read(f"{uri}?mode=ro", path)
+        db, is_live = _read(f"{uri}?mode=ro", path), True
     except sqlite3.OperationalError as error:
         # The log needs a side file even to read. In a folder that cannot be written,
         # where nobody can be indexing either, SQLite reads the plain file instead.
         hindered = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
         if _primary_code(error) not in hindered:
             raise
-        return _read(f"{uri}?immutable=1", path)
+        db, is_live = _read(f"{uri}?immutable=1", path), False
+    return (db, is_live) if db else None
 
 
 def _read(uri: str, path: Path) -> sqlite3.Connection | None:
