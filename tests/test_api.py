@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from retrieval.service.app import ThumbnailCache, create_app, render_thumbnail, 
 
 HERE = Path(__file__).parent
 JSON = {"content-type": "application/json"}
+SEND = messages.SEND_EXAMPLE
 
 
 class Client:
@@ -262,6 +264,40 @@ def test_json_without_its_content_type_is_explained(client):
     assert_error(response, 422, "invalid_request", "application/json")
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_a_body_of_another_type_is_named(client, kind):
+    response = client(
+        "POST", "/v1/search", content=b'{"query": "x"}', headers={"content-type": kind}
+    )
+    assert_error(response, 422, "invalid_request", f"got the type {kind or 'none'}", SEND)
+
+
+@pytest.mark.parametrize("charset", ["gbk", "GB18030", "latin-1", '"big5"', "x", ""])
+def test_a_body_said_to_be_in_another_encoding_is_refused(client, charset):
+    # 猫 in GBK is è in UTF-8: read as what it is not, it would find something else.
+    content = json.dumps({"query": "猫"}, ensure_ascii=False).encode("gbk")
+    headers = {"content-type": f"application/json; charset={charset}"}
+    response = client("POST", "/v1/search", content=content, headers=headers)
+    assert_error(response, 415, "unsupported_charset", "UTF-8")
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", '"utf-8"', "utf-16", "utf-8-sig", "us-ascii"])
+def test_every_unicode_is_read(client, charset):
+    encoding = charset.strip('"')
+    query = "cat" if encoding == "us-ascii" else "红色"
+    content = json.dumps({"query": query}, ensure_ascii=False).encode(encoding)
+    headers = {"content-type": f"application/json; charset={charset}"}
+    response = client("POST", "/v1/search", content=content, headers=headers)
+    assert response.json()["query"] == query
+
+
+@pytest.mark.parametrize(
+    "query", ["\0", "猫\0狗", "\u200b", "\ufeff", "\u202e猫", "\x1b[31m", "👨‍👩‍👧"]
+)
+def test_odd_characters_are_searched_for(client, query):
+    assert client.search(query=query).json()["query"] == query
+
+
 def test_query_length_limit(client):
     assert client.search(query="狗" * messages.MAX_QUERY_CHARACTERS).status_code == 200
     too_long = client.search(query="狗" * (messages.MAX_QUERY_CHARACTERS + 1))
@@ -370,6 +406,47 @@ def test_head_and_range(client):
     assert client("HEAD", "/v1/images/0").headers["etag"] == whole.headers["etag"]
     part = client.get("/v1/images/0", headers={"range": "bytes=0-3"})
     assert (part.status_code, part.content) == (206, whole.content[:4])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        ("bytes=0-3", 206),
+        ("bytes=-4", 206),
+        ("bytes=-999999", 206),
+        ("bytes=1-", 206),
+        ("bytes=0-0, 2-3", 206),
+        ("bytes=999999-", 416),
+        ("bytes=0-1,999999-", 416),
+        ("bytes=-0", 416),
+        # No range of bytes at all: the whole.
+        ("bytes=abc", 200),
+        ("bytes=5-2", 200),
+        ("bytes=", 200),
+        ("bytes=-", 200),
+        ("items=0-5", 200),
+        ("bytes=" + "9" * 5_000 + "-", 200),
+        ("bytes=0-" + "9" * 5_000, 200),
+        ("bytes=٣-", 200),
+    ],
+)
+def test_ranges(client, searcher, wanted, status):
+    response = client.get("/v1/images/0", headers={"range": wanted.encode()})
+    size = (searcher.folder / "red.png").stat().st_size
+    if status == 416:
+        assert_error(response, 416, "range_not_satisfiable", str(size))
+        assert response.headers["content-range"] == f"bytes */{size}"
+    else:
+        assert response.status_code == status
+        assert (len(response.content) == size) == (status == 200 or "-999999" in wanted)
+
+
+@settings(deadline=None, max_examples=100)
+@given(wanted=st.text("bytes=0123456789-, \t", max_size=25) | st.binary(max_size=20))
+def test_no_range_breaks_the_pictures(client, wanted):
+    wanted = wanted.encode() if isinstance(wanted, str) else wanted
+    for prefix in (b"", b"bytes="):
+        assert_sane(client.get("/v1/images/0", headers={"range": prefix + wanted}))
 
 
 def test_thumbnail_is_small_upright_and_bare(client):
@@ -729,6 +806,17 @@ def test_real_server(tmp_path):
             assert original.content == (tmp_path / "red.png").read_bytes()
             assert client.head("/").status_code == 200
             assert "server" not in original.headers
+
+            # What is much too long is heard out, so that its sender sees the answer.
+            answer = client.post("/v1/search", content=b"x" * 5_000_000, headers=JSON)
+            assert_error(answer, 413, "request_too_large")
+            # Who asks first is told before sending anything.
+            with socket.create_connection(address.removeprefix("http://").split(":")) as asking:
+                asking.sendall(
+                    b"POST /v1/search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                    b"Content-Type: application/json\r\nContent-Length: 5000000\r\n\r\n"
+                )
+                assert asking.recv(100).startswith(b"HTTP/1.1 413 ")
 
             def endless():
                 while True:

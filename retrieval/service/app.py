@@ -54,6 +54,7 @@ try:
     from fastapi.staticfiles import StaticFiles
     from fastapi_offline import FastAPIOffline
 
+    from retrieval.service.fitness import check_charset, settle_range
     from retrieval.service.guard import Guard
     from retrieval.service.messages import (
         FoundPicture,
@@ -89,7 +90,8 @@ _router = APIRouter()
     "/v1/search",
     tags=["search"],
     summary="Search the pictures with a text",
-    responses=describe(400, 413, 422, 503),
+    responses=describe(400, 413, 415, 422, 503),
+    dependencies=[Depends(check_charset)],
 )
 def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> SearchResponse:
     """Find the pictures nearest to a text.
@@ -122,7 +124,7 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     responses={
         200: {"content": {"image/*": {}}, "description": "The file as it was indexed."},
         304: {"description": "The copy named by If-None-Match is still right."},
-        **describe(404, 410, 422),
+        **describe(404, 410, 416, 422),
     },
 )
 def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
@@ -131,6 +133,7 @@ def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
     headers = {"etag": etag}
     if _still_right(request, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    settle_range(request, status.st_size)
     try:
         with Image.open(path) as picture:
             media_type = picture.get_format_mimetype()
