@@ -214,6 +214,27 @@ def test_a_slow_search_does_not_block_the_event_loop(searcher):
     assert health.status_code == found.status_code == 200
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_the_end_of_the_service_cuts_off_is_told_so_once(begun):
+    sent = []
+
+    async def cut_off(scope, receive, send):
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/search", "method": "POST", "headers": []}
+    asyncio.run(guard.Guard(cut_off)(scope, None, send))
+    assert [message["type"] for message in sent][1:] == ([] if begun else ["http.response.body"])
+    assert sent[0]["status"] == (200 if begun else 503)
+    if not begun:
+        assert json.loads(sent[1]["body"])["error"]["type"] == "service_ending"
+        assert (b"x-content-type-options", b"nosniff") in sent[0]["headers"]
+
+
 # The caller's mistakes
 
 

@@ -1,9 +1,11 @@
 """What every answer carries and every request is bounded by."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import HTTPException
+from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +30,17 @@ _DOCS_POLICY: Final = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; worker-src blob:; base-uri 'none'; "
     "frame-ancestors 'none'"
+)
+
+
+_ENDING: Final = JSONResponse(
+    {
+        "error": {
+            "type": "service_ending",
+            "message": "expected a service at work, got one that ends. Try again in a moment.",
+        }
+    },
+    HTTPStatus.SERVICE_UNAVAILABLE,
 )
 
 
@@ -57,12 +70,20 @@ class Guard:
                 raise _too_large()
             return message
 
+        has_begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
             if message["type"] == "http.response.start":
                 guard_headers(MutableHeaders(scope=message), scope["path"])
             await send(message)
 
-        await self._app(scope, receive_bounded, send_guarded)
+        try:
+            await self._app(scope, receive_bounded, send_guarded)
+        except asyncio.CancelledError:  # the service ends, and this has taken too long
+            if not has_begun:
+                await _ENDING(scope, receive, send_guarded)
 
 
 def _declared_length(scope: Scope) -> tuple[int, bool]:
