@@ -3,15 +3,15 @@
 One tree, so a caller may catch the root or the leaf::
 
     RetrievalError
+    ├── AddressError            the service cannot listen at this host and port
     ├── IndexNotFoundError      no index in this folder yet
     ├── IndexMismatchError      the index was built by another model
     ├── IndexLockedError        another process is indexing into this folder
     ├── CorruptIndexError       a stored file is damaged or from another version
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
-    ├── QueryError              the query or its settings cannot be used
-    ├── AddressError            the service cannot listen at this host and port
-    └── MissingExtraError       an optional package is not installed
+    ├── MissingPackageError     an optional package is not installed
+    └── QueryError              the query or its settings cannot be used
 """
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "IndexLockedError",
     "IndexMismatchError",
     "IndexNotFoundError",
-    "MissingExtraError",
+    "MissingPackageError",
     "QueryError",
     "RetrievalError",
 ]
@@ -30,6 +30,10 @@ __all__ = [
 
 class RetrievalError(Exception):
     """Root of the tree; every message reads on one line."""
+
+
+class AddressError(RetrievalError):
+    """The host is none of this machine's, or its port is taken or may not be had."""
 
 
 class IndexNotFoundError(RetrievalError):
@@ -56,13 +60,9 @@ class EncoderError(RetrievalError):
     """The encoder returned something other than finite unit rows of its embed_dim."""
 
 
+class MissingPackageError(RetrievalError, ModuleNotFoundError):
+    """An optional package is not installed; the message has the command that installs it."""
+
+
 class QueryError(RetrievalError, ValueError):
     """The query is empty, of the wrong type, or its settings are out of range."""
-
-
-class AddressError(RetrievalError):
-    """The host is none of this machine's, or its port is taken or may not be had."""
-
-
-class MissingExtraError(RetrievalError, ModuleNotFoundError):
-    """A package of an optional part is not installed; the message has what to run."""

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 
 from PIL import Image
 
-from retrieval.errors import MissingExtraError
+from retrieval.errors import MissingPackageError
 from retrieval.search import Answer, Hit, Searcher
 from retrieval.service.listening import address_of, listen
 from retrieval.service.refresher import Refresher
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import uvicorn
 
 
-def _missing(error: ModuleNotFoundError) -> MissingExtraError:
-    return MissingExtraError(
+def _missing(error: ModuleNotFoundError) -> MissingPackageError:
+    return MissingPackageError(
         f"expected the package {error.name} for the search service, got none. "
         "Run pip install 'clip-text[serve]'.",
         name=error.name,
@@ -324,7 +324,7 @@ def serve(
             logged.
 
     Raises:
-        MissingExtraError: If uvicorn is not installed.
+        MissingPackageError: If uvicorn is not installed.
         AddressError: If host and port cannot be listened at.
     """
     try:
