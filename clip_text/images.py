@@ -15,7 +15,7 @@ from clip_text.errors import ClipTextError
 from clip_text_pictures import (
     EXTENSIONS,
     MAX_PIXELS,
-    MissingPackageError,
+    NoDecoderError,
     PictureError,
     check_size,
     damage_told,
@@ -150,7 +150,7 @@ def _told_as_ours() -> Iterator[None]:
     """Tell the errors of the decoders in this package's own tree."""
     try:
         yield
-    except MissingPackageError as error:
+    except NoDecoderError as error:
         raise MissingDecoderError(str(error)) from error
     except PictureError as error:
         raise ImageError(str(error)) from error

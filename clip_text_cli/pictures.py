@@ -154,8 +154,12 @@ def serve(
 
     encoder = wiring.load_encoder(model)
     with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
-        err.print(f"{len(searcher):,} pictures. Page: http://{host}:{port}/   API: /docs")
-        serve_api(searcher, host, port)
+
+        def tell(address: str) -> None:
+            told = f"{len(searcher):,} pictures. Page: {address}/   API: {address}/docs"
+            err.print(told, markup=False, soft_wrap=True)
+
+        serve_api(searcher, host, port, tell)
 
 
 def demo(

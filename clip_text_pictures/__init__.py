@@ -6,7 +6,7 @@ imports the other. It needs Pillow and numpy alone. ``docs/pictures.md`` has the
 
 from clip_text_pictures.decoders import (
     MAX_PIXELS,
-    MissingPackageError,
+    NoDecoderError,
     PictureError,
     check_size,
     damage_told,
@@ -28,7 +28,7 @@ from clip_text_pictures.kinds import (
 __all__ = [
     "EXTENSIONS",
     "MAX_PIXELS",
-    "MissingPackageError",
+    "NoDecoderError",
     "PictureError",
     "check_size",
     "damage_told",

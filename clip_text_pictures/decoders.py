@@ -40,7 +40,7 @@ from clip_text_pictures.kinds import START, recognise
 
 __all__ = [
     "MAX_PIXELS",
-    "MissingPackageError",
+    "NoDecoderError",
     "PictureError",
     "check_size",
     "damage_told",
@@ -87,7 +87,7 @@ class PictureError(ValueError):
     """There is no picture that can be used; the message says why on one line."""
 
 
-class MissingPackageError(PictureError, ImportError):
+class NoDecoderError(PictureError, ImportError):
     """The picture may be sound: the package that decodes its kind is not installed."""
 
 
@@ -161,7 +161,7 @@ def _package(module: str, extra: str, what: str) -> Any:  # noqa: ANN401  (packa
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingPackageError(
+        raise NoDecoderError(
             f"expected the package {module.replace('_', '-')} for {what}, got none. "
             f"Run: pip install 'clip-text[{extra}]'."
         ) from error
@@ -203,7 +203,7 @@ def open_picture(file: IO[bytes], ending: str = "") -> Image.Image:
     Raises:
         PictureError: If it is no picture, of a kind that is never read, damaged, or has more than
             :data:`MAX_PIXELS` pixels.
-        MissingPackageError: If its kind is read by a package that is not installed.
+        NoDecoderError: If its kind is read by a package that is not installed.
     """
     with damage_told():
         start = file.read(START)

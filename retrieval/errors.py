@@ -3,22 +3,26 @@
 One tree, so a caller may catch the root or the leaf::
 
     RetrievalError
+    ├── AddressError            the service cannot listen at this host and port
     ├── IndexNotFoundError      no index in this folder yet
     ├── IndexMismatchError      the index was built by another model
     ├── IndexLockedError        another process is indexing into this folder
     ├── CorruptIndexError       a stored file is damaged or from another version
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
+    ├── MissingPackageError     an optional package is not installed
     └── QueryError              the query or its settings cannot be used
 """
 
 __all__ = [
+    "AddressError",
     "CorruptIndexError",
     "EncoderError",
     "FolderError",
     "IndexLockedError",
     "IndexMismatchError",
     "IndexNotFoundError",
+    "MissingPackageError",
     "QueryError",
     "RetrievalError",
 ]
@@ -26,6 +30,10 @@ __all__ = [
 
 class RetrievalError(Exception):
     """Root of the tree; every message reads on one line."""
+
+
+class AddressError(RetrievalError):
+    """The host is none of this machine's, or its port is taken or may not be had."""
 
 
 class IndexNotFoundError(RetrievalError):
@@ -50,6 +58,10 @@ class FolderError(RetrievalError):
 
 class EncoderError(RetrievalError):
     """The encoder returned something other than finite unit rows of its embed_dim."""
+
+
+class MissingPackageError(RetrievalError, ModuleNotFoundError):
+    """An optional package is not installed; the message has the command that installs it."""
 
 
 class QueryError(RetrievalError, ValueError):

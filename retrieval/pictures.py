@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from clip_text_pictures import (
-    MissingPackageError,
+    NoDecoderError,
     PictureError,
     damage_told,
     ending_of,
@@ -22,7 +22,7 @@ from clip_text_pictures import (
 )
 
 __all__ = [
-    "MissingPackageError",
+    "NoDecoderError",
     "PictureError",
     "media_type",
     "open_thumbnail",
@@ -83,7 +83,7 @@ def render_thumbnail(path: Path, size: int) -> bytes:
 
     Raises:
         PictureError: If it is no picture that can be shown.
-        MissingPackageError: If a package that decodes it is not installed.
+        NoDecoderError: If a package that decodes it is not installed.
         OSError: If the file cannot be read.
     """
     picture = _loaded(path, (size, size))

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -36,6 +38,7 @@ from retrieval.service.app import ThumbnailCache, create_app, serve
 
 HERE = Path(__file__).parent
 JSON = {"content-type": "application/json"}
+SEND = messages.SEND_EXAMPLE
 
 
 class Client:
@@ -75,6 +78,15 @@ def client(searcher):
 def failing(searcher):
     yield lambda failure: setattr(searcher, "failure", failure)
     searcher.failure = None
+
+
+def eventually(happened, seconds=30):
+    """Wait until something is so; give what it is then."""
+    end = time.monotonic() + seconds
+    while not (so := happened()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+    return so
 
 
 def assert_error(response, status, kind, *words):
@@ -138,10 +150,26 @@ def test_top_k_is_ten_and_may_exceed_the_index(client):
     )
 
 
-def test_every_search_looks_for_new_pictures(client, searcher):
-    before = searcher.refreshed
+def test_the_service_looks_for_new_pictures_while_nobody_searches(tmp_path):
+    searcher = StubSearcher(tmp_path)
+    app = create_app(searcher)
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):  # what every server does
+            await asyncio.to_thread(eventually, lambda: searcher.refreshed >= 2)
+
+    asyncio.run(live())
+    assert not app.state.refresher._thread.is_alive()
+
+
+def test_a_search_does_not_look_for_new_pictures_itself(tmp_path):
+    searcher = StubSearcher(tmp_path)
+    by: set[str] = set()
+    searcher.refresh = lambda: by.add(threading.current_thread().name) or False
+    client = Client(create_app(searcher))
     client.search(query="红")
-    assert searcher.refreshed == before + 1
+    eventually(lambda: by)
+    assert by == {"clip-text-refresh"}
 
 
 def test_urls_carry_the_prefix_of_a_proxy(searcher):
@@ -185,6 +213,27 @@ def test_a_slow_search_does_not_block_the_event_loop(searcher):
     finally:
         finish.set()
     assert health.status_code == found.status_code == 200
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_the_end_of_the_service_cuts_off_is_told_so_once(begun):
+    sent = []
+
+    async def cut_off(scope, receive, send):
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/search", "method": "POST", "headers": []}
+    asyncio.run(guard.Guard(cut_off)(scope, None, send))
+    assert [message["type"] for message in sent][1:] == ([] if begun else ["http.response.body"])
+    assert sent[0]["status"] == (200 if begun else 503)
+    if not begun:
+        assert json.loads(sent[1]["body"])["error"]["type"] == "service_ending"
+        assert (b"x-content-type-options", b"nosniff") in sent[0]["headers"]
 
 
 # The caller's mistakes
@@ -235,6 +284,40 @@ def test_malformed_bodies(client, content, status):
 def test_json_without_its_content_type_is_explained(client):
     response = client("POST", "/v1/search", content=b'{"query": "x"}')
     assert_error(response, 422, "invalid_request", "application/json")
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_a_body_of_another_type_is_named(client, kind):
+    response = client(
+        "POST", "/v1/search", content=b'{"query": "x"}', headers={"content-type": kind}
+    )
+    assert_error(response, 422, "invalid_request", f"got the type {kind or 'none'}", SEND)
+
+
+@pytest.mark.parametrize("charset", ["gbk", "GB18030", "latin-1", '"big5"', "x", ""])
+def test_a_body_said_to_be_in_another_encoding_is_refused(client, charset):
+    # 猫 in GBK is è in UTF-8: read as what it is not, it would find something else.
+    content = json.dumps({"query": "猫"}, ensure_ascii=False).encode("gbk")
+    headers = {"content-type": f"application/json; charset={charset}"}
+    response = client("POST", "/v1/search", content=content, headers=headers)
+    assert_error(response, 415, "unsupported_charset", "UTF-8")
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", '"utf-8"', "utf-16", "utf-8-sig", "us-ascii"])
+def test_every_unicode_is_read(client, charset):
+    encoding = charset.strip('"')
+    query = "cat" if encoding == "us-ascii" else "红色"
+    content = json.dumps({"query": query}, ensure_ascii=False).encode(encoding)
+    headers = {"content-type": f"application/json; charset={charset}"}
+    response = client("POST", "/v1/search", content=content, headers=headers)
+    assert response.json()["query"] == query
+
+
+@pytest.mark.parametrize(
+    "query", ["\0", "猫\0狗", "\u200b", "\ufeff", "\u202e猫", "\x1b[31m", "👨‍👩‍👧"]
+)
+def test_odd_characters_are_searched_for(client, query):
+    assert client.search(query=query).json()["query"] == query
 
 
 def test_query_length_limit(client):
@@ -345,6 +428,47 @@ def test_head_and_range(client):
     assert client("HEAD", "/v1/images/0").headers["etag"] == whole.headers["etag"]
     part = client.get("/v1/images/0", headers={"range": "bytes=0-3"})
     assert (part.status_code, part.content) == (206, whole.content[:4])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        ("bytes=0-3", 206),
+        ("bytes=-4", 206),
+        ("bytes=-999999", 206),
+        ("bytes=1-", 206),
+        ("bytes=0-0, 2-3", 206),
+        ("bytes=999999-", 416),
+        ("bytes=0-1,999999-", 416),
+        ("bytes=-0", 416),
+        # No range of bytes at all: the whole.
+        ("bytes=abc", 200),
+        ("bytes=5-2", 200),
+        ("bytes=", 200),
+        ("bytes=-", 200),
+        ("items=0-5", 200),
+        ("bytes=" + "9" * 5_000 + "-", 200),
+        ("bytes=0-" + "9" * 5_000, 200),
+        ("bytes=٣-", 200),
+    ],
+)
+def test_ranges(client, searcher, wanted, status):
+    response = client.get("/v1/images/0", headers={"range": wanted.encode()})
+    size = (searcher.folder / "red.png").stat().st_size
+    if status == 416:
+        assert_error(response, 416, "range_not_satisfiable", str(size))
+        assert response.headers["content-range"] == f"bytes */{size}"
+    else:
+        assert response.status_code == status
+        assert (len(response.content) == size) == (status == 200 or "-999999" in wanted)
+
+
+@settings(deadline=None, max_examples=100)
+@given(wanted=st.text("bytes=0123456789-, \t", max_size=25) | st.binary(max_size=20))
+def test_no_range_breaks_the_pictures(client, wanted):
+    wanted = wanted.encode() if isinstance(wanted, str) else wanted
+    for prefix in (b"", b"bytes="):
+        assert_sane(client.get("/v1/images/0", headers={"range": prefix + wanted}))
 
 
 def test_thumbnail_is_small_upright_and_bare(client):
@@ -618,6 +742,7 @@ def test_new_pictures_are_found_without_a_restart(indexed):
     assert client.search(query="狗").json()["total"] == 3
     save_picture(folder / "new.png", seed=99)
     index_folder(folder, index_dir, FakeEncoder())
+    eventually(lambda: client.get("/health").json()["total"] == 4)
     found = client.search(query="狗").json()
     assert found["total"] == 4
     new = next(hit for hit in found["hits"] if hit["image_id"] == "new.png")
@@ -644,6 +769,7 @@ def test_an_index_built_anew_by_another_model_is_refused(indexed):
     folder, index_dir, client = indexed
     shutil.rmtree(index_dir)
     index_folder(folder, index_dir, FakeEncoder(fingerprint="fake-2"))
+    eventually(lambda: client.search(query="狗").status_code == 503)
     response = client.search(query="狗")
     assert_error(response, 503, "index_mismatch", "Restart")
     assert "secret-folder" not in response.text
@@ -702,6 +828,17 @@ def test_real_server(tmp_path):
             assert original.content == (tmp_path / "red.png").read_bytes()
             assert client.head("/").status_code == 200
             assert "server" not in original.headers
+
+            # What is much too long is heard out, so that its sender sees the answer.
+            answer = client.post("/v1/search", content=b"x" * 5_000_000, headers=JSON)
+            assert_error(answer, 413, "request_too_large")
+            # Who asks first is told before sending anything.
+            with socket.create_connection(address.removeprefix("http://").split(":")) as asking:
+                asking.sendall(
+                    b"POST /v1/search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                    b"Content-Type: application/json\r\nContent-Length: 5000000\r\n\r\n"
+                )
+                assert asking.recv(100).startswith(b"HTTP/1.1 413 ")
 
             def endless():
                 while True:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.catalogue import IndexLock
 from retrieval.catalogue.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import (
     CorruptIndexError,
     EncoderError,
+    IndexLockedError,
     IndexMismatchError,
     IndexNotFoundError,
 )
@@ -129,6 +131,128 @@ def test_features_come_page_by_page(catalogue, monkeypatch):
     assert np.concatenate([features for _, features in pages])[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert [record.row for record in catalogue] == [1, 2, 3, 4, 5]
     assert sorted(catalogue.records([5, 1, 3, 99])) == [1, 3, 5]
+
+
+def change_of(catalogue: Catalogue, since: int) -> tuple[int, list[int], list[int], list[object]]:
+    with catalogue.changes(since) as change:
+        features = {
+            row: feature.tolist()
+            for rows, page in change.features
+            for row, feature in zip(rows.tolist(), page, strict=True)
+        }
+        assert list(features) == change.written.tolist()
+        return (
+            change.generation,
+            change.removed.tolist(),
+            change.written.tolist(),
+            list(features.values()),
+        )
+
+
+def three_changed(catalogue: Catalogue) -> None:
+    """Generation 1: rows 1 to 4. 2: row 1 goes. 3: row 2 changes, 3 goes, 5 comes."""
+    with catalogue.transaction():
+        for i in range(4):
+            catalogue.add(picture(b"/p/%d" % i), row_of(i, 0))
+    with catalogue.transaction():
+        catalogue.remove([1])
+    with catalogue.transaction():
+        catalogue.replace(2, picture(b"/p/1"), row_of(7, 7))
+        catalogue.remove([3])
+        catalogue.add(picture(b"/p/new"), row_of(8, 8))
+
+
+def test_changes_since_a_generation(catalogue):
+    three_changed(catalogue)
+    assert change_of(catalogue, 1) == (3, [1, 3], [2, 5], [[7, 7], [8, 8]])
+    assert change_of(catalogue, 2) == (3, [3], [2, 5], [[7, 7], [8, 8]])
+    assert change_of(catalogue, 3) == (3, [], [], [])
+    assert change_of(catalogue, 0) == (3, [], [2, 4, 5], [[7, 7], [3, 0], [8, 8]])
+
+
+def test_a_transaction_undone_leaves_no_removal(catalogue):
+    three_changed(catalogue)
+
+    def half() -> None:
+        with catalogue.transaction():
+            catalogue.remove([4])
+            catalogue.add(picture(b"/p/1"), row_of(0, 1))  # a path that is there
+
+    with pytest.raises(sqlite3.IntegrityError):
+        half()
+    assert change_of(catalogue, 2) == (3, [3], [2, 5], [[7, 7], [8, 8]])
+
+
+def forget_removals(index_dir: Path) -> None:
+    """Make a catalogue what it was before removals were recorded."""
+    database = sqlite3.connect(index_dir / CATALOGUE_NAME)
+    database.executescript(
+        "DROP TRIGGER images_removed; DROP TABLE removed; "
+        "DELETE FROM meta WHERE key = 'removals_since';"
+    )
+    database.close()
+
+
+def test_a_catalogue_without_a_record_of_removals_is_read_and_then_gets_one(tmp_path):
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as catalogue:
+        three_changed(catalogue)
+    forget_removals(tmp_path)
+    with Catalogue.open(tmp_path) as reader:
+        # Which rows went when is not known: all that are not there are told.
+        assert change_of(reader, 2) == (3, [1, 3], [2, 5], [[7, 7], [8, 8]])
+        with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as writer:
+            assert change_of(writer, 2)[1] == [1, 3]
+            with writer.transaction():
+                writer.remove([4])
+            assert change_of(writer, 3) == (4, [4], [], [])
+        assert change_of(reader, 3) == (4, [4], [], [])
+        assert change_of(reader, 2)[1] == [1, 3, 4]
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as again:
+        assert change_of(again, 3)[1] == [4]
+
+
+def test_what_code_that_knows_no_record_removes_is_recorded(catalogue, tmp_path):
+    three_changed(catalogue)
+    database = sqlite3.connect(tmp_path / CATALOGUE_NAME)
+    with database:
+        database.execute("DELETE FROM images WHERE path = ?", (b"/p/3",))
+        database.execute("UPDATE meta SET value = '4' WHERE key = 'generation'")
+    database.close()
+    assert change_of(catalogue, 3) == (4, [4], [], [])
+
+
+def test_another_model_gives_no_catalogue_a_record(tmp_path):
+    Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+    forget_removals(tmp_path)
+    with pytest.raises(IndexMismatchError):
+        Catalogue.create_or_open(tmp_path, fingerprint="g", embed_dim=2)
+    database = sqlite3.connect(tmp_path / CATALOGUE_NAME)
+    assert database.execute("SELECT 1 FROM sqlite_master WHERE name = 'removed'").fetchall() == []
+    database.close()
+
+
+def test_what_a_change_costs_follows_what_changed(tmp_path):
+    def steps(count: int) -> int:
+        """What SQLite does, in its own steps, to tell of two changes among many pictures."""
+        with Catalogue.create_or_open(tmp_path / str(count), fingerprint="f", embed_dim=2) as one:
+            with one.transaction():
+                for i in range(count):
+                    one.add(picture(b"/p/%d" % i), row_of(i, 0))
+            with one.transaction():
+                one.add(picture(b"/p/new"), row_of(0, 0))
+                one.remove([5])
+            done = 0
+
+            def step() -> int:
+                nonlocal done
+                done += 1
+                return 0
+
+            one._db.set_progress_handler(step, 1)
+            assert change_of(one, 1)[:3] == (2, [5], [count + 1])
+            return done
+
+    assert steps(4_000) < 1.1 * steps(100)
 
 
 def test_a_feature_of_another_width_is_refused(catalogue):
@@ -295,3 +419,26 @@ def test_an_index_in_a_folder_that_cannot_be_written_can_be_read(tmp_path):
     finally:
         index_dir.chmod(0o755)
     assert child.exitcode == 11
+
+
+def test_one_writer_holds_the_lock_whichever_thread_asks(tmp_path):
+    asked: list[str] = []
+
+    def ask() -> None:
+        try:
+            with IndexLock(tmp_path):
+                asked.append("taken")
+        except IndexLockedError:
+            asked.append("refused")
+
+    def ask_elsewhere() -> None:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    with IndexLock(tmp_path):
+        ask()
+        ask_elsewhere()
+    ask()
+    ask_elsewhere()
+    assert asked == ["refused", "refused", "taken", "taken"]

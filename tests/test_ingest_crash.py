@@ -185,13 +185,32 @@ def test_killed_again_and_again_it_still_gets_there(case, tmp_path):
 
 
 def test_a_new_index_killed_at_its_birth(case, tmp_path):
-    for moment in range(1, 16):
+    for moment in range(1, 22):
         index_dir = tmp_path / str(moment)
         code, _ = case.run("kill-at", case.folder, index_dir, moment)
         assert code == -signal.SIGKILL
         check_sound(index_dir)
         report = index_folder(case.folder, index_dir, FakeEncoder())
         assert (report.added, report.duplicates, report.failed) == (20, 4, 4)
+
+
+def test_an_index_from_before_removals_were_recorded_killed_while_it_gets_the_record(
+    case, tmp_path
+):
+    for moment in range(1, 13):
+        index_dir = case.lagging(f"{tmp_path.name}-{moment}")
+        database = sqlite3.connect(index_dir / CATALOGUE_NAME)
+        database.executescript(
+            "DROP TRIGGER images_removed; DROP TABLE removed; "
+            "DELETE FROM meta WHERE key = 'removals_since';"
+        )
+        database.close()
+        code, _ = case.run("kill-at", case.folder, index_dir, moment)
+        assert code == -signal.SIGKILL
+        case.check_resumed(index_dir)
+        with Catalogue.open(index_dir) as catalogue:
+            seen = catalogue._all("SELECT value FROM meta WHERE key = 'removals_since'")
+            assert int(seen[0][0]) < catalogue.generation
 
 
 def test_a_second_process_is_locked_out_until_the_first_is_dead(case, tmp_path):

@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from fakes import FakeEncoder, save_picture
 from indexing_process import start_process
 
+from retrieval.catalogue import Catalogue
 from retrieval.errors import (
     EncoderError,
     IndexMismatchError,
@@ -223,6 +226,118 @@ def test_hits_removed_meanwhile_are_replaced_by_the_next_best(searcher, index_di
     assert [hit.rank for hit in hits] == [1, 2]
 
 
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_hits_stay_right_however_many_were_removed_meanwhile(index_dir, folder, encoder, left):
+    class Unrefreshed(Searcher):
+        def refresh(self):
+            pytest.fail("a search waits for a refresh")
+
+    searcher = Unrefreshed.open(index_dir, encoder)
+    every = searcher.search("猫", COUNT)
+    for hit in every[: COUNT - left]:
+        hit.path.unlink()
+    index_folder(folder, index_dir, encoder, allow_empty=True)
+    queries = encoder.encode_text(["猫", "狗"])
+    for hits in (searcher.search("猫", 2), searcher.search_features(queries, 2)[0]):
+        expected = every[COUNT - left :][:2]
+        assert [hit.image_id for hit in hits] == [hit.image_id for hit in expected]
+        assert [hit.rank for hit in hits] == list(range(1, len(expected) + 1))
+        assert [hit.score for hit in hits] == [hit.score for hit in expected]
+    searcher.close()
+
+
+def test_searches_go_on_while_a_refresh_reads_features(
+    searcher, index_dir, folder, encoder, monkeypatch
+):
+    """The refresh is held within ``features()``, within its snapshot, until searches are done."""
+    before = searcher.search("猫", 50)
+    save_picture(folder / "new.png", 100)
+    before[0].path.unlink()
+    index_folder(folder, index_dir, encoder)
+    reading, go_on = threading.Event(), threading.Event()
+    features = Catalogue.features
+
+    def slow_features(self, since=0):
+        for page in features(self, since):
+            reading.set()
+            assert go_on.wait(60)
+            yield page
+
+    monkeypatch.setattr(Catalogue, "features", slow_features)
+    refreshed: list[bool] = []
+    answers: list[list[Hit]] = []
+    paths: list[Path | None] = []
+
+    def look() -> None:
+        answers.append(searcher.search("猫", 50))
+        paths.append(searcher.hit_path(before[1].row))
+
+    refresh = threading.Thread(target=lambda: refreshed.append(searcher.refresh()))
+    searches = [threading.Thread(target=look) for _ in range(4)]
+    try:
+        refresh.start()
+        assert reading.wait(60)
+        for thread in searches:
+            thread.start()
+        for thread in searches:
+            thread.join(10)
+        # The refresh still waits: whatever is answered now did not wait for it.
+        assert len(answers) == len(paths) == 4, "a search waits for a refresh"
+        assert searcher.refresh() is False
+        assert refreshed == []
+    finally:
+        go_on.set()
+        refresh.join()
+    still_there = [dataclasses.replace(hit, rank=hit.rank - 1) for hit in before[1:]]
+    assert answers == [still_there] * 4
+    assert paths == [before[1].path] * 4
+    assert refreshed == [True]
+    assert "new.png" in {hit.image_id for hit in searcher.search("猫", 50)}
+
+
+def test_closing_waits_for_a_refresh(index_dir, folder, encoder, monkeypatch):
+    searcher = Searcher.open(index_dir, encoder)
+    save_picture(folder / "new.png", 100)
+    index_folder(folder, index_dir, encoder)
+    reading, go_on, failed = threading.Event(), threading.Event(), []
+    features = Catalogue.features
+
+    def slow_features(self, since=0):
+        reading.set()
+        assert go_on.wait(60)
+        yield from features(self, since)
+
+    def refresh() -> None:
+        try:
+            searcher.refresh()
+        except (RetrievalError, sqlite3.Error) as error:
+            failed.append(error)
+
+    monkeypatch.setattr(Catalogue, "features", slow_features)
+    refreshing, closing = (threading.Thread(target=task) for task in (refresh, searcher.close))
+    refreshing.start()
+    assert reading.wait(60)
+    closing.start()
+    go_on.set()
+    refreshing.join()
+    closing.join()
+    assert failed == []
+    assert searcher.refresh() is False
+
+
+def test_an_index_put_back_from_a_copy_is_taken_over(searcher, index_dir, folder, encoder):
+    kept = index_dir.with_name("kept")
+    shutil.copytree(index_dir, kept)
+    save_picture(folder / "new.png", 100)
+    index_folder(folder, index_dir, encoder)
+    assert searcher.refresh() is True
+    assert len(searcher) == COUNT + 1
+    shutil.rmtree(index_dir)
+    kept.rename(index_dir)
+    assert searcher.refresh() is True
+    assert len(searcher) == len(searcher.search("猫", 50)) == COUNT
+
+
 def test_an_index_deleted_and_built_anew_is_taken_over(searcher, index_dir, folder, encoder):
     before = searcher.search("猫")
     shutil.rmtree(index_dir)
@@ -343,3 +458,43 @@ def test_a_classifier_that_gives_no_unit_rows_is_refused(index_dir, encoder):
 
     with Searcher.open(index_dir, encoder, classify) as searcher, pytest.raises(EncoderError):
         searcher.answer("猫")
+
+
+def _follow_as_nobody(index_dir: str, pipe) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    with Searcher.open(Path(index_dir), FakeEncoder()) as searcher:
+        pipe.send(len(searcher))
+        pipe.recv()
+        pipe.send((searcher.refresh(), len(searcher.search("猫", 50))))
+        pipe.recv()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+def test_who_may_only_read_takes_over_what_others_index(tmp_path, index_dir, folder, encoder):
+    """A service under an account of its own, on a folder that another account writes."""
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    index_dir.chmod(0o555)
+    here, there = multiprocessing.Pipe()
+    # Forked, so that the child needs no right to read the interpreter's files.
+    child = multiprocessing.get_context("fork").Process(
+        target=_follow_as_nobody, args=(str(index_dir), there)
+    )
+    child.start()
+    try:
+        assert here.poll(60)
+        assert here.recv() == COUNT
+        index_dir.chmod(0o755)
+        save_picture(folder / "new.png", 100)
+        index_folder(folder, index_dir, encoder)
+        index_dir.chmod(0o555)
+        here.send("indexed")
+        assert here.poll(60)
+        assert here.recv() == (True, COUNT + 1)
+        here.send("done")
+    finally:
+        index_dir.chmod(0o755)
+        child.join(30)
+    assert child.exitcode == 0

@@ -17,11 +17,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.catalogue.changes import Change
 from retrieval.catalogue.schema import (
     CATALOGUE_NAME,
     connect_reader,
     connect_writer,
     raise_if_damaged,
+    record_removals,
 )
 from retrieval.errors import EncoderError, IndexMismatchError, IndexNotFoundError
 from retrieval.protocols import Features
@@ -54,11 +56,12 @@ class Catalogue:
         embed_dim: Width of the features.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, is_live: bool = True) -> None:
         self._db = connection
         self._lock = threading.RLock()
         self._path = path
-        self._identity = _identity(path)
+        self._is_live = is_live
+        self._identity = _identity(path, is_live=is_live)
         self._next_generation = 0
         self._features_changed = False
         self.uid = self._meta("uid")
@@ -78,7 +81,8 @@ class Catalogue:
         catalogue = cls(connect_writer(path, fingerprint=fingerprint, embed_dim=embed_dim), path)
         try:
             catalogue.check_model(fingerprint=fingerprint, embed_dim=embed_dim)
-        except IndexMismatchError:
+            record_removals(catalogue._db)
+        except BaseException:
             catalogue.close()
             raise
         return catalogue
@@ -92,14 +96,15 @@ class Catalogue:
             CorruptIndexError: If the file is damaged or of another schema version.
         """
         path = index_dir / CATALOGUE_NAME
-        connection = connect_reader(path)
-        if connection is None:
+        opened = connect_reader(path)
+        if opened is None:
             msg = (
                 f"expected an index in {index_dir}, got none. Build one with: "
                 "clip-text index FOLDER"
             )
             raise IndexNotFoundError(msg)
-        return cls(connection, path)
+        connection, is_live = opened
+        return cls(connection, path, is_live=is_live)
 
     def check_model(self, *, fingerprint: str, embed_dim: int) -> None:
         """Refuse a model other than the one the features came from.
@@ -140,8 +145,12 @@ class Catalogue:
 
     @property
     def is_replaced(self) -> bool:
-        """True if the file is gone, or another one has taken its place."""
-        return _identity(self._path) != self._identity
+        """True if the file is gone, or another one has taken its place.
+
+        Or if it has changed and this connection, in a folder that could not be written,
+        does not see that.
+        """
+        return _identity(self._path, is_live=self._is_live) != self._identity
 
     def find(self, path: bytes) -> Record | None:
         """The picture at a path, as the file system spells it."""
@@ -169,7 +178,12 @@ class Catalogue:
 
     def rows(self, since: int = 0) -> NDArray[np.int64]:
         """Rows whose features were written after a generation, ascending, int64 [n]."""
-        found = self._all("SELECT row FROM images WHERE generation > ? ORDER BY row", (since,))
+        # Named, since SQLite would rather read the whole table than sort a few rows.
+        sql = (
+            "SELECT row FROM images INDEXED BY images_by_generation WHERE generation > ? "
+            "ORDER BY row"
+        )
+        found = self._all(sql, (since,))
         return np.fromiter((row for (row,) in found), np.int64, len(found))
 
     def features(self, since: int = 0) -> Iterator[tuple[NDArray[np.int64], Features]]:
@@ -181,13 +195,53 @@ class Catalogue:
         Yields:
             Rows, int64 [n], and their features, [n, embed_dim].
         """
-        last = 0
-        sql = (
-            "SELECT row, feature FROM images WHERE generation > ? AND row > ? ORDER BY row LIMIT ?"
-        )
-        while page := self._all(sql, (since, last, _FEATURE_PAGE)):
-            last = page[-1][0]
-            yield np.array([row for row, _ in page], np.int64), _decode([blob for _, blob in page])
+        wanted = self.rows(since)
+        for start in range(0, len(wanted), _FEATURE_PAGE):
+            page = self._features_of(wanted[start : start + _FEATURE_PAGE].tolist())
+            if page:
+                rows = np.array([row for row, _ in page], np.int64)
+                yield rows, _decode([blob for _, blob in page])
+
+    @contextlib.contextmanager
+    def changes(self, since: int) -> Iterator[Change]:
+        """What happened to the features after a generation, all of it as of one moment.
+
+        What it costs follows what changed. Where the catalogue kept no record of removed
+        rows so far back, it reads the numbers of all rows instead.
+
+        Args:
+            since: A generation; 0 for a follower that holds nothing.
+
+        Yields:
+            What the follower has to do.
+        """
+        with self.snapshot():
+            yield Change(
+                self.generation, self._removed(since), self.rows(since), self.features(since)
+            )
+
+    def _removed(self, since: int) -> NDArray[np.int64]:
+        """Rows that were there at a generation and are not now; perhaps others long gone."""
+        if since == 0:
+            return np.empty(0, np.int64)
+        recorded = self._all("SELECT value FROM meta WHERE key = 'removals_since'")
+        if recorded and int(recorded[0][0]) <= since:
+            sql = "SELECT row FROM removed WHERE generation > ? ORDER BY row"
+            found = self._all(sql, (since,))
+            return np.fromiter((row for (row,) in found), np.int64, len(found))
+        # Rows count up and none is used again: whichever is absent is gone.
+        drawn = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'images'")
+        last = int(drawn[0][0]) if drawn else 0
+        return np.setdiff1d(np.arange(1, last + 1, dtype=np.int64), self.rows())
+
+    def _features_of(self, rows: list[int]) -> list[tuple[int, bytes]]:
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(rows), _PAGE):
+            part = rows[start : start + _PAGE]
+            marks = ", ".join("?" * len(part))
+            sql = f"SELECT row, feature FROM images WHERE row IN ({marks}) ORDER BY row"  # noqa: S608
+            found += self._all(sql, part)
+        return [(row, blob) for row, blob in found]
 
     def count_under(self, folder: bytes) -> int:
         """How many pictures lie below a folder."""
@@ -341,9 +395,11 @@ def _decode(blobs: list[bytes]) -> Features:
     return joined.reshape(len(blobs), -1).astype(np.float32)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:
+    """Which file it is, and, for a connection that does not see changes, in which state."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    state = () if is_live else (found.st_size, found.st_mtime_ns)
+    return found.st_dev, found.st_ino, *state

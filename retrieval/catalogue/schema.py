@@ -6,7 +6,13 @@ from pathlib import Path
 
 from retrieval.errors import CorruptIndexError
 
-__all__ = ["CATALOGUE_NAME", "connect_reader", "connect_writer", "raise_if_damaged"]
+__all__ = [
+    "CATALOGUE_NAME",
+    "connect_reader",
+    "connect_writer",
+    "raise_if_damaged",
+    "record_removals",
+]
 
 CATALOGUE_NAME = "catalogue.sqlite"
 SCHEMA_VERSION = "1"
@@ -42,6 +48,19 @@ _TABLES = (
     ) WITHOUT ROWID""",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
+# Catalogues written before there was this record have none until somebody writes to them
+# again. A trigger keeps it, so that it is whole whichever version of this package deletes.
+# The generation is that of the transaction at work, which meta learns at its end.
+_REMOVALS = (
+    """CREATE TABLE removed (
+        generation INTEGER NOT NULL,
+        row INTEGER NOT NULL,
+        PRIMARY KEY (generation, row)
+    ) WITHOUT ROWID""",
+    """CREATE TRIGGER images_removed AFTER DELETE ON images BEGIN
+        INSERT INTO removed SELECT value + 1, old.row FROM meta WHERE key = 'generation';
+    END""",
+)
 
 
 def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.Connection:
@@ -66,8 +85,11 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
     return db
 
 
-def connect_reader(path: Path) -> sqlite3.Connection | None:
+def connect_reader(path: Path) -> tuple[sqlite3.Connection, bool] | None:
     """Open the catalogue's file for reading; None if there is no catalogue.
+
+    Returns:
+        The connection, and whether it sees what is written from now on.
 
     Raises:
         CorruptIndexError: If the file is damaged or of another schema version.
@@ -76,14 +98,15 @@ def connect_reader(path: Path) -> sqlite3.Connection | None:
         return None
     uri = path.resolve().as_uri()
     try:
-        return _read(f"{uri}?mode=ro", path)
+        db, is_live = _read(f"{uri}?mode=ro", path), True
     except sqlite3.OperationalError as error:
         # The log needs a side file even to read. In a folder that cannot be written,
         # where nobody can be indexing either, SQLite reads the plain file instead.
         hindered = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
         if _primary_code(error) not in hindered:
             raise
-        return _read(f"{uri}?immutable=1", path)
+        db, is_live = _read(f"{uri}?immutable=1", path), False
+    return (db, is_live) if db else None
 
 
 def _read(uri: str, path: Path) -> sqlite3.Connection | None:
@@ -115,10 +138,22 @@ def _is_blank(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
+def record_removals(db: sqlite3.Connection) -> None:
+    """Have a catalogue note, from now on, which rows are removed in which generation."""
+    if db.execute("SELECT 1 FROM meta WHERE key = 'removals_since'").fetchone():
+        return
+    db.execute("BEGIN IMMEDIATE")
+    for statement in _REMOVALS:
+        db.execute(statement)
+    sql = "INSERT INTO meta SELECT 'removals_since', value FROM meta WHERE key = 'generation'"
+    db.execute(sql)
+    db.execute("COMMIT")
+
+
 def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
-    for statement in _TABLES:
+    for statement in (*_TABLES, *_REMOVALS):
         db.execute(statement)
     meta = {
         "schema_version": SCHEMA_VERSION,
@@ -126,6 +161,7 @@ def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
         "fingerprint": fingerprint,
         "embed_dim": str(embed_dim),
         "generation": "0",
+        "removals_since": "0",
     }
     db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     db.execute("COMMIT")

@@ -64,8 +64,9 @@ class FaissIndex:
 
     def remove(self, rows: Rows) -> None:
         """Remove rows [n]; those not held are ignored."""
-        if len(rows) and len(self):
-            self._faiss.remove_ids(np.ascontiguousarray(rows, np.int64))
+        held = rows[np.isin(rows, self.rows)] if len(rows) else rows
+        if len(held):  # FAISS goes over everything it holds, even to remove nothing
+            self._faiss.remove_ids(np.ascontiguousarray(held, np.int64))
 
     def search(self, features: Features, k: int) -> tuple[Features, Rows]:
         """Find the nearest rows; see :class:`VectorIndex`."""

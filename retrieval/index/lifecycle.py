@@ -63,12 +63,10 @@ def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyInd
     Returns:
         The index and the generation it now holds.
     """
-    with catalogue.snapshot():
-        present = catalogue.generation
-        if present == generation:
-            return index, generation
-        gone = np.setdiff1d(index.rows, catalogue.rows())
-        index.remove(np.concatenate([gone, catalogue.rows(since=generation)]))
-        for rows, features in catalogue.features(since=generation):
+    if catalogue.generation == generation:
+        return index, generation
+    with catalogue.changes(generation) as change:
+        index.remove(np.concatenate([change.removed, change.written]))
+        for rows, features in change.features:
             index.add(rows, features)
-    return index, present
+    return index, change.generation

@@ -25,8 +25,10 @@ _LAST_ROW = 2**63 - 1
 _CHEAP_SECONDS = 0.1
 _REST_FACTOR = 9.0
 
-# How often a search starts over because pictures it found were removed meanwhile.
-_ATTEMPTS = 3
+# Where pictures that a search found were removed meanwhile, it looks further down by this
+# factor, and no further than so many candidates.
+_WIDER = 4
+_MOST_CANDIDATES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,10 @@ class Searcher:
         self._classify = classify
         self._state = _State(catalogue, index, generation)
         self._retired: list[Catalogue] = []
-        self._refreshing = threading.Lock()
+        self._refreshing = threading.Lock()  # held by the one refresh at work
+        self._feed: Catalogue | None = None
         self._rest_until = 0.0
+        self._closed = False
 
     @classmethod
     def open(
@@ -121,14 +125,16 @@ class Searcher:
         return cls(index_dir, encoder, catalogue, index, generation, classify=classify)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:
-        """Find the pictures nearest to a text.
+        """Find the pictures nearest to a text, among those taken over by the last refresh.
 
         Args:
             query: What to look for.
             top_k: How many hits at most; more than the index holds gives all of it.
 
         Returns:
-            Hits, best first; empty if the index is empty.
+            Hits, best first; empty if the index is empty. Pictures removed since the last
+            refresh are left out, and the next best stand in their places; after thousands
+            were removed, only a refresh finds those that remain.
 
         Raises:
             QueryError: If the query is no text or blank, or ``top_k`` is below 1.
@@ -179,9 +185,10 @@ class Searcher:
     def refresh(self) -> bool:
         """Take over what another process has indexed since; True if anything changed.
 
-        Cheap where nothing changed. Searches go on meanwhile, on the state before.
-        On a large index that another process is filling, it does nothing most of the
-        time, so that queries are not slowed down.
+        Cheap where nothing changed. Searches go on meanwhile, on the state before: what is
+        read here is read over a connection of its own. On a large index that another
+        process is filling, it does nothing most of the time, so that queries are not
+        slowed down. While one thread refreshes, others that ask for it are told False.
 
         Raises:
             IndexMismatchError: If the index was deleted and built anew by another model.
@@ -190,7 +197,7 @@ class Searcher:
             return False
         try:
             started = time.monotonic()
-            state = self._latest()
+            state = None if self._closed else self._latest()
             if state is None:
                 return False
             self._state = state
@@ -205,9 +212,12 @@ class Searcher:
         return len(self._state.index)
 
     def close(self) -> None:
-        """Release the files; the searcher cannot be used afterwards."""
-        for catalogue in (*self._retired, self._state.catalogue):
-            catalogue.close()
+        """Release the files, once no refresh is at work; nothing can be searched afterwards."""
+        with self._refreshing:
+            self._closed = True
+            for catalogue in (*self._retired, self._state.catalogue, self._feed):
+                if catalogue is not None:
+                    catalogue.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,30 +233,65 @@ class Searcher:
     def _latest(self) -> _State | None:
         """The state of the index folder now, or None if it is the one we have."""
         now = self._state
-        if now.catalogue.is_replaced:
-            try:
-                catalogue = _open_catalogue(self._index_dir, self._encoder)
-            except IndexNotFoundError:
-                return None  # deleted, perhaps to be built anew: serve what we have
-            self._retired.append(now.catalogue)  # searches at work may still read it
-            return _State(catalogue, *open_index(self._index_dir, catalogue))
-        if now.catalogue.generation == now.generation:
+        try:
+            feed = self._feed = self._follow()
+        except IndexNotFoundError:
+            return None  # deleted, perhaps to be built anew: serve what we have
+        is_past = feed.generation < now.generation  # put back from a copy
+        if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
+            return self._begin_anew(feed)
+        if feed.generation == now.generation:
             return None
-        index, generation = sync(now.index.copy(), now.generation, now.catalogue)
+        index, generation = sync(now.index.copy(), now.generation, feed)
         return _State(now.catalogue, index, generation)
 
+    def _follow(self) -> Catalogue:
+        """The connection that refreshes read over, to the file that is there now."""
+        feed, self._feed = self._feed, None
+        if feed is not None and not feed.is_replaced:
+            return feed
+        if feed is not None:
+            feed.close()
+        return _open_catalogue(self._index_dir, self._encoder)
+
+    def _begin_anew(self, feed: Catalogue) -> _State | None:
+        """The state of another catalogue than the one we have, or None if that, too, is gone."""
+        catalogue = _open_catalogue(self._index_dir, self._encoder)
+        try:
+            if catalogue.uid != feed.uid:
+                catalogue.close()
+                return None
+            state = _State(catalogue, *open_index(self._index_dir, feed))
+        except BaseException:
+            catalogue.close()
+            raise
+        self._retired.append(self._state.catalogue)  # searches at work may still read it
+        return state
+
     def _search(self, features: Features, top_k: int) -> list[list[Hit]]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            state = self._state
-            scores, rows = state.index.search(features, top_k)
-            records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
-            complete = len(records) == len(set(rows.ravel().tolist()))
-            if complete or attempt == _ATTEMPTS or not self.refresh():
+        state = self._state
+        found = _look_up(state, features, top_k)
+        wanted, candidates = min(top_k, len(state.index)), top_k
+        most = min(len(state.index), max(_MOST_CANDIDATES, top_k))
+        while candidates < most:
+            short = [i for i, hits in enumerate(found) if len(hits) < wanted]
+            if not short:
                 break
-        return [
-            _hits(own_scores, own_rows, records)
-            for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
-        ]
+            candidates = min(candidates * _WIDER, most)
+            again = _look_up(state, features[short], candidates)
+            for i, hits in zip(short, again, strict=True):
+                found[i] = hits[:top_k]
+        return found
+
+
+def _look_up(state: _State, features: Features, k: int) -> list[list[Hit]]:
+    """Those of the nearest k rows whose pictures are still there, for each row of features."""
+    scores, rows = state.index.search(features, k)
+    records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
+    return [
+        _hits(own_scores, own_rows, records)
+        for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
+    ]
 
 
 def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:

@@ -11,24 +11,41 @@ Pictures are named by their row, never by a path, so nothing outside the index c
 asked for, and no answer says where on the disk they lie.
 """
 
+import asyncio
 import hashlib
+import logging
 import os
+import signal
 import stat
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from email.utils import formatdate
 from html import escape
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
-from retrieval.pictures import MissingPackageError, PictureError, media_type, render_thumbnail
+from retrieval.errors import MissingPackageError
+from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Answer, Hit, Searcher
+from retrieval.service.listening import address_of, listen
+from retrieval.service.refresher import Refresher
 from retrieval.service.thumbnails import ThumbnailCache
 
-_NEEDS_SERVE = "expected the package {0} for the search service, got none. {1}"
-_INSTALL_SERVE = "Run pip install 'clip-text[serve]'."
+if TYPE_CHECKING:
+    import uvicorn
+
+
+def _missing(error: ModuleNotFoundError) -> MissingPackageError:
+    return MissingPackageError(
+        f"expected the package {error.name} for the search service, got none. "
+        "Run pip install 'clip-text[serve]'.",
+        name=error.name,
+    )
+
 
 try:
     from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -36,6 +53,7 @@ try:
     from fastapi.staticfiles import StaticFiles
     from fastapi_offline import FastAPIOffline
 
+    from retrieval.service.fitness import check_charset, settle_range
     from retrieval.service.guard import Guard
     from retrieval.service.messages import (
         FoundPicture,
@@ -46,9 +64,7 @@ try:
     )
     from retrieval.service.problems import HANDLERS, ProblemError, describe, shorten
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        _NEEDS_SERVE.format(error.name, _INSTALL_SERVE), name=error.name
-    ) from error
+    raise _missing(error) from error
 
 __all__ = ["create_app", "serve"]
 
@@ -73,15 +89,19 @@ _router = APIRouter()
     "/v1/search",
     tags=["search"],
     summary="Search the pictures with a text",
-    responses=describe(400, 413, 422, 503),
+    responses=describe(400, 413, 415, 422, 503),
+    dependencies=[Depends(check_charset)],
 )
 def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> SearchResponse:
     """Find the pictures nearest to a text.
 
-    Pictures indexed since the last search are found without a restart.
+    Pictures indexed since the last search are found without a restart, from a second after
+    they were stored; no search waits for that.
     """
     start = time.perf_counter()
-    searcher.refresh()
+    refresher: Refresher = request.app.state.refresher
+    refresher.start()  # where the service runs inside another one, nothing else starts it
+    refresher.check()
     answer = searcher.answer(body.query, body.top_k)
     took_ms = round((time.perf_counter() - start) * 1_000, 2)
     prefix = request.scope.get("root_path", "")
@@ -103,7 +123,7 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     responses={
         200: {"content": {"image/*": {}}, "description": "The file as it was indexed."},
         304: {"description": "The copy named by If-None-Match is still right."},
-        **describe(404, 410, 422),
+        **describe(404, 410, 416, 422),
     },
 )
 def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
@@ -112,6 +132,7 @@ def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
     headers = {"etag": etag}
     if _still_right(request, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    settle_range(request, status.st_size)
     try:
         kind = media_type(path)
     except PictureError as error:
@@ -157,7 +178,7 @@ def read_thumbnail(
             # As many large pictures in memory as there are cores to work on them.
             with request.app.state.drawing:
                 webp = render_thumbnail(path, size)
-        except MissingPackageError as error:
+        except NoDecoderError as error:
             problem = HTTPStatus.NOT_IMPLEMENTED, "decoder_missing", str(error)
             raise ProblemError(*problem) from error
         except (OSError, PictureError) as error:
@@ -254,6 +275,14 @@ def create_app(searcher: Searcher, *, title: str = "clip-text") -> FastAPI:
     Returns:
         The application, ready for any ASGI server; see :func:`serve`.
     """
+    refresher = Refresher(searcher)
+
+    @asynccontextmanager
+    async def keep_fresh(_app: FastAPI) -> AsyncIterator[None]:
+        refresher.start()
+        yield
+        await asyncio.to_thread(refresher.stop)
+
     app = FastAPIOffline(
         title=title,
         version=_own_version(),
@@ -262,8 +291,10 @@ def create_app(searcher: Searcher, *, title: str = "clip-text") -> FastAPI:
             '`{"error": {"type": …, "message": …}}`.'
         ),
         exception_handlers=HANDLERS,
+        lifespan=keep_fresh,
     )
     app.state.searcher = searcher
+    app.state.refresher = refresher
     app.state.thumbnails = ThumbnailCache(THUMBNAIL_CACHE_BYTES)
     app.state.drawing = threading.BoundedSemaphore(os.cpu_count() or 1)
     app.state.page = (
@@ -275,29 +306,62 @@ def create_app(searcher: Searcher, *, title: str = "clip-text") -> FastAPI:
     return app
 
 
-def serve(searcher: Searcher, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Answer searches over HTTP until interrupted.
+def serve(
+    searcher: Searcher,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_listening: Callable[[str], object] | None = None,
+) -> None:
+    """Answer searches over HTTP until interrupted (Ctrl-C, SIGTERM).
 
     Args:
         searcher: What answers the queries; the caller closes it.
         host: The address to listen on. There is no login: anybody who reaches it can
             see every indexed picture.
         port: The TCP port; 0 takes a free one.
+        on_listening: Called with the service's URL once it can be reached; by default that is
+            logged.
 
     Raises:
-        ModuleNotFoundError: If uvicorn is not installed.
+        MissingPackageError: If uvicorn is not installed.
+        AddressError: If host and port cannot be listened at.
     """
     try:
         import uvicorn  # noqa: PLC0415  an optional part, needed only here
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            _NEEDS_SERVE.format("uvicorn", _INSTALL_SERVE), name="uvicorn"
-        ) from error
-    uvicorn.run(
-        create_app(searcher),
-        host=host,
-        port=port,
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=5,
+        raise _missing(error) from error
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(searcher), ws="none", server_header=False, timeout_graceful_shutdown=5
+        )
     )
+    sockets = listen(host, port)
+    (on_listening or _log_listening)(address_of(sockets[0], host))
+    with _ended_by_signals(server):
+        server.run(sockets)
+
+
+def _log_listening(address: str) -> None:
+    # uvicorn shows its own log, and is silent about sockets that it is given.
+    logging.getLogger("uvicorn.error").info("clip-text running on %s (Ctrl-C ends it)", address)
+
+
+@contextmanager
+def _ended_by_signals(server: "uvicorn.Server") -> Iterator[None]:
+    """Let a server that a signal ends in good order return to its caller.
+
+    uvicorn raises the signal again when it is done, for the handlers from before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears of signals, and may change handlers
+        return
+
+    def end(_signal: int, _frame: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,14 +1,18 @@
 """What every answer carries and every request is bounded by."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import HTTPException
-from starlette.datastructures import MutableHeaders
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Room for the longest query with every character written as two \uXXXX escapes.
 MAX_BODY_BYTES: Final = 64 * 1024
+# Who sends a picture by mistake reads the answer only after sending all of it.
+_MOST_HEARD_BYTES: Final = 16 * 1024 * 1024
 
 _SECURITY_HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -29,6 +33,17 @@ _DOCS_POLICY: Final = (
 )
 
 
+_ENDING: Final = JSONResponse(
+    {
+        "error": {
+            "type": "service_ending",
+            "message": "expected a service at work, got one that ends. Try again in a moment.",
+        }
+    },
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
 class Guard:
     """Puts the security headers on every answer and bounds the body of every request."""
 
@@ -41,25 +56,56 @@ class Guard:
             await self._app(scope, receive, send)
             return
         received = 0
+        declared, can_wait = _declared_length(scope)
 
         async def receive_bounded() -> Message:
             nonlocal received
+            if declared > MAX_BODY_BYTES and can_wait:
+                raise _too_large()
             message = await receive()
             received += len(message.get("body", b""))
             if received > MAX_BODY_BYTES:
-                # FastAPI lets its own HTTPException through while it reads the body.
-                # Closing ends a caller who would go on sending and never read the answer.
-                raise HTTPException(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, headers={"connection": "close"}
-                )
+                if declared <= _MOST_HEARD_BYTES:
+                    await _hear_out(receive, message)
+                raise _too_large()
             return message
 
+        has_begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
             if message["type"] == "http.response.start":
                 guard_headers(MutableHeaders(scope=message), scope["path"])
             await send(message)
 
-        await self._app(scope, receive_bounded, send_guarded)
+        try:
+            await self._app(scope, receive_bounded, send_guarded)
+        except asyncio.CancelledError:  # the service ends, and this has taken too long
+            if not has_begun:
+                await _ENDING(scope, receive, send_guarded)
+
+
+def _declared_length(scope: Scope) -> tuple[int, bool]:
+    """How many bytes the caller means to send, 0 if unsaid; whether it waits to be asked."""
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "")
+    can_wait = headers.get("expect", "").lower() == "100-continue"
+    return int(length) if length.isascii() and length.isdigit() else 0, can_wait
+
+
+async def _hear_out(receive: Receive, message: Message) -> None:
+    """Take the rest of a body that is too long: a caller cut off may never see the answer."""
+    heard = 0
+    while message.get("more_body") and heard < _MOST_HEARD_BYTES:
+        message = await receive()
+        heard += len(message.get("body", b""))
+
+
+def _too_large() -> HTTPException:
+    # FastAPI lets its own HTTPException through while it reads the body. Closing ends a
+    # caller who would go on sending and never read the answer.
+    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, headers={"connection": "close"})
 
 
 def guard_headers(headers: MutableHeaders, path: str) -> None:

@@ -30,10 +30,13 @@ _SHORT: Final = 80
 class ProblemError(Exception):
     """An answer in the house's error form."""
 
-    def __init__(self, status: int, kind: str, message: str) -> None:
+    def __init__(
+        self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
+        self.headers = headers
 
 
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -43,6 +46,8 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "No such row in the index.",
         410: "The row is indexed, but its picture is gone from the disk or damaged.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
+        415: "The body is said to be in another encoding than Unicode.",
+        416: "The picture has no bytes in that range.",
         422: "A field is missing, unknown, of the wrong type or out of range.",
         501: "The picture is of a kind that needs a package which is not installed.",
         503: "The index cannot be used now.",
@@ -60,7 +65,7 @@ def _answer(
 
 async def _on_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return _answer(error.status, error.kind, str(error))
+    return _answer(error.status, error.kind, str(error), error.headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -69,7 +74,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     kind, message = {
         400: (
             "invalid_request",
-            f"expected a body in JSON, got one that cannot be read. {SEND_EXAMPLE}.",
+            f"expected a body in JSON, in UTF-8, got one that cannot be read. {SEND_EXAMPLE}.",
         ),
         404: ("not_found", f"expected a known address, got {path}. See /docs for the list."),
         405: (
@@ -88,7 +93,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _answer(error.status_code, kind, message, error.headers)
 
 
-async def _on_invalid(_request: Request, error: Exception) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
     too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
@@ -99,7 +104,7 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
             f"expected a query of at most {MAX_QUERY_CHARACTERS} characters, "
             f"got {len(too_long['input'])}. Shorten it.",
         )
-    expectations = [_expectation(fault) for fault in faults[:3]]
+    expectations = [_expectation(fault, request) for fault in faults[:3]]
     if len(faults) > len(expectations):
         expectations.append(f"and {len(faults) - len(expectations)} more")
     in_body = any(fault["loc"][0] == "body" for fault in faults)
@@ -111,7 +116,7 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
     )
 
 
-def _expectation(fault: dict[str, Any]) -> str:
+def _expectation(fault: dict[str, Any], request: Request) -> str:
     """One of pydantic's findings as ``expected <what>, got <value>``."""
     field = ".".join(_clip(str(part)) for part in fault["loc"][1:]) or "the body"
     if fault["type"] == "json_invalid":
@@ -120,6 +125,11 @@ def _expectation(fault: dict[str, Any]) -> str:
         return f"expected {field}, got nothing"
     if fault["type"] == "extra_forbidden":
         return f"expected only query and top_k, got {field}"
+    if isinstance(fault.get("input"), bytes):  # not even read, for what it is said to be
+        kind = request.headers.get("content-type") or "none"
+        return f"expected a body of the type application/json, got the type {_clip(kind)}"
+    if fault["type"].startswith("int_parsing"):
+        return f"expected {field} to be an integer, got {shorten(fault['input'])}"
     should = re.sub(r"^\w+ should", "to", fault["msg"])
     return f"expected {field} {should}, got {shorten(fault['input'])}"
 

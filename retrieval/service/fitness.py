@@ -1,0 +1,60 @@
+"""What a request says of the bytes it sends and wants, held against what there is."""
+
+import re
+from email.message import Message
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import Request
+
+from retrieval.service.problems import ProblemError, shorten
+
+__all__ = ["check_charset", "settle_range"]
+
+_UNICODE: Final = re.compile(r"utf.?(8|16|32).*|us-ascii|ascii", re.IGNORECASE)
+_SPAN: Final = r"(?:\d{1,18}-\d{0,18}|-\d{1,18})"
+_RANGE: Final = re.compile(rf"bytes={_SPAN}(?:,{_SPAN})*", re.ASCII)
+
+
+async def check_charset(request: Request) -> None:
+    """Refuse a body said to be in an encoding that it is not read in: JSON is Unicode.
+
+    Raises:
+        ProblemError: 415, if it is said to be in GBK or the like.
+    """
+    said = Message()
+    said["content-type"] = request.headers.get("content-type", "")
+    charset = str(said.get_param("charset", "utf-8"))
+    if not _UNICODE.fullmatch(charset):
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_charset",
+            f"expected a body in UTF-8, got the charset {shorten(charset)}. Convert it.",
+        )
+
+
+def settle_range(request: Request, size: int) -> None:
+    """Let a part of a file be asked for only if the file has that part.
+
+    What is no range of bytes is passed over, as RFC 9110, section 14.2, allows.
+
+    Args:
+        request: Loses its ``Range`` where that is none.
+        size: Of the file, in bytes.
+
+    Raises:
+        ProblemError: 416, if it is a range that the file does not have.
+    """
+    wanted = re.sub(r"\s", "", request.headers.get("range", ""))
+    spans = [span.split("-") for span in wanted.removeprefix("bytes=").split(",")]
+    if not _RANGE.fullmatch(wanted) or any(a and b and int(a) > int(b) for a, b in spans):
+        kept = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+        request.scope["headers"] = kept
+    elif any(int(first) >= size if first else int(last) == 0 for first, last in spans):
+        raise ProblemError(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            "range_not_satisfiable",
+            f"expected a range within the picture's {size} bytes, got {shorten(wanted)}. "
+            "Ask for less, or for the whole.",
+            {"content-range": f"bytes */{size}"},
+        )
