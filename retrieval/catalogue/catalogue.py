@@ -157,6 +157,11 @@ class Catalogue:
         )
         return (_record(found[0][:-1]), _decode([found[0][-1]])[0]) if found else None
 
+    def find_all_content(self, content_hash: bytes) -> list[Record]:
+        """All pictures with this content, in the order of their rows."""
+        sql = f"{_SELECT} WHERE content_hash = ? ORDER BY row"
+        return [_record(values) for values in self._all(sql, (content_hash,))]
+
     def records(self, rows: Iterable[int]) -> dict[int, Record]:
         """The pictures of these rows; rows that are gone are absent from the answer."""
         found: dict[int, Record] = {}
@@ -193,6 +198,15 @@ class Catalogue:
         """How many pictures lie below a folder."""
         sql = "SELECT count(*) FROM images WHERE path >= ? AND path < ?"
         return int(self._all(sql, bounds_under(folder))[0][0])
+
+    def roots(self) -> list[bytes]:
+        """The indexed folders that pictures belong to, in byte order."""
+        roots: list[bytes] = []
+        sql = "SELECT root FROM images WHERE root > ? ORDER BY root LIMIT 1"
+        # From one root to the next by the index: DISTINCT would look at every picture.
+        while next_root := self._all(sql, (roots[-1] if roots else b"",)):
+            roots.append(next_root[0][0])
+        return roots
 
     def failure(self, path: bytes) -> Failure | None:
         """Why this file was set aside, if it was."""
@@ -259,6 +273,14 @@ class Catalogue:
         for row in rows:
             self._write("DELETE FROM images WHERE row = ?", (row,))
             self._features_changed = True
+
+    def forget_under(self, folder: bytes) -> int:
+        """Forget all pictures and failures below a folder; gives how many pictures."""
+        bounds = bounds_under(folder)
+        self._write("DELETE FROM failures WHERE path >= ? AND path < ?", bounds)
+        done = self._write("DELETE FROM images WHERE path >= ? AND path < ?", bounds)
+        self._features_changed |= done.rowcount > 0
+        return done.rowcount
 
     def fail(self, path: bytes, size: int | None, mtime_ns: int | None, reason: str) -> None:
         """Set a file aside; see :class:`~retrieval.records.Failure`."""

@@ -12,6 +12,9 @@ CATALOGUE_NAME = "catalogue.sqlite"
 SCHEMA_VERSION = "1"
 _BUSY_SECONDS = 30.0
 
+# Not in the first catalogues of this schema version: added to them when they are written to.
+_ROOT_INDEX = "CREATE INDEX IF NOT EXISTS images_by_root ON images (root)"
+
 _TABLES = (
     # row is never used again (AUTOINCREMENT): it is the picture's id in the vector index.
     # feature is float32, little-endian, [embed_dim]; generation is that of the
@@ -33,6 +36,7 @@ _TABLES = (
     )""",
     "CREATE INDEX images_by_hash ON images (content_hash)",
     "CREATE INDEX images_by_generation ON images (generation)",
+    _ROOT_INDEX,
     """CREATE TABLE failures (
         path BLOB PRIMARY KEY,
         size INTEGER,
@@ -55,6 +59,7 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
         if _is_blank(db):
             _create(db, fingerprint, embed_dim)
         _check_version(db, path)
+        db.execute(_ROOT_INDEX)
         # A killed process loses nothing with NORMAL; a power cut may lose the last
         # batches, but never half of one.
         db.execute("PRAGMA synchronous = NORMAL")

@@ -64,7 +64,7 @@ class Walk:
                         found.append(entry.path + _SEPARATOR)
                     elif self._is_picture(entry):
                         found.append(entry.path)
-                    elif entry.path != os.path.join(self._root, ANNOTATIONS_NAME):  # noqa: PTH118  (bytes)
+                    elif entry.name != ANNOTATIONS_NAME:
                         self.ignored += 1
         except OSError as error:
             self.unreadable.append((folder.rstrip(_SEPARATOR), error.strerror or str(error)))
