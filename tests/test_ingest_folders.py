@@ -273,3 +273,128 @@ def test_only_lines_about_the_folder_that_is_indexed_are_missed(nested):
     nested.run()
     nested.run(nested.folder / "in")
     assert "1 lines name no picture here, as in/gone.png" in nested.report.notes[-1]
+
+
+# Links to folders
+
+
+@pytest.fixture
+def linked(bench, tmp_path):
+    save_picture(tmp_path / "album" / "a.png", 40)
+    (bench.folder / "album").symlink_to(tmp_path / "album")
+    return bench
+
+
+def test_a_link_to_a_folder_that_is_not_entered_is_told(linked):
+    linked.run()
+    assert linked.counts() == {"added": 6, "ignored": 1, "encoded": 6}
+    assert linked.report.notes == [
+        f"1 links to folders were not entered, as {linked.folder / 'album'}. --follow-links enters "
+        "them. What is indexed below stays."
+    ]
+
+
+def test_pictures_below_a_link_stay_where_it_is_not_followed_or_not_mounted(linked, tmp_path):
+    linked.run(follow_directory_links=True)
+    assert linked.contents()["album/a.png"] == 7
+    assert linked.report.notes == []
+    linked.run()
+    assert linked.counts() == {"unchanged": 6, "ignored": 1}
+    away = (tmp_path / "album").rename(tmp_path / "away")
+    linked.run(follow_directory_links=True)
+    assert linked.report.total == 7
+    assert "leads to a folder that is gone; its 1 pictures stay" in linked.report.notes[0]
+    away.rename(tmp_path / "album")
+    assert len(linked.contents()) == 7
+    (linked.folder / "album").unlink()
+    linked.run(follow_directory_links=True)
+    assert linked.counts() == {"unchanged": 6, "removed": 1}
+
+
+def test_a_link_to_a_folder_within_is_not_a_second_way_to_it(bench):
+    save_picture(bench.folder / "real" / "a.png", 40)
+    (bench.folder / "best").symlink_to(bench.folder / "real")
+    (bench.folder / "whole").symlink_to(bench.folder)
+    (bench.folder / "around").symlink_to(bench.folder.parent)
+    bench.run()
+    assert bench.report.notes == []
+    (bench.folder / "around").unlink()
+    bench.run(follow_directory_links=True)
+    assert bench.counts() == {"unchanged": 7}
+    assert "real/a.png" in bench.contents()
+
+
+# Names in metadata.jsonl that are spelled otherwise on the disk
+
+COMPOSED, DECOMPOSED = "caf\u00e9.png", "cafe\u0301.png"
+
+
+@pytest.mark.parametrize(
+    ("said", "on_disk"),
+    [
+        (COMPOSED, DECOMPOSED),
+        (DECOMPOSED, COMPOSED),
+        ("sub\\a.png", "sub/a.png"),
+        (".\\sub\\caf\u00e9.png", "sub/cafe\u0301.png"),
+        ("./sub//a.png", "sub/a.png"),
+    ],
+)
+def test_a_name_means_the_one_file_it_fits(bench, said, on_disk):
+    save_picture(bench.folder / on_disk, 60)
+    annotate(bench.folder, {"file_name": said, "caption": "甲"})
+    for _ in range(2):
+        bench.run()
+        assert list(bench.captions().values()) == [("甲", {})]
+        assert bench.report.notes == []
+
+
+def test_a_name_that_fits_two_files_means_none_unless_it_is_spelled_so(bench):
+    save_picture(bench.folder / "sub" / COMPOSED, 60)
+    save_picture(bench.folder / "sub" / DECOMPOSED, 61)
+    annotate(bench.folder, {"file_name": f"sub\\{COMPOSED}", "caption": "甲"})
+    bench.run()
+    assert bench.captions() == {}
+    assert "got 2 and 1. Spell it as on the disk." in bench.report.notes[0]
+    annotate(bench.folder, {"file_name": f"sub/{COMPOSED}", "caption": "甲"})
+    bench.run()
+    assert bench.captions() == {f"sub/{COMPOSED}": ("甲", {})}
+    assert bench.report.notes == []
+
+
+def test_a_backslash_in_a_name_means_itself_where_there_is_such_a_file(bench):
+    save_picture(bench.folder / "a" / "b.png", 60)
+    save_picture(bench.folder / "a\\b.png", 61)
+    annotate(bench.folder, {"file_name": "a\\b.png", "caption": "甲"})
+    bench.run()
+    assert bench.captions() == {"a\\\\b.png": ("甲", {})}
+
+
+def test_of_several_captions_the_first_is_the_caption_and_all_are_kept(bench):
+    annotate(
+        bench.folder,
+        {"file_name": "0.png", "caption": ["一只猫", "猫在睡觉"], "n": 1},
+        {"file_name": "1.png", "text": ["一只狗"]},
+        {"file_name": "2.png", "text": ["", " ", "鱼", "一条鱼"]},
+        {"file_name": "3.png", "caption": [], "n": 2},
+        {"image": "4.png", "caption": "鸟"},
+    )
+    bench.run()
+    assert bench.report.notes == []
+    assert bench.captions() == {
+        "0.png": ("一只猫", {"n": 1, "caption": ["一只猫", "猫在睡觉"]}),
+        "1.png": ("一只狗", {}),
+        "2.png": ("鱼", {"text": ["鱼", "一条鱼"]}),
+        "3.png": (None, {"n": 2}),
+        "4.png": ("鸟", {}),
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_marks_at_the_start_and_ends_of_lines_of_windows(bench, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    lines = [{"file_name": f"{i}.png", "caption": f"甲\u2028{i}"} for i in range(2)]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (bench.folder / "metadata.jsonl").write_bytes(f"{mark}{text}\r\n".encode(encoding))
+    bench.run()
+    assert bench.captions() == {f"{i}.png": (f"甲\u2028{i}", {}) for i in range(2)}
+    assert bench.report.notes == []

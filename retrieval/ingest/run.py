@@ -262,7 +262,8 @@ class _Run:
 
     def finish(self, walk: Walk) -> None:
         """Forget what is gone, and complete the report."""
-        kept = [bounds_under(path) for path, _ in walk.unreadable]
+        out_of_reach = [*(path for path, _ in walk.unreadable), *walk.links]
+        kept = [bounds_under(path) for path in out_of_reach]
 
         def is_gone(path: bytes) -> bool:
             return not any(low <= path < high for low, high in kept)
@@ -278,9 +279,24 @@ class _Run:
         for path, reason in walk.unreadable:
             note = f"cannot read folder {displayed(path)}: {reason}. What is indexed below stays."
             self.report.notes.append(note)
+        self._tell_links(walk.links)
         self._tell_owner()
         self.report.notes += self._annotations.notes
         self.report.ignored = walk.ignored
+
+    def _tell_links(self, links: list[bytes]) -> None:
+        folders = [link for link in links if os.path.isdir(link)]  # noqa: PTH112  (bytes)
+        if folders:
+            self.report.notes.append(
+                f"{len(folders)} links to folders were not entered, as {displayed(folders[0])}. "
+                "--follow-links enters them. What is indexed below stays."
+            )
+        for link in links:
+            if link not in folders and (count := self._catalogue.count_under(link)):
+                self.report.notes.append(
+                    f"{displayed(link)} leads to a folder that is gone; its {count} pictures stay "
+                    "in the index. Is it mounted? If it is gone for good, remove the link."
+                )
 
     def _tell_owner(self) -> None:
         owner = displayed(self._owner)

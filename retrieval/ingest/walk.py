@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from retrieval.ingest.links import leads_back, leads_elsewhere
+
 __all__ = ["ANNOTATIONS_NAME", "EXTENSIONS", "Walk"]
 
 EXTENSIONS = frozenset({b".jpg", b".jpeg", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff"})
@@ -21,20 +23,24 @@ class Walk:
     Attributes:
         ignored: Files and folder links passed over so far.
         unreadable: Folders that could not be read so far, with the reason.
+        links: Links to folders elsewhere that were not entered so far, and links to nothing.
     """
 
     def __init__(
         self, root: bytes, *, excluded: Path, follow_directory_links: bool = False
     ) -> None:
         self._root = root
+        self._real_root = os.path.realpath(root)
         self._excluded = _identity(os.fsencode(excluded))
         self._follow = follow_directory_links
         self.ignored = 0
         self.unreadable: list[tuple[bytes, str]] = []
+        self.links: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
         self.ignored = 0
         self.unreadable = []
+        self.links = []
         entered: set[tuple[int, int] | None] = {_identity(self._root)}
         if self._excluded not in entered:
             entered.add(self._excluded)
@@ -46,8 +52,10 @@ class Walk:
             elif not path.endswith(_SEPARATOR):
                 yield path
             elif (identity := _identity(path)) not in entered:
-                # Only links can lead back to a folder that was entered before.
+                # Only links can lead back to a folder that was entered before, or will be.
                 if self._follow:
+                    if leads_back(path.rstrip(_SEPARATOR), self._real_root):
+                        continue
                     entered.add(identity)
                 stack.append(iter(self._entries(path)))
 
@@ -66,6 +74,8 @@ class Walk:
                         found.append(entry.path)
                     elif entry.name != ANNOTATIONS_NAME:
                         self.ignored += 1
+                        if entry.is_symlink() and leads_elsewhere(entry.path, self._real_root):
+                            self.links.append(entry.path)
         except OSError as error:
             self.unreadable.append((folder.rstrip(_SEPARATOR), error.strerror or str(error)))
         return sorted(found)
