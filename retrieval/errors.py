@@ -7,6 +7,7 @@ One tree, so a caller may catch the root or the leaf::
     ├── IndexMismatchError      the index was built by another model
     ├── IndexLockedError        another process is indexing into this folder
     ├── CorruptIndexError       a stored file is damaged or from another version
+    ├── StorageError            the disk is full, or keeps the index from being written
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
     └── QueryError              the query or its settings cannot be used
@@ -21,6 +22,7 @@ __all__ = [
     "IndexNotFoundError",
     "QueryError",
     "RetrievalError",
+    "StorageError",
 ]
 
 
@@ -42,6 +44,10 @@ class IndexLockedError(RetrievalError):
 
 class CorruptIndexError(RetrievalError):
     """A stored file is damaged, or was written by another version of the format."""
+
+
+class StorageError(RetrievalError):
+    """The index cannot be read or written now: a full disk, no permission, another program."""
 
 
 class FolderError(RetrievalError):

@@ -72,6 +72,7 @@ class Catalogue:
         Raises:
             IndexMismatchError: If it belongs to another model; nothing is changed.
             CorruptIndexError: If the file is damaged or of another schema version.
+            StorageError: If it cannot be written: a full disk, no permission.
         """
         index_dir.mkdir(parents=True, exist_ok=True)
         path = index_dir / CATALOGUE_NAME
@@ -231,10 +232,14 @@ class Catalogue:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen, or none; bumps the generation if features changed."""
+        """All writes inside happen, or none; bumps the generation if features changed.
+
+        Raises:
+            StorageError: If the disk is full or failing; none has happened then.
+        """
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 self._next_generation = self.generation + 1
                 self._features_changed = False
                 yield
@@ -242,9 +247,10 @@ class Catalogue:
                     sql = "UPDATE meta SET value = ? WHERE key = 'generation'"
                     self._write(sql, (str(self._next_generation),))
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                raise_if_damaged(self._path, error)
                 raise
 
     def add(self, picture: Picture, feature: Features) -> int:

@@ -4,7 +4,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from retrieval.errors import CorruptIndexError
+from retrieval.errors import CorruptIndexError, StorageError
 
 __all__ = ["CATALOGUE_NAME", "connect_reader", "connect_writer", "raise_if_damaged"]
 
@@ -87,6 +87,7 @@ def connect_reader(path: Path) -> sqlite3.Connection | None:
         # where nobody can be indexing either, SQLite reads the plain file instead.
         hindered = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
         if _primary_code(error) not in hindered:
+            raise_if_damaged(path, error)
             raise
         return _read(f"{uri}?immutable=1", path)
 
@@ -147,11 +148,24 @@ def _check_version(db: sqlite3.Connection, path: Path) -> None:
         raise CorruptIndexError(msg)
 
 
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "Free some space on its disk, or in the folder for temporary files",
+    sqlite3.SQLITE_IOERR: "See whether its disk is full or failing",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "Make the file and its folder writable, and see whether it is full",
+    sqlite3.SQLITE_BUSY: "See whether another program has it open",
+    sqlite3.SQLITE_LOCKED: "See whether another program has it open",
+    sqlite3.SQLITE_NOMEM: "Free some memory",
+}
+
+
 def raise_if_damaged(path: Path, error: BaseException) -> None:
-    """Turn SQLite's words for a file that is no sound catalogue into ours.
+    """Turn SQLite's words for a catalogue that is not sound, or out of reach, into ours.
 
     Raises:
-        CorruptIndexError: If that is what the error means; otherwise nothing happens.
+        CorruptIndexError: If the file is no sound catalogue.
+        StorageError: If the disk is full or failing, or the file cannot be written or is in use.
+            If the error means neither, nothing happens.
     """
     if not isinstance(error, sqlite3.DatabaseError):
         return
@@ -162,6 +176,11 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
             "Delete the index folder and index again."
         )
         raise CorruptIndexError(msg) from error
+    if remedy := _REMEDIES.get(_primary_code(error)):
+        raise StorageError(
+            f"expected to read and write {path}, got: {error}. {remedy}; what was stored before "
+            "stays."
+        ) from error
 
 
 def _primary_code(error: sqlite3.Error) -> int:
