@@ -53,6 +53,7 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
 
     Raises:
         CorruptIndexError: If the file is damaged or of another schema version.
+        StorageError: If it cannot be written: a full disk, no permission.
     """
     db = _connect(path)
     try:
@@ -76,6 +77,7 @@ def connect_reader(path: Path) -> sqlite3.Connection | None:
 
     Raises:
         CorruptIndexError: If the file is damaged or of another schema version.
+        StorageError: If it cannot be read now, as on a disk without room for SQLite's own files.
     """
     if not path.is_file():
         return None
@@ -85,11 +87,17 @@ def connect_reader(path: Path) -> sqlite3.Connection | None:
     except sqlite3.OperationalError as error:
         # The log needs a side file even to read. In a folder that cannot be written,
         # where nobody can be indexing either, SQLite reads the plain file instead.
-        hindered = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-        if _primary_code(error) not in hindered:
+        if _primary_code(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
             raise_if_damaged(path, error)
             raise
+    except sqlite3.Error as error:
+        raise_if_damaged(path, error)
+        raise
+    try:
         return _read(f"{uri}?immutable=1", path)
+    except sqlite3.Error as error:
+        raise_if_damaged(path, error)
+        raise
 
 
 def _read(uri: str, path: Path) -> sqlite3.Connection | None:
@@ -100,9 +108,8 @@ def _read(uri: str, path: Path) -> sqlite3.Connection | None:
             db.close()
             return None
         _check_version(db, path)
-    except BaseException as error:
+    except BaseException:
         db.close()
-        raise_if_damaged(path, error)
         raise
     return db
 
