@@ -55,7 +55,11 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
         CorruptIndexError: If the file is damaged or of another schema version.
         StorageError: If it cannot be written: a full disk, no permission.
     """
-    db = _connect(path)
+    try:
+        db = _connect(path)
+    except sqlite3.Error as error:
+        raise_if_damaged(path, error)
+        raise
     try:
         if _is_blank(db):
             _create(db, fingerprint, embed_dim)
