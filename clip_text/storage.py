@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clip_text.errors import StorageError
+from clip_text.errors import ClipTextError, StorageError
 
 __all__ = ["check_new", "disk_trouble", "partial_file", "partial_folder", "write_json"]
 
@@ -55,7 +55,7 @@ def _naming(place: Path) -> Iterator[None]:
     """Have an error of the disk name what was to be written."""
     try:
         yield
-    except StorageError:
+    except ClipTextError:  # told already
         raise
     except Exception as error:
         reason = disk_trouble(error)

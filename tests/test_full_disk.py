@@ -268,3 +268,10 @@ def test_features_take_their_room_before_they_are_computed(tmp_path):
     rows = features()
     assert (rows[:100] == 1).all()
     assert np.isnan(rows[100]).all()
+
+
+def test_an_error_that_says_already_what_to_do_is_left_as_it_is(tmp_path):
+    told = StorageError("expected room, got none.")
+    with pytest.raises(StorageError) as caught, partial_folder(tmp_path / "x"):
+        raise told from OSError(errno.ENOSPC, "full")
+    assert caught.value is told
