@@ -28,6 +28,10 @@ from clip_text.towers import POOLERS, TextTower
 
 Features = NDArray[np.float32]
 
+# The states between the layers of 64 pictures of 272 pixels take 2.6 GB, and a CPU computes no
+# faster for having them all at once: 41 pictures a second of one core, with 16 as with 64.
+_PICTURES_ON_CPU = 16
+
 
 class Encoder:
     """A pair of towers with their tokenizer and preprocessing.
@@ -361,10 +365,20 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
-        """Encode what :meth:`load_pixels` gave, in one batch; unit rows [n, embed_dim]."""
+        """Encode what :meth:`load_pixels` gave; unit rows [n, embed_dim].
+
+        On a CPU, a few pictures pass through at a time.
+        """
         if not pixels:
             return np.empty((0, self.embed_dim), np.float32)
-        return _unit_rows(self.model.encode_image(self.to_input(np.stack(pixels))))
+        at_once = _PICTURES_ON_CPU if self.device.type == "cpu" else len(pixels)
+        batches = [pixels[at : at + at_once] for at in range(0, len(pixels), at_once)]
+        return np.concatenate(
+            [
+                _unit_rows(self.model.encode_image(self.to_input(np.stack(batch))))
+                for batch in batches
+            ]
+        )
 
     def to_input(self, pixels: Pixels) -> Tensor:
         """Normalise uint8 [n, size, size, 3] into the image tower's input [n, 3, size, size]."""

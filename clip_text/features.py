@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_text.precision import bf16_pays
+from clip_text.storage import partial_file
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -90,6 +91,9 @@ def cached_features(
 
     Returns:
         float16 [len(items), ...], memory-mapped; a NaN row where ``load`` gave None.
+
+    Raises:
+        StorageError: If the disk is full.
     """
     stamp = file.with_suffix(".json")
     wanted = json.dumps(key, sort_keys=True)
@@ -98,31 +102,38 @@ def cached_features(
             on_progress(len(items))
         return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
     stamp.unlink(missing_ok=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
     out: NDArray[np.float16] | None = None
     pictures = enumerate(ahead(load, items, workers=2, depth=2 * batch_size))
-    while batch := list(islice(pictures, batch_size)):
-        usable = [(at, pixels) for at, pixels in batch if pixels is not None]
-        if usable:
-            rows = _compute(compute, np.stack([pixels for _, pixels in usable]))
-            if out is None:
-                out = np.lib.format.open_memmap(
-                    partial, "w+", np.float16, (len(items), *rows.shape[1:])
-                )
-                out[:] = np.nan
-            out[[at for at, _ in usable]] = rows
-        if on_progress:
-            on_progress(len(batch))
-    if out is None:
-        raise ValueError(
-            f"expected at least one picture for {file.name}, got none. Check the data."
-        )
-    out.flush()  # type: ignore[attr-defined]
-    del out
-    partial.replace(file)
+    with partial_file(file) as partial:
+        while batch := list(islice(pictures, batch_size)):
+            usable = [(at, pixels) for at, pixels in batch if pixels is not None]
+            if usable:
+                rows = _compute(compute, np.stack([pixels for _, pixels in usable]))
+                if out is None:
+                    out = _map_new(partial, (len(items), *rows.shape[1:]))
+                out[[at for at, _ in usable]] = rows
+            if on_progress:
+                on_progress(len(batch))
+        if out is None:
+            raise ValueError(
+                f"expected at least one picture for {file.name}, got none. Check the data."
+            )
+        out.flush()  # type: ignore[attr-defined]
+        del out
     stamp.write_text(wanted, encoding="utf-8")
     return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _map_new(file: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """Map a new ``.npy`` of NaN, its room on the disk taken: a page without is a bus error."""
+    row = np.full(shape[1:], np.nan, np.float16).tobytes()
+    with file.open("wb") as out:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        for _ in range(shape[0]):
+            out.write(row)
+    mapped: NDArray[np.float16] = np.load(file, mmap_mode="r+")
+    return mapped
 
 
 def _compute(compute: Callable[[Any], Tensor], pixels: NDArray[np.uint8]) -> NDArray[np.float16]:

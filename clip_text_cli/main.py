@@ -4,17 +4,22 @@ Exit codes: 0 done; 1 an error, told in one line; 2 a wrong option; 3 indexed, b
 were set aside; 130 stopped by Ctrl-C.
 """
 
+import os
+import sqlite3
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
 from clip_text_cli import convert, data, evaluate, pictures, tokens, train
 from clip_text_cli.output import err, out
+
+STOPPED = 130  # as shells have it: 128 and the number of the signal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +72,20 @@ def main(*before: str) -> None:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; an error of ours is one line, not a stack trace."""
+    """Run a command; an error of ours, or of a full disk, is one line, not a stack trace."""
+    try:
+        _run(command)
+    except SystemExit as stop:
+        # typer ends a command with this code when it is stopped, and says nothing.
+        if stop.code == STOPPED:
+            _say_stopped()
+        raise
+    except KeyboardInterrupt:
+        _say_stopped()
+        sys.exit(STOPPED)
+
+
+def _run(command: Callable[[], object]) -> None:
     from clip_text.allocator import keep_freed_memory
     from clip_text.errors import ClipTextError
     from retrieval.errors import RetrievalError
@@ -76,10 +94,41 @@ def run(command: Callable[[], object]) -> None:
     # Damaged EXIF data and the like, which a picture is read in spite of.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        command()
-    except (ClipTextError, RetrievalError, OSError) as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here")
-        sys.exit(130)
+        try:
+            command()
+        finally:
+            _flush()
+    except (ClipTextError, RetrievalError) as error:
+        _fail(str(error))
+    except Exception as error:
+        from clip_text.storage import disk_trouble
+
+        if reason := disk_trouble(error):
+            name = getattr(error, "filename", None)
+            where = f"to write {name}" if name else "room on the disk"
+            _fail(f"expected {where}, got: {reason}. Free some space, or write to another disk.")
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)  # who reads our output has seen enough, as head does
+        if not isinstance(error, OSError | sqlite3.OperationalError):
+            raise
+        _fail(str(error))
+
+
+def _flush() -> None:
+    """Write out what was printed while an error can still be told."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try once more at its end, and complain in its own words.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)
+
+
+def _say_stopped() -> None:
+    err.print("stopped; the same command goes on from here")

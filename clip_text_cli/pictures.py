@@ -35,8 +35,8 @@ IndexDir = Annotated[
 ]
 
 REPORTED = (
-    *("added", "updated", "unchanged", "duplicates", "removed", "failed", "ignored", "encoded"),
-    *("total", "seconds", "images_per_second"),
+    *("added", "updated", "unchanged", "duplicates", "moved", "removed", "failed", "ignored"),
+    *("encoded", "total", "seconds", "images_per_second"),
 )
 
 DEMO_HITS = 8
@@ -64,11 +64,17 @@ def index(
         bool, typer.Option(help="Try files again that failed and have not changed.")
     ] = False,
     allow_empty: Annotated[
-        bool, typer.Option(help="Accept that the folder has no pictures any more.")
+        bool, typer.Option(help="Accept that the folder has no pictures any more, or is gone.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option(help="Forget the pictures of indexed folders that are gone.")
+    ] = False,
+    follow_links: Annotated[
+        bool, typer.Option(help="Enter folders that are symbolic links, each folder once.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make pictures searchable; run it again after adding, changing or deleting some.
+    """Make pictures searchable; run it again after adding, changing, moving or deleting some.
 
     Examples:
         clip-text index ~/Pictures
@@ -88,6 +94,8 @@ def index(
             on_progress=on_progress,
             allow_empty=allow_empty,
             retry_failed=retry_failed,
+            follow_directory_links=follow_links,
+            prune=prune,
         )
     if as_json:
         figures: dict[str, Any] = {name: getattr(report, name) for name in REPORTED}
@@ -128,6 +136,11 @@ def search(
         print_json({"query": query, "hits": [hit_as_json(hit) for hit in hits]})
         return
     out.print(hits_table(hits))
+    if missing := sum(hit.missing for hit in hits):
+        err.print(
+            f"{missing} of these files are missing. Index the folder they are in now, or, if they "
+            "are gone for good, again the one they were in."
+        )
     if sheet is not None:
         err.print(f"drawn in {sheet}")
 
@@ -237,7 +250,8 @@ def hits_table(hits: "list[Hit]") -> Table:
     if captioned:
         table.add_column("caption", overflow="fold")
     for hit in hits:
-        cells = [str(hit.rank), f"{hit.score:.3f}", escape(printable(hit.path))]
+        path = escape(printable(hit.path)) + (" [red](missing)[/]" if hit.missing else "")
+        cells = [str(hit.rank), f"{hit.score:.3f}", path]
         table.add_row(*cells, *([escape(hit.caption or "")] if captioned else []))
     return table
 
@@ -249,6 +263,7 @@ def hit_as_json(hit: "Hit") -> dict[str, Any]:
         "score": hit.score,
         "image_id": hit.image_id,
         "path": printable(hit.path),
+        "missing": hit.missing,
         "caption": hit.caption,
         "metadata": hit.metadata,
     }

@@ -8,6 +8,7 @@ One tree, so a caller may catch the root or the leaf::
     ├── IndexMismatchError      the index was built by another model
     ├── IndexLockedError        another process is indexing into this folder
     ├── CorruptIndexError       a stored file is damaged or from another version
+    ├── StorageError            the disk is full, or keeps the index from being written
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
     ├── MissingPackageError     an optional package is not installed
@@ -25,6 +26,7 @@ __all__ = [
     "MissingPackageError",
     "QueryError",
     "RetrievalError",
+    "StorageError",
 ]
 
 
@@ -50,6 +52,10 @@ class IndexLockedError(RetrievalError):
 
 class CorruptIndexError(RetrievalError):
     """A stored file is damaged, or was written by another version of the format."""
+
+
+class StorageError(RetrievalError):
+    """The index cannot be read or written now: a full disk, no permission, another program."""
 
 
 class FolderError(RetrievalError):

@@ -179,6 +179,21 @@ def test_a_picture_is_squashed_whatever_its_shape():
     assert (pixels[:, 6:-6] < 16).all()
 
 
+def test_a_cpu_takes_a_few_pictures_at_a_time_and_says_the_same(monkeypatch):
+    encoder = Encoder(tiny_checkpoint(), "cpu")
+    noise = np.random.default_rng(0)
+    pixels = list(noise.integers(0, 256, (40, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
+    whole = encoder.model.encode_image
+    with torch.inference_mode():
+        expected = whole(encoder.to_input(np.stack(pixels)), normalize=True).numpy()
+    seen = []
+    monkeypatch.setattr(
+        encoder.model, "encode_image", lambda batch: seen.append(len(batch)) or whole(batch)
+    )
+    np.testing.assert_allclose(encoder.encode_pixels(pixels), expected, atol=1e-6)
+    assert seen == [16, 16, 8]
+
+
 def test_pictures_keep_their_order():
     images = pictures()
     together = ENCODER.encode_image(images)

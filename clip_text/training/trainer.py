@@ -24,6 +24,7 @@ from transformers import (
 
 from clip_text.errors import ClipTextError
 from clip_text.precision import bf16_pays
+from clip_text.storage import disk_trouble
 from clip_text.training.average import Average
 from clip_text.training.callbacks import MetricLines
 from clip_text.training.recipe import Recipe
@@ -253,7 +254,7 @@ class CheckedTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and not disk_trouble(error):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             last = last_checkpoint(folder.parent)

@@ -75,6 +75,7 @@ class Catalogue:
         Raises:
             IndexMismatchError: If it belongs to another model; nothing is changed.
             CorruptIndexError: If the file is damaged or of another schema version.
+            StorageError: If it cannot be written: a full disk, no permission.
         """
         index_dir.mkdir(parents=True, exist_ok=True)
         path = index_dir / CATALOGUE_NAME
@@ -166,6 +167,11 @@ class Catalogue:
         )
         return (_record(found[0][:-1]), _decode([found[0][-1]])[0]) if found else None
 
+    def find_all_content(self, content_hash: bytes) -> list[Record]:
+        """All pictures with this content, in the order of their rows."""
+        sql = f"{_SELECT} WHERE content_hash = ? ORDER BY row"
+        return [_record(values) for values in self._all(sql, (content_hash,))]
+
     def records(self, rows: Iterable[int]) -> dict[int, Record]:
         """The pictures of these rows; rows that are gone are absent from the answer."""
         found: dict[int, Record] = {}
@@ -248,6 +254,15 @@ class Catalogue:
         sql = "SELECT count(*) FROM images WHERE path >= ? AND path < ?"
         return int(self._all(sql, bounds_under(folder))[0][0])
 
+    def roots(self) -> list[bytes]:
+        """The indexed folders that pictures belong to, in byte order."""
+        roots: list[bytes] = []
+        sql = "SELECT root FROM images WHERE root > ? ORDER BY root LIMIT 1"
+        # From one root to the next by the index: DISTINCT would look at every picture.
+        while next_root := self._all(sql, (roots[-1] if roots else b"",)):
+            roots.append(next_root[0][0])
+        return roots
+
     def failure(self, path: bytes) -> Failure | None:
         """Why this file was set aside, if it was."""
         found = self._all("SELECT * FROM failures WHERE path = ?", (path,))
@@ -271,10 +286,14 @@ class Catalogue:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen, or none; bumps the generation if features changed."""
+        """All writes inside happen, or none; bumps the generation if features changed.
+
+        Raises:
+            StorageError: If the disk is full or failing; none has happened then.
+        """
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 self._next_generation = self.generation + 1
                 self._features_changed = False
                 yield
@@ -282,9 +301,10 @@ class Catalogue:
                     sql = "UPDATE meta SET value = ? WHERE key = 'generation'"
                     self._write(sql, (str(self._next_generation),))
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                raise_if_damaged(self._path, error)
                 raise
 
     def add(self, picture: Picture, feature: Features) -> int:
@@ -313,6 +333,14 @@ class Catalogue:
         for row in rows:
             self._write("DELETE FROM images WHERE row = ?", (row,))
             self._features_changed = True
+
+    def forget_under(self, folder: bytes) -> int:
+        """Forget all pictures and failures below a folder; gives how many pictures."""
+        bounds = bounds_under(folder)
+        self._write("DELETE FROM failures WHERE path >= ? AND path < ?", bounds)
+        done = self._write("DELETE FROM images WHERE path >= ? AND path < ?", bounds)
+        self._features_changed |= done.rowcount > 0
+        return done.rowcount
 
     def fail(self, path: bytes, size: int | None, mtime_ns: int | None, reason: str) -> None:
         """Set a file aside; see :class:`~retrieval.records.Failure`."""

@@ -4,7 +4,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from retrieval.errors import CorruptIndexError
+from retrieval.errors import CorruptIndexError, StorageError
 
 __all__ = [
     "CATALOGUE_NAME",
@@ -17,6 +17,9 @@ __all__ = [
 CATALOGUE_NAME = "catalogue.sqlite"
 SCHEMA_VERSION = "1"
 _BUSY_SECONDS = 30.0
+
+# Not in the first catalogues of this schema version: added to them when they are written to.
+_ROOT_INDEX = "CREATE INDEX IF NOT EXISTS images_by_root ON images (root)"
 
 _TABLES = (
     # row is never used again (AUTOINCREMENT): it is the picture's id in the vector index.
@@ -39,6 +42,7 @@ _TABLES = (
     )""",
     "CREATE INDEX images_by_hash ON images (content_hash)",
     "CREATE INDEX images_by_generation ON images (generation)",
+    _ROOT_INDEX,
     """CREATE TABLE failures (
         path BLOB PRIMARY KEY,
         size INTEGER,
@@ -68,12 +72,18 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
 
     Raises:
         CorruptIndexError: If the file is damaged or of another schema version.
+        StorageError: If it cannot be written: a full disk, no permission.
     """
-    db = _connect(path)
+    try:
+        db = _connect(path)
+    except sqlite3.Error as error:
+        raise_if_damaged(path, error)
+        raise
     try:
         if _is_blank(db):
             _create(db, fingerprint, embed_dim)
         _check_version(db, path)
+        db.execute(_ROOT_INDEX)
         # A killed process loses nothing with NORMAL; a power cut may lose the last
         # batches, but never half of one.
         db.execute("PRAGMA synchronous = NORMAL")
@@ -93,19 +103,23 @@ def connect_reader(path: Path) -> tuple[sqlite3.Connection, bool] | None:
 
     Raises:
         CorruptIndexError: If the file is damaged or of another schema version.
+        StorageError: If it cannot be read now, as on a disk without room for SQLite's own files.
     """
     if not path.is_file():
         return None
     uri = path.resolve().as_uri()
     try:
-        db, is_live = _read(f"{uri}?mode=ro", path), True
-    except sqlite3.OperationalError as error:
-        # The log needs a side file even to read. In a folder that cannot be written,
-        # where nobody can be indexing either, SQLite reads the plain file instead.
-        hindered = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-        if _primary_code(error) not in hindered:
-            raise
-        db, is_live = _read(f"{uri}?immutable=1", path), False
+        try:
+            db, is_live = _read(f"{uri}?mode=ro", path), True
+        except sqlite3.OperationalError as error:
+            # The log needs a side file even to read. In a folder that cannot be written,
+            # where nobody can be indexing either, SQLite reads the plain file instead.
+            if _primary_code(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+                raise
+            db, is_live = _read(f"{uri}?immutable=1", path), False
+    except sqlite3.Error as error:
+        raise_if_damaged(path, error)
+        raise
     return (db, is_live) if db else None
 
 
@@ -117,9 +131,8 @@ def _read(uri: str, path: Path) -> sqlite3.Connection | None:
             db.close()
             return None
         _check_version(db, path)
-    except BaseException as error:
+    except BaseException:
         db.close()
-        raise_if_damaged(path, error)
         raise
     return db
 
@@ -178,11 +191,24 @@ def _check_version(db: sqlite3.Connection, path: Path) -> None:
         raise CorruptIndexError(msg)
 
 
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "Free some space on its disk, or in the folder for temporary files",
+    sqlite3.SQLITE_IOERR: "See whether its disk is full or failing",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "Make the file and its folder writable, and see whether it is full",
+    sqlite3.SQLITE_BUSY: "See whether another program has it open",
+    sqlite3.SQLITE_LOCKED: "See whether another program has it open",
+    sqlite3.SQLITE_NOMEM: "Free some memory",
+}
+
+
 def raise_if_damaged(path: Path, error: BaseException) -> None:
-    """Turn SQLite's words for a file that is no sound catalogue into ours.
+    """Turn SQLite's words for a catalogue that is not sound, or out of reach, into ours.
 
     Raises:
-        CorruptIndexError: If that is what the error means; otherwise nothing happens.
+        CorruptIndexError: If the file is no sound catalogue.
+        StorageError: If the disk is full or failing, or the file cannot be written or is in use.
+            If the error means neither, nothing happens.
     """
     if not isinstance(error, sqlite3.DatabaseError):
         return
@@ -193,6 +219,11 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
             "Delete the index folder and index again."
         )
         raise CorruptIndexError(msg) from error
+    if remedy := _REMEDIES.get(_primary_code(error)):
+        raise StorageError(
+            f"expected to read and write {path}, got: {error}. {remedy}; what was stored before "
+            "stays."
+        ) from error
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -45,14 +45,16 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class IngestReport:
-    """What a run did; added + updated + unchanged + duplicates + failed is all files.
+    """What a run did; added + updated + unchanged + duplicates + moved + failed is all files.
 
     Attributes:
         added: New pictures the model has read.
         updated: Known pictures with new content, caption, metadata or place.
         unchanged: Known pictures left as they were.
-        duplicates: Files whose content was known from elsewhere (copied or moved), so that
+        duplicates: Files whose content was known from elsewhere, where it still is, so that
             the model did not have to read them.
+        moved: Known pictures found at another place, and no longer at the one before; each
+            keeps its row and features.
         removed: Pictures forgotten because their files are gone.
         failed: Files set aside.
         ignored: Files that are no pictures, and links to folders.
@@ -61,13 +63,14 @@ class IngestReport:
         seconds: The run took.
         failures: Files set aside, each with its reason on one line.
         notes: Other things worth knowing: bad lines of ``metadata.jsonl``, folders that
-            could not be read.
+            could not be read or are gone.
     """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
     duplicates: int = 0
+    moved: int = 0
     removed: int = 0
     failed: int = 0
     ignored: int = 0
@@ -80,7 +83,8 @@ class IngestReport:
     @property
     def done(self) -> int:
         """Files dealt with."""
-        return self.added + self.updated + self.unchanged + self.duplicates + self.failed
+        known = self.updated + self.unchanged + self.duplicates + self.moved
+        return self.added + known + self.failed
 
     @property
     def images_per_second(self) -> float:
@@ -92,6 +96,7 @@ class IngestReport:
         counts = [
             (self.added, "added"),
             (self.updated, "updated"),
+            (self.moved, "moved"),
             (self.duplicates, "known from elsewhere"),
             (self.unchanged, "unchanged"),
             (self.removed, "removed"),

@@ -6,18 +6,26 @@ rows do not depend on which thread was faster. Each batch becomes one transactio
 """
 
 import os
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock
 from retrieval.errors import EncoderError, FolderError
 from retrieval.features import check_unit_rows
 from retrieval.index import open_index
-from retrieval.ingest.annotations import NO_ANNOTATION, Annotations, read_annotations
+from retrieval.ingest.annotations import Annotations
 from retrieval.ingest.examine import Examined, Examiner, Verdict
+from retrieval.ingest.folders import (
+    MovedPictures,
+    forget_folder,
+    is_gone,
+    owner_of,
+    prune_or_tell,
+)
 from retrieval.ingest.report import IngestReport, OnProgress, Pace, Progress
 from retrieval.ingest.walk import Walk
 from retrieval.protocols import Encoder, Features, Pixels
@@ -41,11 +49,14 @@ def index_folder(
     allow_empty: bool = False,
     retry_failed: bool = False,
     follow_directory_links: bool = False,
+    prune: bool = False,
 ) -> IngestReport:
     """Bring an index to the present state of a folder.
 
     Only what is new or changed is read; only content never seen before is encoded. An
-    interrupted run is continued by the same call. Several folders may share an index.
+    interrupted run is continued by the same call. Several folders may share an index. A
+    picture whose file was moved keeps its row. One in an indexed folder that lies in
+    another indexed folder belongs to the outer one.
 
     Args:
         folder: Where the pictures are, in any depth; with ``metadata.jsonl`` for captions.
@@ -54,9 +65,11 @@ def index_folder(
         batch_size: Pictures per call of the encoder and per transaction.
         workers: Threads that read and decode; by default one per core, at most 8.
         on_progress: Called after each batch.
-        allow_empty: Accept that a folder which had pictures has none any more.
+        allow_empty: Accept that a folder which had pictures has none any more, or is gone.
         retry_failed: Try again files that failed before and have not changed since.
         follow_directory_links: Enter links to folders, each folder once.
+        prune: Forget the pictures of all indexed folders that are gone; else they are kept
+            and told of, since a drive may just not be mounted.
 
     Returns:
         What was done, and which files failed.
@@ -71,7 +84,8 @@ def index_folder(
     if batch_size < 1 or (workers is not None and workers < 1):
         msg = f"expected batch_size and workers of at least 1, got {batch_size} and {workers}."
         raise ValueError(msg)
-    root = _root(folder)
+    root = os.fsencode(os.path.realpath(folder))
+    _check_there(folder, root, index_dir, may_be_gone=allow_empty or prune)
     threads = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
     with (
         IndexLock(index_dir),
@@ -79,33 +93,40 @@ def index_folder(
             index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
         ) as catalogue,
     ):
-        walk = Walk(root, excluded=index_dir, follow_directory_links=follow_directory_links)
-        total = sum(1 for _ in walk)
-        _check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
-        pace = Pace(total, on_progress)
-        run = _Run(root, catalogue, encoder, read_annotations(root), pace)
-        pace.tell(run.report)
-        examiner = Examiner(catalogue, encoder.load_pixels, retry_failed=retry_failed)
-        with ThreadPoolExecutor(threads, "clip-text-decode") as pool:
-            try:
-                for examined in _ahead(walk, examiner, pool, batch_size + 2 * threads):
-                    run.take(examined, examiner)
-                    if run.is_due(batch_size):
-                        run.commit()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        run.commit()
-        run.finish(walk)
+        started = time.monotonic()
+        if is_gone(root):
+            report = IngestReport(removed=forget_folder(root, catalogue))
+        else:
+            walk = Walk(root, excluded=index_dir, follow_directory_links=follow_directory_links)
+            annotations = Annotations(owner_of(root, catalogue), root)
+            total = annotations.survey(walk)
+            _check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
+            run = _Run(root, catalogue, encoder, annotations, Pace(total, on_progress))
+            examiner = Examiner(catalogue, encoder.load_pixels, retry_failed=retry_failed)
+            run.go_through(walk, examiner, batch_size, threads)
+            report = run.report
+        prune_or_tell(catalogue, report, prune=prune)
+        report.total = len(catalogue)
+        report.seconds = time.monotonic() - started
         open_index(index_dir, catalogue)
-    return run.report
+    return report
 
 
-def _root(folder: Path) -> bytes:
-    root = os.path.realpath(folder)
-    if not os.path.isdir(root):  # noqa: PTH112  (keeps names that are no UTF-8)
-        msg = f"expected a folder of pictures, got {folder}. Is it there, is it mounted?"
-        raise FolderError(msg)
-    return os.fsencode(root)
+def _check_there(folder: Path, root: bytes, index_dir: Path, *, may_be_gone: bool) -> None:
+    if os.path.isdir(root):  # noqa: PTH112  (keeps names that are no UTF-8)
+        return
+    if not is_gone(root):
+        raise FolderError(f"expected a folder of pictures, got {folder}. Is it mounted?")
+    if not may_be_gone:
+        raise FolderError(
+            f"expected a folder of pictures, got {folder}, which is not there. Is it mounted? If "
+            "it was indexed and is gone for good, --allow-empty (allow_empty) forgets it."
+        )
+    if not (index_dir / CATALOGUE_NAME).is_file():
+        raise FolderError(
+            f"expected a folder of pictures, got {folder}, which is not there. There is no index "
+            f"in {index_dir} to forget it in."
+        )
 
 
 def _check_not_lost(
@@ -119,7 +140,7 @@ def _check_not_lost(
     if total == 0 and known and not allow_empty:
         msg = (
             f"expected pictures in {displayed(root)}, where {known} were indexed before, got "
-            "none. Is it mounted? To forget them, index with allow_empty=True."
+            "none. Is it mounted? To forget them, index with --allow-empty (allow_empty)."
         )
         raise FolderError(msg)
 
@@ -173,14 +194,30 @@ class _Run:
         pace: Pace,
     ) -> None:
         self._root = root
+        self._owner = annotations.top
         self._catalogue = catalogue
         self._encoder = encoder
         self._annotations = annotations
-        self._unused = set(annotations.by_file)
         self._pace = pace
+        self._moved = MovedPictures(catalogue)
+        self._adopted: Counter[bytes] = Counter()  # by the folder that pictures belonged to
         self._due: list[_Due] = []
         self._to_encode: dict[bytes, Pixels] = {}  # by content hash, in order
         self.report = IngestReport()
+
+    def go_through(self, walk: Walk, examiner: Examiner, batch_size: int, threads: int) -> None:
+        """Take over all pictures of the folder, and forget those that are gone."""
+        self._pace.tell(self.report)
+        with ThreadPoolExecutor(threads, "clip-text-decode") as pool:
+            try:
+                for examined in _ahead(walk, examiner, pool, batch_size + 2 * threads):
+                    self.take(examined, examiner)
+                    if self.is_due(batch_size):
+                        self.commit()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        self.commit()
+        self.finish(walk)
 
     def is_due(self, batch_size: int) -> bool:
         """True if it is time to commit."""
@@ -225,7 +262,8 @@ class _Run:
 
     def finish(self, walk: Walk) -> None:
         """Forget what is gone, and complete the report."""
-        kept = [bounds_under(path) for path, _ in walk.unreadable]
+        out_of_reach = [*(path for path, _ in walk.unreadable), *walk.links]
+        kept = [bounds_under(path) for path in out_of_reach]
 
         def is_gone(path: bytes) -> bool:
             return not any(low <= path < high for low, high in kept)
@@ -241,14 +279,37 @@ class _Run:
         for path, reason in walk.unreadable:
             note = f"cannot read folder {displayed(path)}: {reason}. What is indexed below stays."
             self.report.notes.append(note)
+        self._tell_links(walk.links)
+        self._tell_owner()
         self.report.notes += self._annotations.notes
-        if self._unused:
-            first = displayed(min(self._unused))
-            note = f"metadata.jsonl: {len(self._unused)} lines name no picture here, as {first}."
-            self.report.notes.append(note)
         self.report.ignored = walk.ignored
-        self.report.total = len(self._catalogue)
-        self.report.seconds = self._pace.seconds
+
+    def _tell_links(self, links: list[bytes]) -> None:
+        folders = [link for link in links if os.path.isdir(link)]  # noqa: PTH112  (bytes)
+        if folders:
+            self.report.notes.append(
+                f"{len(folders)} links to folders were not entered, as {displayed(folders[0])}. "
+                "--follow-links enters them. What is indexed below stays."
+            )
+        for link in links:
+            if link not in folders and (count := self._catalogue.count_under(link)):
+                self.report.notes.append(
+                    f"{displayed(link)} leads to a folder that is gone; its {count} pictures stay "
+                    "in the index. Is it mounted? If it is gone for good, remove the link."
+                )
+
+    def _tell_owner(self) -> None:
+        owner = displayed(self._owner)
+        if self._owner != self._root:
+            self.report.notes.append(
+                f"{displayed(self._root)} lies in {owner}, which is indexed: its pictures belong "
+                "there, and their ids are paths below it."
+            )
+        for root, count in sorted(self._adopted.items()):
+            self.report.notes.append(
+                f"{count} pictures of {displayed(root)}, which was indexed by itself, belong to "
+                f"{owner} now: their ids are paths below it."
+            )
 
     def _encode(self) -> dict[bytes, Features]:
         if not self._to_encode:
@@ -280,6 +341,8 @@ class _Run:
         if examined.verdict is Verdict.SAME:
             self._describe(examined, picture)
             return
+        if due.is_copy and self._move(examined, picture):
+            return
         feature = due.feature
         if feature is None:
             feature = features[examined.content_hash]
@@ -291,9 +354,22 @@ class _Run:
         report.updated += examined.record is not None and not due.is_copy
         report.added += examined.record is None and not due.is_copy
 
+    def _move(self, examined: Examined, picture: Picture) -> bool:
+        """Give a picture that has lost its file its new place, if it is this one."""
+        lost = self._moved.claim(picture.content_hash, picture.image_id)
+        if lost is None:
+            return False
+        if examined.record:  # another picture lay where this one has been moved to
+            self._catalogue.remove([examined.record.row])
+        self._catalogue.describe(lost.row, picture)
+        self.report.moved += 1
+        return True
+
     def _describe(self, examined: Examined, picture: Picture) -> None:
         assert examined.record is not None
         before = examined.record.picture
+        if picture.root != before.root:
+            self._adopted[before.root] += 1
         if picture != before:
             self._catalogue.describe(examined.record.row, picture)
         # A new time alone is bookkeeping, no change of the picture.
@@ -303,10 +379,7 @@ class _Run:
 
     def _picture(self, due: _Due) -> Picture:
         examined = due.examined
-        image_id = displayed_id(self._root, examined.path)
-        below = examined.path[len(bounds_under(self._root)[0]) :]
-        annotation = self._annotations.by_file.get(below, NO_ANNOTATION)
-        self._unused.discard(below)
+        annotation = self._annotations.find(examined.path)
         assert examined.size is not None
         assert examined.mtime_ns is not None
         width, height = due.shown_size
@@ -314,9 +387,9 @@ class _Run:
             assert examined.record is not None
             width, height = examined.record.picture.width, examined.record.picture.height
         return Picture(
-            root=self._root,
+            root=self._owner,
             path=examined.path,
-            image_id=image_id,
+            image_id=displayed_id(self._owner, examined.path),
             size=examined.size,
             mtime_ns=examined.mtime_ns,
             content_hash=examined.content_hash,

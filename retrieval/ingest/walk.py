@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clip_text_pictures import judge_name, looks_like_picture
+from retrieval.ingest.links import leads_back, leads_elsewhere
 
 __all__ = ["ANNOTATIONS_NAME", "Walk"]
 
@@ -25,21 +26,25 @@ class Walk:
     Attributes:
         ignored: Files and folder links passed over so far.
         unreadable: Folders that could not be read so far, with the reason.
+        links: Links to folders elsewhere that were not entered so far, and links to nothing.
     """
 
     def __init__(
         self, root: bytes, *, excluded: Path, follow_directory_links: bool = False
     ) -> None:
         self._root = root
+        self._real_root = os.path.realpath(root)
         self._excluded = _identity(os.fsencode(excluded))
         self._follow = follow_directory_links
         self.ignored = 0
         self.unreadable: list[tuple[bytes, str]] = []
         self._looked_into: dict[bytes, bool] = {}  # a second walk opens nothing again
+        self.links: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
         self.ignored = 0
         self.unreadable = []
+        self.links = []
         entered: set[tuple[int, int] | None] = {_identity(self._root)}
         if self._excluded not in entered:
             entered.add(self._excluded)
@@ -51,8 +56,10 @@ class Walk:
             elif not path.endswith(_SEPARATOR):
                 yield path
             elif (identity := _identity(path)) not in entered:
-                # Only links can lead back to a folder that was entered before.
+                # Only links can lead back to a folder that was entered before, or will be.
                 if self._follow:
+                    if leads_back(path.rstrip(_SEPARATOR), self._real_root):
+                        continue
                     entered.add(identity)
                 stack.append(iter(self._entries(path)))
 
@@ -69,8 +76,10 @@ class Walk:
                         found.append(entry.path + _SEPARATOR)
                     elif self._is_picture(entry):
                         found.append(entry.path)
-                    elif entry.path != os.path.join(self._root, ANNOTATIONS_NAME):  # noqa: PTH118  (bytes)
+                    elif entry.name != ANNOTATIONS_NAME:
                         self.ignored += 1
+                        if entry.is_symlink() and leads_elsewhere(entry.path, self._real_root):
+                            self.links.append(entry.path)
         except OSError as error:
             self.unreadable.append((folder.rstrip(_SEPARATOR), error.strerror or str(error)))
         return sorted(found)

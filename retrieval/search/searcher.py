@@ -53,6 +53,17 @@ class Hit:
     caption: str | None
     metadata: dict[str, Any]
 
+    @property
+    def missing(self) -> bool:
+        """True if there is no such file any more; looks each time it is asked."""
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # out of reach, which is not to say that it is gone
+            return False
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

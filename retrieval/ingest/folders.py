@@ -1,0 +1,120 @@
+"""Indexed folders: which of them a picture belongs to, which are gone, what was moved."""
+
+import errno
+import os
+
+from retrieval.catalogue import Catalogue
+from retrieval.errors import FolderError
+from retrieval.ingest.report import IngestReport
+from retrieval.records import Record, bounds_under, displayed
+
+__all__ = ["MovedPictures", "forget_folder", "is_gone", "owner_of", "prune_or_tell"]
+
+# There is no such name any more. Anything else, a drive that does not answer say, tells nothing.
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+def is_gone(path: bytes) -> bool:
+    """True if there is nothing at a path; False if there is, or if that cannot be told."""
+    try:
+        os.stat(path)  # noqa: PTH116  (bytes)
+    except OSError as error:
+        return error.errno in _ABSENT
+    return False
+
+
+def owner_of(folder: bytes, catalogue: Catalogue) -> bytes:
+    """The folder that pictures below ``folder`` belong to: their ids are paths below it.
+
+    Returns:
+        The outermost indexed folder that ``folder`` lies in, or ``folder`` itself.
+    """
+    covering = [root for root in catalogue.roots() if _lies_in(folder, root)]
+    return min(covering, key=len, default=folder)
+
+
+def forget_folder(folder: bytes, catalogue: Catalogue) -> int:
+    """Forget all pictures of a folder that is gone.
+
+    Returns:
+        How many.
+
+    Raises:
+        FolderError: If none was indexed there.
+    """
+    with catalogue.transaction():
+        count = catalogue.forget_under(folder)
+    if count == 0:
+        gone = [displayed(root) for root in catalogue.roots() if is_gone(root)]
+        raise FolderError(
+            f"expected a folder that is there or was indexed, got {displayed(folder)}. Indexed "
+            f"folders that are gone: {', '.join(gone) or 'none'}."
+        )
+    return count
+
+
+def prune_or_tell(catalogue: Catalogue, report: IngestReport, *, prune: bool) -> None:
+    """Forget the pictures of indexed folders that are gone, or note that they are.
+
+    Args:
+        catalogue: What is indexed.
+        report: Is told how many pictures were removed, or which folders are gone.
+        prune: Forget them. A drive that is not mounted is gone as well, so never unasked.
+    """
+    for folder in filter(is_gone, catalogue.roots()):
+        if prune:
+            with catalogue.transaction():
+                report.removed += catalogue.forget_under(folder)
+            continue
+        report.notes.append(
+            f"{displayed(folder)} is gone, with {catalogue.count_under(folder)} pictures that are "
+            "in the index. Is it mounted? If it is gone for good, --prune forgets it."
+        )
+
+
+def _lies_in(folder: bytes, other: bytes) -> bool:
+    low, high = bounds_under(other)
+    return low <= folder < high
+
+
+class MovedPictures:
+    """Pictures whose file is gone, by content: where that turns up elsewhere, it was moved."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._lost: dict[bytes, list[Record]] = {}  # only of contents that several files had
+
+    def claim(self, content_hash: bytes, image_id: str) -> Record | None:
+        """The picture that was moved to where this content has turned up.
+
+        Args:
+            content_hash: Of the file that is new.
+            image_id: Of the file that is new. Of several pictures with this content, the one
+                with the same id is taken, else with the same file name, else the first.
+
+        Returns:
+            None if no picture with this content has lost its file: it is a copy.
+        """
+        lost = self._lost.get(content_hash)
+        if lost is None:
+            same = self._catalogue.find_all_content(content_hash)
+            lost = [record for record in same if is_gone(record.picture.path)]
+            if len(same) > 1:
+                self._lost[content_hash] = lost
+        name = _last_part(image_id)
+
+        def likeness(record: Record) -> tuple[bool, bool, int]:
+            known_as = record.picture.image_id
+            return known_as == image_id, _last_part(known_as) == name, -record.row
+
+        while lost:
+            record = max(lost, key=likeness)
+            lost.remove(record)
+            # It may have been taken or removed since it was looked up.
+            if self._catalogue.find(record.picture.path) == record:
+                return record
+        return None
+
+
+def _last_part(image_id: str) -> str:
+    return image_id.rpartition("/")[2]
