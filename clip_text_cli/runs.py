@@ -163,6 +163,19 @@ class HeadRun:
         )
 
 
+def check_numbers(**numbers: int | float | None) -> None:
+    """Refuse numbers of a head's recipe before data are read; None for what is to be suggested.
+
+    Raises:
+        RecipeError: If a number is out of its range.
+        MissingPackageError: If what training needs is not installed.
+    """
+    from clip_text.training.heads_tokens import HeadRecipe
+
+    given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    HeadRecipe(**given)
+
+
 def place_towers(model: str, out: Path, *, alone: bool) -> None:
     """Put the towers a head came from into a new checkpoint's folder, for the head to lie beside.
 

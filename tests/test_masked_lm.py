@@ -540,7 +540,7 @@ def test_the_command_grows_positions_and_leaves_dropout_out(run, corpus):
 
 
 def test_help_does_not_wait_for_torch():
-    root = Path(pretrain_mlm.__file__).parents[1]
+    root = Path(pretrain_mlm.__file__).parents[2]
     command = [sys.executable, "-X", "importtime", "scripts/pretrain_mlm.py", "--help"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert "clip-text train mlm" in done.stdout

@@ -6,6 +6,7 @@ finds that CLIP's pictures without having seen one (Carlsson et al. 2022, Multil
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,16 @@ from clip_text.losses import cosine_distillation, multi_positive_contrastive, ta
 from clip_text.storage import partial_file
 from clip_text.towers import POOLERS, Pooler, TextTower
 from clip_text.training.lessons import LengthGroupedBatches, Lessons
+from clip_text.training.recipe import (
+    Count,
+    NotNegative,
+    Positive,
+    RecipeError,
+    Seed,
+    Share,
+    Whole,
+    check_fields,
+)
 from clip_text.training.trainer import SampledTrainer, common_arguments
 
 
@@ -49,21 +60,33 @@ class DistillationRecipe:
         bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
         seed: Of weights, draws and dropout.
         evaluations: How often validation runs.
+
+    Raises:
+        RecipeError: If a number is out of its range.
     """
 
-    epochs: int = 10
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 60
-    contrastive: float = 0.1
-    logit_scale: float = 20.0
-    token_dropout: float = 0.1
+    epochs: Count = 10
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.05
+    warmup_steps: Whole = 60
+    contrastive: NotNegative = 0.1
+    logit_scale: Positive = 20.0
+    token_dropout: Share = 0.1
     weights: Mapping[str, float] | None = None
-    trial_steps: int = 100
+    trial_steps: Count = 100
     bf16: bool = True
-    seed: int = 0
-    evaluations: int = 10
+    seed: Seed = 0
+    evaluations: Count = 10
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for language, weight in (self.weights or {}).items():
+            if not 0 < weight < math.inf:
+                raise RecipeError(
+                    f"expected the weight of {language} to be a number above 0, got {weight!r}. "
+                    "Correct the recipe."
+                )
 
 
 class DistillationModel(nn.Module):
