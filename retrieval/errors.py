@@ -9,6 +9,7 @@ One tree, so a caller may catch the root or the leaf::
     ├── CorruptIndexError       a stored file is damaged or from another version
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
+    ├── MissingPackageError     an optional package is not installed
     └── QueryError              the query or its settings cannot be used
 """
 
@@ -19,6 +20,7 @@ __all__ = [
     "IndexLockedError",
     "IndexMismatchError",
     "IndexNotFoundError",
+    "MissingPackageError",
     "QueryError",
     "RetrievalError",
 ]
@@ -50,6 +52,10 @@ class FolderError(RetrievalError):
 
 class EncoderError(RetrievalError):
     """The encoder returned something other than finite unit rows of its embed_dim."""
+
+
+class MissingPackageError(RetrievalError, ModuleNotFoundError):
+    """An optional package is not installed; the message has the command that installs it."""
 
 
 class QueryError(RetrievalError, ValueError):
