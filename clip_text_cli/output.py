@@ -1,5 +1,6 @@
 """Where commands print."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -20,9 +21,28 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def escape_unwritable() -> None:
+    r"""Let stdout and stderr write ``\U0001f436`` for a character that their encoding has not.
+
+    A Windows console may be GBK or cp1252, and a file's name may hold an emoji, or bytes that are
+    no text at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # tests put other things there
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: object) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Print one JSON document on stdout; all of it in ASCII where its encoding lacks a character.
+
+    JSON's own escapes stand for that one then, so that it is the same document.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def progress_bar(

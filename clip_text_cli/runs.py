@@ -89,7 +89,8 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
     with partial_file(folder / REPORT) as file:
         text = json.dumps(report, ensure_ascii=False, indent=2)
-        file.write_text(text + "\n", encoding="utf-8")
+        # a path may hold bytes that are no text; escaped so, they are JSON's own escapes
+        file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
