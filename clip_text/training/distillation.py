@@ -7,6 +7,7 @@ finds that CLIP's pictures without having seen one (Carlsson et al. 2022, Multil
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,8 @@ class Examination:
 
     Args:
         lessons: The sentences; the right answer to one is its own row, among those of all.
-        originals: What the rows are of: equal ones are right answers to each other's sentences.
+        originals: What the rows are of: equal ones are right answers to each other's sentences,
+            and so are those of sentences that the tower reads the same.
         ks: Of recall@k.
     """
 
@@ -191,12 +193,10 @@ class Examination:
             tokens = self.lessons.tokenizer.pad([token_ids[at] for at in batch]).to(device)
             features = nn.functional.normalize(model.encode(tokens).float(), dim=-1)
             rows[batch] = features.cpu().numpy()
-        places: dict[str, list[int]] = {}
-        for at, text in enumerate(self.originals):
-            places.setdefault(text, []).append(at)
-        answers = [places[text] for text in self.originals]
         by_language = {
-            language: retrieval(rows[list(at)], self.lessons.rows, answers, self.ks).recall
+            language: retrieval(
+                rows[list(at)], self.lessons.rows, self._answers(at), self.ks
+            ).recall
             for language, at in self.lessons.places.items()
         }
         metrics = {
@@ -207,6 +207,17 @@ class Examination:
             for language, recall in by_language.items():
                 metrics |= {f"{language}_recall@{k}": recall[k] for k in self.ks}
         return metrics
+
+    def _answers(self, places: range) -> list[list[int]]:
+        """Give the right rows for the sentences of a language; equal sentences share theirs."""
+        originals: defaultdict[str, set[int]] = defaultdict(set)
+        for row, text in enumerate(self.originals):
+            originals[text].add(row)
+        shared: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+        sentences = [tuple(self.lessons.token_ids[at]) for at in places]
+        for sentence, text in zip(sentences, self.originals, strict=True):
+            shared[sentence] |= originals[text]
+        return [sorted(shared[sentence]) for sentence in sentences]
 
 
 class DistillationTrainer(SampledTrainer):
