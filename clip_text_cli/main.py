@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from clip_text_cli import convert, data, evaluate, pictures, tokens, train
-from clip_text_cli.output import err, escape_unwritable
+from clip_text_cli.output import err, set_up_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +48,7 @@ def run(command: Callable[[], object]) -> None:
     from retrieval.errors import RetrievalError
 
     keep_freed_memory()
-    escape_unwritable()
+    set_up_output()
     try:
         command()
     except (ClipTextError, RetrievalError, OSError) as error:

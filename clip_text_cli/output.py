@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-def escape_unwritable() -> None:
-    r"""Let stdout and stderr write ``\U0001f436`` for a character that their encoding has not.
+def set_up_output() -> None:
+    r"""Let stdout and stderr take every character, and keep other libraries' bars off them.
 
     A Windows console may be GBK or cp1252, and a file's name may hold an emoji, or bytes that are
-    no text at all.
+    no text at all: ``\U0001f436`` stands for a character that the encoding has not. The bars are
+    those of huggingface_hub and transformers, of the shards of one small file, say.
     """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when they are imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # tests put other things there
             stream.reconfigure(errors="backslashreplace")

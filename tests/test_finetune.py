@@ -45,6 +45,21 @@ def stage(**changes):
     return Stage(name="one", batch_size=9, recipe=Recipe(**numbers | changes))
 
 
+def with_seen_pictures(checkpoint, images):
+    """Give batch norms the statistics of pictures; with those of random weights all look alike."""
+    encoder, visual = Encoder(checkpoint), checkpoint.model.visual
+    norms = [part for part in visual.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    usual = [part.momentum for part in norms]
+    for part in norms:
+        part.momentum = 1.0
+    with torch.no_grad():
+        visual.train()(encoder.to_input(np.stack([encoder.load_pixels(each) for each in images])))
+    for part, momentum in zip(norms, usual, strict=True):
+        part.momentum = momentum
+    visual.eval()
+    return checkpoint
+
+
 def weights_of(checkpoint):
     return snapshot(checkpoint.model)
 
@@ -71,13 +86,16 @@ def changed(before, after):
 )
 def test_recall_rises_and_only_what_should_learn_does(vision, changes, learns, data, tmp_path):
     checkpoint = tiny_checkpoint(vision=vision)
+    if vision == "resnet":
+        with_seen_pictures(checkpoint, data.train.images)
     before = weights_of(checkpoint)
     names = list(dict(checkpoint.model.named_parameters()))
     outcome = finetune(checkpoint, data, [stage(**changes)], tmp_path)
     assert outcome.rose
     assert outcome.chosen.metrics[BEST_BY] > outcome.start[BEST_BY] + 0.03
     encoder = Encoder(checkpoint)
-    found = measure(data.validation, encode_set(encoder, data.validation)).by_direction["t2i"]
+    validation = merge_wordings(data.validation)
+    found = measure(validation, encode_set(encoder, validation)).by_direction["t2i"]
     assert found.recall[5] == pytest.approx(outcome.chosen.metrics["t2i_recall@5"], abs=0.05)
     assert list(dict(checkpoint.model.named_parameters())) == names, "LoRA is folded in"
     moved = {name for name in changed(before, weights_of(checkpoint)) if name != "logit_scale"}
@@ -350,6 +368,7 @@ def test_two_data_sets_of_one_name_are_measured_each(data, tmp_path):
     outcome = finetune(
         tiny_checkpoint(), replace(data, keep=other), [stage(**QUICK)], tmp_path, shares=(0.0,)
     )
+    other = merge_wordings(other)
     encoded = encode_set(Encoder(tiny_checkpoint()), other)
     expected = measure(other, encoded).by_direction["t2i"].recall[5]
     assert outcome.chosen.kept["t2i_recall@5"] == pytest.approx(expected)
