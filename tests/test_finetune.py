@@ -49,13 +49,13 @@ def with_seen_pictures(checkpoint, images):
     """Give batch norms the statistics of pictures; with those of random weights all look alike."""
     encoder, visual = Encoder(checkpoint), checkpoint.model.visual
     norms = [part for part in visual.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    usual = [part.momentum for part in norms]
-    for part in norms:
-        part.momentum = 1.0
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
     with torch.no_grad():
         visual.train()(encoder.to_input(np.stack([encoder.load_pixels(each) for each in images])))
-    for part, momentum in zip(norms, usual, strict=True):
-        part.momentum = momentum
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
     visual.eval()
     return checkpoint
 
