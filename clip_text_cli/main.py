@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from clip_text_cli import convert, data, evaluate, pictures, tokens, train
-from clip_text_cli.output import err, out
+from clip_text_cli.output import err, out, set_up_output
 
 STOPPED = 130  # as shells have it: 128 and the number of the signal
 
@@ -93,6 +93,7 @@ def _run(command: Callable[[], object]) -> None:
     keep_freed_memory()
     # Damaged EXIF data and the like, which a picture is read in spite of.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    set_up_output()
     try:
         try:
             command()

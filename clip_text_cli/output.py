@@ -1,6 +1,8 @@
 """Where commands print."""
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +22,30 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def set_up_output() -> None:
+    r"""Let stdout and stderr take every character, and keep other libraries' bars off them.
+
+    A Windows console may be GBK or cp1252, and a file's name may hold an emoji, or bytes that are
+    no text at all: ``\U0001f436`` stands for a character that the encoding has not. The bars are
+    those of huggingface_hub and transformers, of the shards of one small file, say.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when they are imported
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # tests put other things there
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: object) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Print one JSON document on stdout; all of it in ASCII where its encoding lacks a character.
+
+    JSON's own escapes stand for that one then, so that it is the same document.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def progress_bar(

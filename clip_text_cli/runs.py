@@ -89,7 +89,8 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
     with partial_file(folder / REPORT) as file:
         text = json.dumps(report, ensure_ascii=False, indent=2)
-        file.write_text(text + "\n", encoding="utf-8")
+        # a path may hold bytes that are no text; escaped so, they are JSON's own escapes
+        file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,19 @@ class HeadRun:
             **{key: self.settings[key] for key in chosen},
             learning_rate=self.settings["learning_rate"] or suggested_rate(width),
         )
+
+
+def check_numbers(**numbers: int | float | None) -> None:
+    """Refuse numbers of a head's recipe before data are read; None for what is to be suggested.
+
+    Raises:
+        RecipeError: If a number is out of its range.
+        MissingPackageError: If what training needs is not installed.
+    """
+    from clip_text.training.heads_tokens import HeadRecipe
+
+    given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    HeadRecipe(**given)
 
 
 def place_towers(model: str, out: Path, *, alone: bool) -> None:

@@ -17,6 +17,7 @@ from clip_text import CheckpointError, DataError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint, start_backbone
 from clip_text.checkpoints.export import export_head, to_transformers
 from clip_text.data import read_retrieval_set
+from clip_text.data.collection import Text, retrieval_set
 from clip_text.data.labelled_texts import LabelledTexts, hold_out
 from clip_text.errors import ClipTextError
 from clip_text.evaluation.classification import (
@@ -31,6 +32,7 @@ from clip_text.heads import ClassificationHead, HeadConfig
 from clip_text.heads.classification import balanced_weights, own_tower, rank, targets_of
 from clip_text.towers import build_model
 from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
+from clip_text.training.holding import HoldPictures, Recall
 from clip_text.training.recipe import RecipeError
 from clip_text_cli.wiring import query_classifier
 from retrieval.ingest import index_folder
@@ -501,3 +503,24 @@ def test_a_model_without_a_head_has_no_classifier_and_a_wrong_name_is_refused():
         query_classifier(Encoder(with_head(), device="cpu"), "other")
     with pytest.raises(ClipTextError, match=r"\(it has none\), got 'kind'"):
         query_classifier(Encoder(shared_checkpoint(), device="cpu"), "kind")
+
+
+def test_what_holds_retrieval_counts_equal_wordings_as_right():
+    """Two pictures share a caption: neither is pushed away from the other's, nor counted wrong."""
+    texts = [Text(str(at), text, (str(at),), "zh") for at, text in enumerate(["花", "花", "狗"])]
+    pictures = retrieval_set("shared", {str(at): "x.png" for at in range(3)}, texts)
+    rows = np.eye(3, 24, dtype=np.float32)
+    tokenizer = shared_checkpoint().tokenizer
+    held = HoldPictures(pictures, rows, tokenizer, 1.0).batch([0])
+    of_two = held["positives"].sum(1) == 2
+    assert of_two.sum() == 2
+    assert held["positives"].diagonal().all()
+
+    class Fixed:
+        model = torch.nn.Identity()
+
+        def encode_text(self, texts):
+            return rows[[1 if text == "花" else 2 for text in texts]]
+
+    found = Recall(Fixed(), [], (pictures, rows)).measure()
+    assert found["t2i_recall@1"] == 1.0  # the other 花, which is right, too

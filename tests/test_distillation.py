@@ -296,6 +296,10 @@ def test_recall_by_hand(tmp_path):
     assert different["recall@3"] == 1.0
     same = Examination(lessons, ["x", "x", "z"], (1,)).measure(Fixed())
     assert same["a_recall@1"] == 1.0
+    # a sentence that translates two originals points at one of them, and both are right
+    lessons = Lessons(run.lessons.tokenizer, {"a": [ZH[0], ZH[0], ZH[1]]}, rows)
+    found["a"] = [1, 1, 2]
+    assert Examination(lessons, ["x", "y", "z"], (1,)).measure(Fixed())["recall@1"] == 1.0
 
 
 def test_broken_lessons_are_refused():

@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from clip_text.data import read_retrieval_set
+from clip_text.data.collection import Text, retrieval_set
+from clip_text.data.duplicates import find_duplicates, merge_duplicates, merge_wordings
 from clip_text.data.splits import held_out, part
 from clip_text.encoder import Encoder
 from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_set, measure
 from clip_text.training.callbacks import METRICS, read_metrics
-from clip_text.training.finetune import BEST_BY, Data, Listener, finetune
+from clip_text.training.finetune import BEST_BY, Data, Listener, finetune, told_labels
 from clip_text.training.guard import Mixture, best_mixture, load_mixture, snapshot
 from clip_text.training.recipe import Recipe, RecipeError, suggest_learning_rate
 from clip_text.training.stages import Stage, presets, read_stages, run_stage, with_rates
@@ -41,6 +43,21 @@ def stage(**changes):
     numbers = {"epochs": 8, "learning_rate": 3e-3, "image_learning_rate": 3e-3, "bf16": False}
     numbers |= {"warmup_steps": 2, "evaluations": 2}
     return Stage(name="one", batch_size=9, recipe=Recipe(**numbers | changes))
+
+
+def with_seen_pictures(checkpoint, images):
+    """Give batch norms the statistics of pictures; with those of random weights all look alike."""
+    encoder, visual = Encoder(checkpoint), checkpoint.model.visual
+    norms = [part for part in visual.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        visual.train()(encoder.to_input(np.stack([encoder.load_pixels(each) for each in images])))
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    visual.eval()
+    return checkpoint
 
 
 def weights_of(checkpoint):
@@ -69,13 +86,16 @@ def changed(before, after):
 )
 def test_recall_rises_and_only_what_should_learn_does(vision, changes, learns, data, tmp_path):
     checkpoint = tiny_checkpoint(vision=vision)
+    if vision == "resnet":
+        with_seen_pictures(checkpoint, data.train.images)
     before = weights_of(checkpoint)
     names = list(dict(checkpoint.model.named_parameters()))
     outcome = finetune(checkpoint, data, [stage(**changes)], tmp_path)
     assert outcome.rose
     assert outcome.chosen.metrics[BEST_BY] > outcome.start[BEST_BY] + 0.03
     encoder = Encoder(checkpoint)
-    found = measure(data.validation, encode_set(encoder, data.validation)).by_direction["t2i"]
+    validation = merge_wordings(data.validation)
+    found = measure(validation, encode_set(encoder, validation)).by_direction["t2i"]
     assert found.recall[5] == pytest.approx(outcome.chosen.metrics["t2i_recall@5"], abs=0.05)
     assert list(dict(checkpoint.model.named_parameters())) == names, "LoRA is folded in"
     moved = {name for name in changed(before, weights_of(checkpoint)) if name != "logit_scale"}
@@ -348,6 +368,7 @@ def test_two_data_sets_of_one_name_are_measured_each(data, tmp_path):
     outcome = finetune(
         tiny_checkpoint(), replace(data, keep=other), [stage(**QUICK)], tmp_path, shares=(0.0,)
     )
+    other = merge_wordings(other)
     encoded = encode_set(Encoder(tiny_checkpoint()), other)
     expected = measure(other, encoded).by_direction["t2i"].recall[5]
     assert outcome.chosen.kept["t2i_recall@5"] == pytest.approx(expected)
@@ -460,3 +481,57 @@ def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
     (tmp_path / "one/left.txt").write_text("by another recipe")
     finetune(tiny_checkpoint(), data, [stage(**QUICK, seed=1)], tmp_path, shares=(0.0,))
     assert not (tmp_path / "one/left.txt").exists()
+
+
+def labels(collection):
+    """The same pictures with the colour's name for a caption, which all of a colour share."""
+    texts = [
+        Text(f"{at}", name.split("-")[1], (name,), "zh")
+        for at, name in enumerate(collection.image_ids)
+    ]
+    images = dict(zip(collection.image_ids, collection.images, strict=True))
+    return retrieval_set(collection.name, images, texts)
+
+
+def test_captions_that_are_labels_are_right_for_all_of_their_pictures(data, tmp_path):
+    shared = Data(labels(data.train), labels(data.validation), keep=labels(data.train))
+    lines = []
+    checkpoint = tiny_checkpoint()
+    outcome = finetune(
+        checkpoint, shared, [stage(epochs=30)], tmp_path, listener=Listener(lines.append)
+    )
+    kept = outcome.chosen.metrics
+    assert (kept["t2i_recall@1"], kept["i2t_recall@1"]) == (1.0, 1.0)
+    assert outcome.chosen.kept["i2t_recall@1"] > 0.9
+    # the same figures as evaluate --merge-duplicates has; without it, ties decide
+    encoded = encode_set(Encoder(checkpoint), shared.validation)
+    merged = merge_duplicates(shared.validation, find_duplicates(shared.validation, ()))
+    assert kept | measure(merged, encoded).recalls() == kept
+    assert measure(shared.validation, encoded).recalls()["i2t_recall@1"] < 1.0
+    assert not any("are labels" in line for line in lines), "two pictures of each are few"
+
+
+def test_few_labels_are_told_with_what_recall_means(data, tmp_path):
+    lines = []
+    many = labels(part(data.train, range(9)))
+    assert told_labels(data.validation) == told_labels(many) == ""
+    one = part(many, range(3))
+    assert told_labels(one).startswith(
+        "note: the captions of 3 pictures to measure on have 1 wording: 红色 (3). They are labels"
+    )
+    five = retrieval_set(
+        "five",
+        {f"{at}": "x.png" for at in range(15)},
+        [Text(f"{at}", "次品" if at % 3 else "合格品", (f"{at}",), "zh") for at in range(15)],
+    )
+    line = told_labels(merge_wordings(five))
+    assert (
+        "the captions of 15 pictures to measure on have 2 wordings: 次品 (10), 合格品 (5)." in line
+    )
+    assert "(guessing gives 1 in 2)" in line
+    measured = replace(data, validation=one)
+    finetune(
+        tiny_checkpoint(), measured, [stage(**QUICK)], tmp_path, shares=(0.0,),
+        listener=Listener(lines.append),
+    )  # fmt: skip
+    assert lines[0] == told_labels(one)

@@ -1,6 +1,7 @@
 """Files that are broken, foreign or hostile: refused, with what is wrong and what to do."""
 
 import json
+import math
 import pickle
 import re
 import shutil
@@ -12,7 +13,7 @@ import torch
 from published import cn_clip_model, hf_model, save_published
 from safetensors.torch import load_file, save_file
 
-from clip_text.checkpoints import CONFIG_FILE, load_checkpoint, recognise
+from clip_text.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, recognise
 from clip_text.checkpoints.cn_clip import chinese_tokenizer
 from clip_text.checkpoints.files import read_state
 from clip_text.errors import CheckpointError
@@ -228,6 +229,35 @@ def test_tensors_that_do_not_fit_a_cn_clip(model, tmp_path):
     refused(
         saved(lambda s: s.update({embeddings: s[embeddings][:9]})), "21128 word embeddings.*got 9"
     )
+
+
+def spoilt(weights, name, value):
+    """The same weights, but for one number in one of them."""
+    tensor = weights[name].clone()
+    tensor.view(-1)[-1] = value
+    return {**weights, name: tensor}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_cn_clip_with_a_number_that_is_none(value, dtype, model, tmp_path):
+    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": spoilt(weights, NORM, value)}, tmp_path / "odd.pt")
+    misfit(tmp_path / "odd.pt", rf"got NaN or infinity in {NORM}\. Its training")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_folders_with_a_number_that_is_none(value, hf_folder, tiny_folder, tmp_path):
+    file = hf_folder / "model.safetensors"
+    name = "vision_model.encoder.layers.1.self_attn.k_proj.bias"
+    save_file(spoilt(load_file(file), name, value), file)
+    misfit(hf_folder, rf"got NaN or infinity in .*{name}.*\. Its")
+    ours = shutil.copytree(tiny_folder, tmp_path / "ours")
+    weights = load_file(ours / WEIGHTS_FILE)
+    one, other = [name for name in weights if name.endswith("weight")][:2]
+    broken = spoilt(spoilt(weights, one, value), other, value)
+    save_file(broken, ours / WEIGHTS_FILE)
+    misfit(ours, rf"got NaN or infinity in {one}; {other}\.")
 
 
 def test_flash_attention_that_does_not_fit(model, tmp_path):

@@ -1,5 +1,6 @@
 """Masked-LM training: the loss, the trainer, what it writes, and the command."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -397,6 +398,12 @@ def test_what_cannot_be_started_from_is_told(tmp_path):
     with pytest.raises(ValueError, match="tiny, mini"):
         new_masked_lm("huge", TOKENIZER)
     model = new_masked_lm("tiny", TOKENIZER)
+    for name in ("cls.predictions.bias", "bert.encoder.layer.0.output.dense.bias"):
+        broken = copy.deepcopy(model)
+        broken.get_parameter(name).data[0] = float("nan")
+        save_masked_lm(broken, TOKENIZER, tmp_path / name)
+        with pytest.raises(CheckpointError, match=r"got NaN or infinity in .*bias"):
+            load_masked_lm(tmp_path / name)
     assert model.config.hidden_size == 128
     assert model.base_model.pooler is None
 

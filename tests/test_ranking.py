@@ -271,14 +271,30 @@ def test_features_may_be_memory_maps(tmp_path):
 
 
 STREAM = """
-import resource, sys, numpy as np
+import sys, numpy as np
 from clip_text.evaluation import retrieval
+sys.path.insert(0, "tests")
+from memory import peak_kilobytes
 texts = np.load(sys.argv[1], mmap_mode="r")
 images = np.load(sys.argv[2], mmap_mode="r")
 right = [[at * 199] for at in range(len(texts))]
 found = retrieval(texts, images, right)
-print(found.median_rank, found.recall[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(found.median_rank, found.recall[1], peak_kilobytes())
 """
+
+
+def test_the_peak_of_a_child_is_its_own():
+    held = np.ones(300_000_000 // 8)  # 300 MB that the child never has
+    child = "import sys; sys.path.insert(0, 'tests'); import memory; print(memory.peak_kilobytes())"
+    run = subprocess.run(
+        [sys.executable, "-c", child],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(held)
+    assert 1_000 < float(run.stdout) < 100_000
 
 
 @pytest.mark.slow

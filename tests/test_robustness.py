@@ -163,7 +163,9 @@ def test_chance_is_the_same_in_every_process():
 @pytest.mark.parametrize("library", ["opencc", "pypinyin", "jieba"])
 def test_a_missing_library_is_named(library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=re.escape(f"expected {library} for this perturbation")):
+    with pytest.raises(
+        ImportError, match=re.escape(f"expected the package {library} for this perturbation")
+    ):
         module._library(library)
     with pytest.raises(ImportError, match=re.escape("pip install 'clip-text[robustness]'.")):
         module._library(library)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import shared_checkpoint, tiny_checkpoint
+from safetensors.torch import load_file, save_file
 from test_answers import finder
 from test_classification import CONFIG, LESSONS, recipe, with_head
 from test_entities import recognizer
@@ -164,4 +165,15 @@ def test_what_is_damaged_or_unknown(tmp_path):
     assert list(load_checkpoint(tmp_path).token_heads) == ["ner", "qa"]
     (heads / "qa" / "head.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"head\.safetensors"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("kind", "out.weight"), ("qa", "out.bias")])
+def test_a_head_with_a_number_that_is_none_is_refused_by_name(name, tensor, tmp_path):
+    save_checkpoint(with_token_heads(), tmp_path)
+    file = tmp_path / "heads" / name / "head.safetensors"
+    weights = load_file(file)
+    weights[tensor].view(-1)[0] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=rf"{name}.*, got NaN or infinity in {tensor}\."):
         load_checkpoint(tmp_path)

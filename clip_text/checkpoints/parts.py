@@ -251,7 +251,8 @@ def load_weights(
         their_name: What the file calls a tensor of the model.
 
     Raises:
-        CheckpointError: If a tensor is missing, extra, of another shape, or quantised.
+        CheckpointError: If a tensor is missing, extra, of another shape, or quantised, or holds
+            NaN or infinity.
     """
     expected = model.state_dict()
     wrong = [*problems, *_misfits(expected, weights, their_name)]
@@ -269,7 +270,37 @@ def load_weights(
             f"got: {_first(wrong)}. "
             "Use the weights and the config of one and the same model."
         )
+    check_finite(weights, source, their_name)
     model.load_state_dict(dict(weights))
+
+
+def check_finite(
+    weights: Mapping[str, Tensor], source: Path, their_name: Callable[[str], str] = str
+) -> None:
+    """Refuse weights by which every row, or some, would be no numbers.
+
+    Args:
+        weights: By name; each is read once.
+        source: Named in the error.
+        their_name: What the file calls a tensor of that name.
+
+    Raises:
+        CheckpointError: Naming the tensors that hold NaN or infinity.
+    """
+    broken = [their_name(name) for name, tensor in weights.items() if not _is_finite(tensor)]
+    if broken:
+        raise CheckpointError(
+            f"expected finite numbers in {source}, got NaN or infinity in {_first(broken)}. "
+            "Its training may have diverged: take an earlier checkpoint, or download it again."
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    # the extremes of a tensor with NaN are NaN; unlike isfinite it makes no second tensor
+    low, high = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def check_fits(checkpoint: Checkpoint) -> None:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from clip_text.data.captions import json_objects
 from clip_text.data.collection import Problem, Text, entry, refuse
-from clip_text.errors import DataError
+from clip_text.errors import DataError, needs
 
 if TYPE_CHECKING:
     import lmdb
@@ -88,7 +88,7 @@ def read_split(
     Raises:
         DataError: If something is damaged, or texts and pictures don't match; with file and line,
             or a count and the first few. Also if no text has an answer, as in MUGE's test split.
-        ModuleNotFoundError: If an LMDB is to be read and ``lmdb`` is not installed.
+        MissingPackageError: If an LMDB is to be read and ``lmdb`` is not installed.
     """
     missing = [path for path in (split.texts, split.images) if not path.exists()]
     if missing:
@@ -250,7 +250,7 @@ class LmdbImages(Mapping[str, bytes]):
 
     Raises:
         DataError: If it is no LMDB, or holds another number of pictures than it says.
-        ModuleNotFoundError: If ``lmdb`` is not installed.
+        MissingPackageError: If ``lmdb`` is not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -303,14 +303,8 @@ def _reading(path: Path) -> "Iterator[lmdb.Transaction]":
     LMDB allows a process to have it open once only. So it is open while something is read and no
     longer: two sets of the same data, and threads, don't meet; an opening costs microseconds.
     """
-    try:
+    with needs("clip-text[lmdb]", str(path)):
         import lmdb  # noqa: PLC0415  (optional)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"expected the package lmdb to read {path}, got none. "
-            "Run: pip install 'clip-text[lmdb]'",
-            name=error.name,
-        ) from error
     with _LMDB_LOCK:
         try:
             with (

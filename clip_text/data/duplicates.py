@@ -74,3 +74,19 @@ def merge_duplicates(collection: RetrievalSet, duplicates: Duplicates) -> Retrie
     for each in answers:
         each.update(*(twins[at] for at in list(each) if at in twins))
     return replace(collection, answers=[sorted(each) for each in answers])
+
+
+def merge_wordings(collection: RetrievalSet) -> RetrievalSet:
+    """Count what is worded as a right answer as right too, as a training's losses do.
+
+    Pictures stay as different as they are; see :func:`merge_duplicates`.
+    """
+    return merge_duplicates(collection, find_duplicates(collection, ()))
+
+
+def pictures_by_wording(collection: RetrievalSet) -> dict[str, set[int]]:
+    """By wording, the positions of all pictures that a text of this wording describes."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for text, answers in zip(collection.texts, collection.answers, strict=True):
+        found[text.text].update(answers)
+    return dict(found)

@@ -18,8 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_text.data.rows import missing
-from clip_text.errors import DataError
+from clip_text.errors import DataError, needs
 
 if TYPE_CHECKING:
     import datasets
@@ -51,12 +50,10 @@ def load(source: str, split: str | None) -> tuple["datasets.Dataset", str]:
 
     Raises:
         DataError: If there is no such data set or split, or it is damaged.
-        ModuleNotFoundError: If datasets is not installed.
+        MissingPackageError: If datasets is not installed.
     """
-    try:
+    with needs("clip-text[data]", source):
         import datasets  # noqa: PLC0415  (optional)
-    except ModuleNotFoundError as error:
-        raise missing("datasets", source, error) from error
     try:
         if source.startswith(SCHEME):
             found: Any = datasets.load_dataset(**_arguments(source))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.errors import ClipTextError, DataError
+from clip_text.errors import DataError, needs
 from clip_text.tokenizer import Tokenizer
 
 Ids = NDArray[np.int64]
@@ -38,7 +38,7 @@ class Segmenter:
         user_dict: A file of jieba's form, a line a word: ``word [count] [part of speech]``.
 
     Raises:
-        ClipTextError: If jieba is not installed.
+        MissingPackageError: If jieba is not installed.
         DataError: If the dictionary is no such file.
     """
 
@@ -67,15 +67,9 @@ def _usual() -> Any:  # noqa: ANN401  (jieba has no types)
 
 
 def _library() -> Any:  # noqa: ANN401  (jieba has no types)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it asks for setuptools' old parts
-            jieba = importlib.import_module("jieba")
-    except ImportError:
-        raise ClipTextError(
-            "expected the package jieba to find Chinese words, got none. "
-            "Run: pip install 'clip-text[train]'."
-        ) from None
+    with needs("clip-text[train]", "finding Chinese words"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for setuptools' old parts
+        jieba = importlib.import_module("jieba")
     jieba.setLogLevel(logging.WARNING)  # it tells stderr that it reads its dictionary
     return jieba
 

@@ -36,7 +36,7 @@ class ParquetRows:
 
     Raises:
         DataError: If a file is no Parquet or damaged, or its columns are not those of the first.
-        ModuleNotFoundError: If pyarrow is not installed.
+        MissingPackageError: If pyarrow is not installed.
     """
 
     def __init__(

@@ -85,7 +85,7 @@ def read_retrieval_set(
         DataError: If there is nothing at ``path``, or nothing known; a split or kind is not there
             (it names those that are); something is damaged (it names file and line); texts and
             pictures don't match, or picture files are missing (with counts and the first few).
-        ModuleNotFoundError: If ``lmdb``, ``pyarrow`` or ``datasets`` is needed and not installed.
+        MissingPackageError: If ``lmdb``, ``pyarrow`` or ``datasets`` is needed and not installed.
         TypeError: If ``kinds`` is one string.
         ValueError: If ``kinds`` is empty.
     """

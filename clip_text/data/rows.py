@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, NEGATIVES, Record
 from clip_text.data.collection import Problem, entry
-from clip_text.errors import DataError
+from clip_text.errors import DataError, needs
 from clip_text.images import ImageSource
 
 IMAGE_ID = "image_id"
@@ -71,23 +71,12 @@ def arrow() -> ModuleType:
     """Import pyarrow.
 
     Raises:
-        ModuleNotFoundError: If it is not installed; the message says what to run.
+        MissingPackageError: If it is not installed.
     """
-    try:
+    with needs("clip-text[data]", "Parquet files"):
         import pyarrow  # noqa: PLC0415  (optional)
-    except ModuleNotFoundError as error:
-        raise missing("pyarrow", "Parquet files", error) from error
     module: ModuleType = pyarrow
     return module
-
-
-def missing(package: str, what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Say how to install what a reader needs."""
-    return ModuleNotFoundError(
-        f"expected the package {package} to read {what}, got none. "
-        "Run: pip install 'clip-text[data]'",
-        name=error.name,
-    )
 
 
 def read_rows(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_text.encoder import Encoder
+from clip_text.errors import needs
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Tokenizer
 
@@ -169,19 +170,13 @@ def for_mteb(encoder: Encoder, name: str = "clip-text/encoder") -> MtebEncoder:
             the encoder's fingerprint, so results of two models are never taken for each other.
 
     Raises:
-        ModuleNotFoundError: If ``mteb`` is not installed.
+        MissingPackageError: If ``mteb`` is not installed.
 
     Example:
         >>> mteb.evaluate(for_mteb(encoder), mteb.get_task("Flickr30kT2IRetrieval"))
     """
-    try:
+    with needs("mteb", "describing the model to MTEB"):
         from mteb.models.model_meta import ModelMeta, ScoringFunction  # noqa: PLC0415  (optional)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"expected the package {error.name} to describe the model to MTEB, got none. "
-            "Run: pip install mteb",
-            name=error.name,
-        ) from error
     meta = ModelMeta(
         loader=None,
         name=name,

@@ -17,6 +17,7 @@ from functools import cache
 from itertools import groupby, pairwise
 from typing import Any
 
+from clip_text.errors import needs
 from clip_text.evaluation.synonyms import SYNONYMS
 
 Perturb = Callable[[str, random.Random], str]
@@ -52,21 +53,15 @@ class Perturbation:
         """Change a text; the same text and seed give the same result, whatever came before.
 
         Raises:
-            ImportError: If a library it needs is missing; the message has the command.
+            MissingPackageError: If a library it needs is missing.
         """
         return self.apply(text, random.Random(f"{seed} {self.name} {text}"))  # noqa: S311
 
 
 def _library(name: str) -> Any:  # noqa: ANN401  (a module)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # jieba asks for setuptools' old parts
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"expected {name} for this perturbation, got no such module. "
-            "Run: pip install 'clip-text[robustness]'."
-        ) from error
+    with needs("clip-text[robustness]", "this perturbation"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jieba asks for setuptools' old parts
+        return importlib.import_module(name)
 
 
 # Which character is what

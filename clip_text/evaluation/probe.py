@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.data.collection import refuse
-from clip_text.errors import ClipTextError, DataError
+from clip_text.errors import DataError, needs
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.zero_shot import hits_at_k, mean_known, refuse_broken
 
@@ -127,7 +127,7 @@ def linear_probe(
         seed: Of that fifth.
 
     Raises:
-        ClipTextError: If scikit-learn is missing.
+        MissingPackageError: If scikit-learn is missing.
         DataError: If rows are not finite, a part is empty, a class of a part is not in ``train``,
             or there are too few examples to hold any back.
 
@@ -173,7 +173,7 @@ def few_shot(
         strengths: To choose from.
 
     Raises:
-        ClipTextError: If scikit-learn is missing.
+        MissingPackageError: If scikit-learn is missing.
         DataError: As for :func:`linear_probe`, or if a class has too few examples.
         ValueError: If a number of shots is below 1.
 
@@ -228,7 +228,7 @@ def check_installed() -> None:
     """Say early that a package is missing.
 
     Raises:
-        ClipTextError: If scikit-learn is.
+        MissingPackageError: If scikit-learn is.
     """
     _sklearn("linear_model")
 
@@ -279,13 +279,8 @@ def _fit_and_test(train: Examples, test: Examples, strength: float) -> NDArray[n
 
 
 def _sklearn(module: str) -> Any:  # noqa: ANN401
-    try:
+    with needs("clip-text[evaluate]", "a probe", "scikit-learn"):
         return import_module(f"sklearn.{module}")
-    except ImportError:
-        raise ClipTextError(
-            "expected the package scikit-learn for a probe, got none. "
-            "Run: pip install 'clip-text[evaluate]'."
-        ) from None
 
 
 def _check_parts(train: Examples, *others: Examples) -> None:

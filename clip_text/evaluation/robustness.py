@@ -70,7 +70,7 @@ def robustness(
 
     Raises:
         ValueError: If there is not one row of features per picture, or a feature isn't finite.
-        ImportError: If a perturbation needs a library that is missing.
+        MissingPackageError: If a perturbation needs a library that is missing.
     """
     check_pictures(collection, image_features)
     texts = [text.text for text in collection.texts]

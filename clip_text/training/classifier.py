@@ -41,7 +41,15 @@ from clip_text.training.holding import (
     HoldRows,
     Recall,
 )
-from clip_text.training.recipe import Recipe, RecipeError
+from clip_text.training.recipe import (
+    Count,
+    NotNegative,
+    Positive,
+    Recipe,
+    RecipeError,
+    Seed,
+    check_fields,
+)
 from clip_text.training.stages import run_stage
 from clip_text.training.states import kept, picture_rows, pooled_states
 
@@ -74,30 +82,22 @@ class ClassifierRecipe:
     """
 
     train: Mode = "head"
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float | None = None
-    weight_decay: float = 0.01
+    epochs: Count = 20
+    batch_size: Count = 64
+    learning_rate: Positive | None = None
+    weight_decay: NotNegative = 0.01
     balanced: bool = False
-    hold: float | None = None
-    patience: int = 3
-    evaluations: int = 10
+    hold: NotNegative | None = None
+    patience: Count = 3
+    evaluations: Count = 10
     bf16: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.train not in ("head", "copy", "joint"):
-            raise RecipeError(
-                f"expected to train head, copy or joint, got {self.train!r}. Choose one of them."
-            )
-        if min(self.batch_size, self.patience) < 1 or (self.hold or 0) < 0:
-            raise RecipeError(
-                "expected batch_size and patience of at least 1 and hold of at least 0, got "
-                f"{self.batch_size}, {self.patience} and {self.hold}. Correct them."
-            )
+        check_fields(self)
 
     def general(self, width: int, best_by: str) -> Recipe:
-        """Say it as the trainers' recipe; that checks the other numbers."""
+        """Say it as the trainers' recipe."""
         suggested = _TOWER_RATE * (_TOWER_WIDTH / width) ** 2
         suggested = _HEAD_RATE if self.train == "head" else suggested
         return Recipe(

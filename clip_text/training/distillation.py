@@ -6,6 +6,8 @@ finds that CLIP's pictures without having seen one (Carlsson et al. 2022, Multil
 """
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,16 @@ from clip_text.losses import cosine_distillation, multi_positive_contrastive, ta
 from clip_text.storage import partial_file
 from clip_text.towers import POOLERS, Pooler, TextTower
 from clip_text.training.lessons import Lessons, draw_languages
+from clip_text.training.recipe import (
+    Count,
+    NotNegative,
+    Positive,
+    RecipeError,
+    Seed,
+    Share,
+    Whole,
+    check_fields,
+)
 from clip_text.training.trainer import SampledTrainer, common_arguments
 
 
@@ -49,21 +61,33 @@ class DistillationRecipe:
         bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
         seed: Of weights, draws and dropout.
         evaluations: How often validation runs.
+
+    Raises:
+        RecipeError: If a number is out of its range.
     """
 
-    epochs: int = 10
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 60
-    contrastive: float = 0.1
-    logit_scale: float = 20.0
-    token_dropout: float = 0.1
+    epochs: Count = 10
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.05
+    warmup_steps: Whole = 60
+    contrastive: NotNegative = 0.1
+    logit_scale: Positive = 20.0
+    token_dropout: Share = 0.1
     weights: Mapping[str, float] | None = None
-    trial_steps: int = 100
+    trial_steps: Count = 100
     bf16: bool = True
-    seed: int = 0
-    evaluations: int = 10
+    seed: Seed = 0
+    evaluations: Count = 10
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for language, weight in (self.weights or {}).items():
+            if not 0 < weight < math.inf:
+                raise RecipeError(
+                    f"expected the weight of {language} to be a number above 0, got {weight!r}. "
+                    "Correct the recipe."
+                )
 
 
 class DistillationModel(nn.Module):
@@ -144,7 +168,8 @@ class Examination:
 
     Args:
         lessons: The sentences; the right answer to one is its own row, among those of all.
-        originals: What the rows are of: equal ones are right answers to each other's sentences.
+        originals: What the rows are of: equal ones are right answers to each other's sentences,
+            and so are those of sentences that the tower reads the same.
         ks: Of recall@k.
     """
 
@@ -168,12 +193,10 @@ class Examination:
             tokens = self.lessons.tokenizer.pad([token_ids[at] for at in batch]).to(device)
             features = nn.functional.normalize(model.encode(tokens).float(), dim=-1)
             rows[batch] = features.cpu().numpy()
-        places: dict[str, list[int]] = {}
-        for at, text in enumerate(self.originals):
-            places.setdefault(text, []).append(at)
-        answers = [places[text] for text in self.originals]
         by_language = {
-            language: retrieval(rows[list(at)], self.lessons.rows, answers, self.ks).recall
+            language: retrieval(
+                rows[list(at)], self.lessons.rows, self._answers(at), self.ks
+            ).recall
             for language, at in self.lessons.places.items()
         }
         metrics = {
@@ -184,6 +207,17 @@ class Examination:
             for language, recall in by_language.items():
                 metrics |= {f"{language}_recall@{k}": recall[k] for k in self.ks}
         return metrics
+
+    def _answers(self, places: range) -> list[list[int]]:
+        """Give the right rows for the sentences of a language; equal sentences share theirs."""
+        originals: defaultdict[str, set[int]] = defaultdict(set)
+        for row, text in enumerate(self.originals):
+            originals[text].add(row)
+        shared: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+        sentences = [tuple(self.lessons.token_ids[at]) for at in places]
+        for sentence, text in zip(sentences, self.originals, strict=True):
+            shared[sentence] |= originals[text]
+        return [sorted(shared[sentence]) for sentence in sentences]
 
 
 class DistillationTrainer(SampledTrainer):

@@ -14,6 +14,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments, set_se
 from clip_text.checkpoints import Checkpoint
 from clip_text.data.batches import Pictures, Source
 from clip_text.data.collection import RetrievalSet
+from clip_text.data.duplicates import merge_wordings, pictures_by_wording
 from clip_text.data.identity import (
     captions_of,
     collection_digest,
@@ -49,6 +50,10 @@ from clip_text.training.trainer import NonFiniteLossError, Plumbing, join_proces
 KS = (1, 5, 10)
 FEW = 100
 """Fewer pictures than this make recall a coarse measure."""
+PICTURES_OF_A_LABEL = 4
+"""Pictures for each wording of a caption, on average, above which captions are labels."""
+SHOWN_LABELS = 3
+"""How many of them are named."""
 BEST_BY = "mean_recall"
 """Mean of recall@1, @5 and @10 both ways: what Chinese-CLIP's tables call MR."""
 
@@ -152,6 +157,7 @@ def finetune(
         run.encoder.fingerprint,
         collection_digest(data.train),
         collection_digest(data.validation),
+        *(["equal wordings are right"] if run.merged else []),
     ]
     before = run.measure_start(repr(made_by))
     run.listener.say(f"before training: {told(before)}")
@@ -163,14 +169,38 @@ def finetune(
         checkpoint.model,
         start,
         end := snapshot(checkpoint.model),
-        lambda: run.validate(data.validation),
-        keep=(lambda: run.validate(cast(RetrievalSet, data.keep))) if data.keep else None,
+        lambda: run.validate(run.data.validation),
+        keep=(lambda: run.validate(cast(RetrievalSet, run.data.keep))) if data.keep else None,
         shares=shares,
         on_mixture=lambda one: run.tell_mixture(one, before),
     )
     chosen = best_mixture(mixtures, BEST_BY)
     load_mixture(checkpoint.model, start, end, chosen.share)
     return Outcome(before, mixtures, chosen, BEST_BY)
+
+
+def told_labels(collection: RetrievalSet) -> str:
+    """Say what recall means where captions are labels that many pictures share; else nothing.
+
+    Args:
+        collection: What is measured on, with equal wordings merged.
+    """
+    pictures = pictures_by_wording(collection)
+    described = len(set().union(*pictures.values()))
+    labels = len(pictures) * PICTURES_OF_A_LABEL < described or len(pictures) == 1 < described
+    if not labels:
+        return ""
+    most = sorted(pictures, key=lambda wording: -len(pictures[wording]))[:SHOWN_LABELS]
+    shown = ", ".join(f"{wording} ({len(pictures[wording]):,})" for wording in most)
+    if more := len(pictures) - len(most):
+        shown += f" and {more:,} more"
+    return (
+        f"note: the captions of {described:,} pictures to measure on have {len(pictures):,} "
+        f"wording{'s' if len(pictures) > 1 else ''}: {shown}. They are labels: i2t recall@1 is "
+        "the share of pictures whose own label is the nearest (guessing gives 1 in "
+        f"{len(pictures):,}), t2i recall@k that of captions with a picture of their label among "
+        "the first k, which is soon reached"
+    )
 
 
 def told(metrics: Metrics, before: Metrics | None = None) -> str:
@@ -196,7 +226,12 @@ class _Run:
         listener: Listener,
     ) -> None:
         self.processes = join_processes()
-        self.checkpoint, self.data, self.folder = checkpoint, data, folder
+        self.checkpoint, self.folder = checkpoint, folder
+        # the loss counts a caption as right for all pictures that have it: so does what is measured
+        validation = merge_wordings(data.validation)
+        self.merged = validation.answers != data.validation.answers
+        keep = merge_wordings(data.keep) if data.keep else None
+        self.data = replace(data, validation=validation, keep=keep)
         self.plumbing, self.listener = plumbing, listener
         self.encoder = Encoder(checkpoint)
         self.captions = captions_of(data.train)
@@ -206,6 +241,8 @@ class _Run:
 
     def warn(self) -> None:
         """Say what makes validation worth little: few pictures, or pictures that are learnt."""
+        if labels := told_labels(self.data.validation):
+            self.listener.say(labels)
         if len(self.data.validation.image_ids) < FEW:
             self.listener.say(
                 f"warning: measured on {len(self.data.validation.image_ids)} pictures: recall "

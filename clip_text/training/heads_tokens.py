@@ -23,6 +23,7 @@ from clip_text.heads.entities import (
     unreachable,
 )
 from clip_text.training.callbacks import EarlyStop
+from clip_text.training.recipe import Count, NotNegative, Positive, Seed, Share, check_fields
 from clip_text.training.trainer import SampledTrainer, common_arguments
 
 Places = NDArray[np.int64]
@@ -42,16 +43,22 @@ class HeadRecipe:
         warmup: Share of all steps of linear warm-up; linear decay follows.
         bf16: Compute in bfloat16 where it is faster.
         seed: Of draws and dropout, and of weights that start random.
+
+    Raises:
+        RecipeError: If a number is out of its range.
     """
 
-    epochs: int = 10
-    patience: int = 3
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    epochs: Count = 10
+    patience: Count = 3
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-4
+    weight_decay: NotNegative = 0.01
+    warmup: Share = 0.1
     bf16: bool = True
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def suggested_rate(width: int) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_text.data.collection import RetrievalSet
+from clip_text.data.duplicates import merge_wordings
 from clip_text.encoder import Encoder
 from clip_text.evaluation import retrieval
 from clip_text.evaluation.measure import Encoded, measure
@@ -94,7 +95,8 @@ class HoldPictures:
         self.seed, self.weight = seed, weight
         self.size = min(batch_size, len(rows))
         self.token_ids = tokenizer.token_ids([text.text for text in pictures.texts])
-        self.answers = [set(answer) for answer in pictures.answers]
+        # what is worded the same is right, but a picture's own captions are what is drawn
+        self.answers = [set(answer) for answer in merge_wordings(pictures).answers]
         self.texts_of = pictures.texts_of
         self.described = np.array([at for at, texts in enumerate(self.texts_of) if texts])
         self.size = min(self.size, len(self.described))
@@ -128,8 +130,8 @@ class HoldPictures:
 class Recall:
     """Measures whether retrieval stays: before training, and the same after.
 
-    On pictures, where there are some. Else texts look for their own rows of before: how often the
-    right one is the nearest, and the mean cosine to it.
+    On pictures, where there are some; a caption worded as a right one is right. Else texts look
+    for their own rows of before: how often the right one is the nearest, and the mean cosine to it.
 
     Args:
         encoder: Whose text tower is trained in place.
@@ -141,6 +143,8 @@ class Recall:
         self, encoder: Encoder, texts: Sequence[str], pictures: tuple[RetrievalSet, Rows] | None
     ) -> None:
         self.encoder, self.texts, self.pictures = encoder, texts, pictures
+        if pictures is not None:
+            self.pictures = (merge_wordings(pictures[0]), pictures[1])
         self._original: Rows | None = None
 
     def measure(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from clip_text.checkpoints import CONFIG_FILE, load_checkpoint, load_text_tower, resolve
 from clip_text.checkpoints.files import read_json
-from clip_text.checkpoints.parts import check_positions, positions
+from clip_text.checkpoints.parts import check_finite, check_positions, positions
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.students import new_student
@@ -45,6 +45,7 @@ def load_masked_lm(
             model, told = AutoModelForMaskedLM.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
             )
+        check_finite(model.state_dict(), folder)  # its head, too
         model, tokenizer, new = model.eval(), start.tokenizer, bool(told["missing_keys"])
     else:
         checkpoint = load_checkpoint(folder)

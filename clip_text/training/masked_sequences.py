@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,17 @@ from clip_text.data.length_grouped import LengthGrouped
 from clip_text.data.masking import IGNORED, Flags, Ids, Masking, mask_rng
 from clip_text.data.packing import Packing, render
 from clip_text.tokenizer import Tokenizer
-from clip_text.training.recipe import RecipeError
+from clip_text.training.recipe import (
+    Count,
+    InnerShare,
+    NotNegative,
+    Positive,
+    Range,
+    RecipeError,
+    Seed,
+    Share,
+    check_fields,
+)
 
 Drawn = tuple[Ids, Ids]
 """What the model reads of a sequence, and what it has to say."""
@@ -47,36 +57,26 @@ class MaskedLMRecipe:
         RecipeError: If a number is out of its range, or micro-batches do not fill the batch.
     """
 
-    epochs: float = 1.0
-    batch_size: int = 256
-    micro_batch: int = 32
-    learning_rate: float = 1e-4
-    warmup: float = 0.06
+    epochs: Positive = 1.0
+    batch_size: Count = 256
+    micro_batch: Count = 32
+    learning_rate: Positive = 1e-4
+    warmup: Share = 0.06
     schedule: Literal["linear", "cosine"] = "linear"
-    weight_decay: float = 0.01
-    adam_beta2: float = 0.98
-    adam_epsilon: float = 1e-6
-    context_length: int = 52
+    weight_decay: NotNegative = 0.01
+    adam_beta2: Share = 0.98
+    adam_epsilon: Positive = 1e-6
+    context_length: Annotated[int, Range("3 or more", lambda value: value >= 3)] = 52
     packing: Packing = "document"
-    share: float = 0.15
+    share: InnerShare = 0.15
     bf16: bool = True
-    seed: int = 0
-    evaluations: int = 10
-    held_sequences: int = 2000
-    patience: int | None = None
+    seed: Seed = 0
+    evaluations: Count = 10
+    held_sequences: Count = 2000
+    patience: Count | None = None
 
     def __post_init__(self) -> None:
-        _check("epochs", self.epochs, self.epochs > 0, "a number above 0")
-        _check("learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
-        _check("warmup", self.warmup, 0 <= self.warmup < 1, "a share below 1")
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
-        _check("share", self.share, 0 < self.share < 1, "a share between 0 and 1")
-        _check("context_length", self.context_length, self.context_length >= 3, "3 or more")
-        _check("seed", self.seed, self.seed >= 0, "0 or more")
-        for name in ("batch_size", "micro_batch", "evaluations", "held_sequences"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        if self.patience is not None:
-            _check("patience", self.patience, self.patience >= 1, "1 or more")
+        check_fields(self)
         if self.batch_size % self.micro_batch:
             raise RecipeError(
                 f"expected a batch_size that micro-batches of {self.micro_batch} fill, "
@@ -94,11 +94,6 @@ PRESETS: dict[str, dict[str, float]] = {
     "roberta": {"learning_rate": 6e-4, "batch_size": 8192, "warmup": 0.048},
 }
 """Rate, batch and warm-up by what is to be done."""
-
-
-def _check(name: str, value: float, right: bool, expected: str) -> None:
-    if not right:
-        raise RecipeError(f"expected {name} to be {expected}, got {value}. Correct the recipe.")
 
 
 class MaskedSequences(Dataset[Drawn]):

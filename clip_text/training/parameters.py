@@ -7,7 +7,7 @@ from open_clip import CustomTextCLIP
 from open_clip.transformer import PatchDropout
 from torch import nn
 
-from clip_text.errors import ClipTextError
+from clip_text.errors import needs
 from clip_text.training.recipe import Learn, Recipe, RecipeError
 
 IMAGE_PROJECTIONS = ("head.", "proj", "attnpool.")
@@ -19,7 +19,7 @@ def open_parameters(pair: CustomTextCLIP, recipe: Recipe) -> None:
 
     Raises:
         RecipeError: If a tower has fewer layers than asked for, or no list of layers.
-        ClipTextError: If LoRA is asked for and peft is not installed.
+        MissingPackageError: If LoRA is asked for and peft is not installed.
     """
     check_towers(pair, recipe)
     _open(pair.visual, recipe.image, IMAGE_PROJECTIONS)
@@ -46,6 +46,7 @@ def check_towers(pair: CustomTextCLIP, recipe: Recipe) -> None:
 
     Raises:
         RecipeError: If a tower has fewer layers than asked for, or no patches to drop.
+        MissingPackageError: If LoRA is asked for and peft is not installed.
     """
     for tower, learn, which in (
         (pair.visual, recipe.image, "image"),
@@ -64,6 +65,8 @@ def check_towers(pair: CustomTextCLIP, recipe: Recipe) -> None:
             "expected one of open_clip's ViTs to drop patches of, got "
             f"{type(pair.visual).__name__}. Set patch_dropout to 0."
         )
+    if recipe.text == "lora":
+        _peft()
 
 
 def close_parameters(pair: CustomTextCLIP) -> None:
@@ -77,18 +80,19 @@ def close_parameters(pair: CustomTextCLIP) -> None:
         parameter.requires_grad = True
 
 
+def _peft() -> Any:  # noqa: ANN401  (a module)
+    with needs("clip-text[train]", "LoRA"):
+        import peft  # noqa: PLC0415  (few need it)
+    return peft
+
+
 def _with_lora(backbone: nn.Module, rank: int) -> nn.Module:
-    try:
-        from peft import LoraConfig, LoraModel  # noqa: PLC0415  (few need it)
-    except ImportError:
-        raise ClipTextError(
-            "expected the package peft for LoRA, got none. Run: pip install 'clip-text[train]'."
-        ) from None
+    peft = _peft()
     layers = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear)]
     projections = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
     chosen = [name for name in layers if name.rsplit(".", 1)[-1] in projections] or layers
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=chosen)
-    return cast(nn.Module, LoraModel(backbone, {"default": config}, "default"))
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=chosen)
+    return cast(nn.Module, peft.LoraModel(backbone, {"default": config}, "default"))
 
 
 def _open(tower: nn.Module, learn: Learn, projections: tuple[str, ...]) -> None:

@@ -1,7 +1,9 @@
-"""The numbers of a training stage."""
+"""The numbers of a training stage, and what every recipe's numbers are checked by."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from clip_text.errors import ClipTextError
 
@@ -11,6 +13,29 @@ Learn = Literal["all", "none", "lora"] | int
 
 class RecipeError(ClipTextError, ValueError):
     """Numbers that do not go together, or that the data do not allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a number of a recipe may be; NaN and infinity are in no range.
+
+    Args:
+        expected: In words that follow "expected NAME to be".
+        holds: Whether a finite number is in the range.
+    """
+
+    expected: str
+    holds: Callable[[float], bool]
+
+
+Count = Annotated[int, Range("1 or more", lambda value: value >= 1)]
+Whole = Annotated[int, Range("0 or more", lambda value: value >= 0)]
+Seed = Annotated[int, Range("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
+Positive = Annotated[float, Range("a number above 0", lambda value: value > 0)]
+NotNegative = Annotated[float, Range("0 or more", lambda value: value >= 0)]
+Share = Annotated[float, Range("a share below 1", lambda value: 0 <= value < 1)]
+InnerShare = Annotated[float, Range("a share between 0 and 1", lambda value: 0 < value < 1)]
+Factor = Annotated[float, Range("a share up to 1", lambda value: 0 < value <= 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,41 +75,30 @@ class Recipe:
         RecipeError: If a number is out of its range.
     """
 
-    epochs: int
-    learning_rate: float = 1e-3
-    image_learning_rate: float = 2e-4
-    weight_decay: float = 0.05
-    image_weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    warmup_steps: float = 60
+    epochs: Count
+    learning_rate: Positive = 1e-3
+    image_learning_rate: Positive = 2e-4
+    weight_decay: NotNegative = 0.05
+    image_weight_decay: NotNegative = 0.05
+    layer_decay: Factor = 1.0
+    warmup_steps: NotNegative = 60
     text: Learn = "all"
     image: Learn = 0
-    lora_rank: int = 16
+    lora_rank: Count = 16
     loss: Literal["softmax", "sigmoid"] = "softmax"
     local_loss: bool = False
-    micro_batch: int = 0
+    micro_batch: Whole = 0
     gradient_checkpointing: bool = False
-    patch_dropout: float = 0.0
-    token_dropout: float = 0.0
-    ema: float = 0.0
+    patch_dropout: Share = 0.0
+    token_dropout: Share = 0.0
+    ema: Share = 0.0
     best_by: str = "recall@10"
     bf16: bool = True
-    seed: int = 0
-    evaluations: int = 4
+    seed: Seed = 0
+    evaluations: Count = 4
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
-        for name in ("learning_rate", "image_learning_rate"):
-            _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
-        for name in ("weight_decay", "image_weight_decay", "warmup_steps", "micro_batch"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        for name in ("patch_dropout", "token_dropout", "ema"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a share below 1")
-        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a share up to 1")
-        _check("loss", self.loss, self.loss in ("softmax", "sigmoid"), "softmax or sigmoid")
-        _check("evaluations", self.evaluations, self.evaluations >= 1, "1 or more")
-        _check("lora_rank", self.lora_rank, self.lora_rank >= 1, "1 or more")
+        check_fields(self)
         _check_learn("text", self.text, ("all", "none", "lora"))
         _check_learn("image", self.image, ("all", "none"))
         if self.text == "none" and self.image == "none":
@@ -99,17 +113,36 @@ _TYPES: dict[object, tuple[tuple[type, ...], str]] = {
 }
 
 
-def check_types(record: Any) -> None:  # noqa: ANN401  (any dataclass)
-    """Refuse a word where a number belongs: ``"False"`` would be taken for true.
+def check_fields(record: Any) -> None:  # noqa: ANN401  (any dataclass)
+    """Refuse values that are not of a field's type or range, as its annotation says them.
+
+    A word where a number belongs is refused, too: ``"False"`` would be taken for true. Every
+    recipe calls this when it is made.
 
     Raises:
-        RecipeError: If a field holds another type than its own.
+        RecipeError: If a field holds what it may not; the message names it.
     """
     for field in fields(record):
-        types, expected = _TYPES.get(field.type, ((object,), ""))
         value = getattr(record, field.name)
-        holds = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        _check(field.name, value, holds or object in types, expected)
+        choices = get_args(field.type)
+        optional = len(choices) == 2 and type(None) in choices
+        if optional and value is None:
+            continue
+        kind = choices[0] if optional else field.type
+        base, *ranges = get_args(kind) if hasattr(kind, "__metadata__") else (kind,)
+        _check_type(field.name, value, base)
+        for each in ranges:
+            holds = math.isfinite(value) and each.holds(value)
+            _check(field.name, value, holds, each.expected)
+
+
+def _check_type(name: str, value: object, kind: Any) -> None:  # noqa: ANN401  (a type or a Literal)
+    if get_origin(kind) is Literal:
+        _check(name, value, value in get_args(kind), " or ".join(get_args(kind)))
+    elif kind in _TYPES:
+        types, expected = _TYPES[kind]
+        holds = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
+        _check(name, value, holds, expected)
 
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:

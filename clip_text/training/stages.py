@@ -14,7 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from clip_text.storage import partial_file
-from clip_text.training.recipe import Recipe, RecipeError, check_types
+from clip_text.training.recipe import Count, Factor, Recipe, RecipeError, check_fields
 from clip_text.training.trainer import SaveError
 
 PRESETS = "presets"
@@ -44,22 +44,15 @@ class Stage:
 
     name: str
     recipe: Recipe
-    batch_size: int = 128
-    captions_per_image: int = 2
+    batch_size: Count = 128
+    captions_per_image: Count = 2
     keep_apart: bool = False
-    views: int = 1
-    crop: float = 0.9
+    views: Count = 1
+    crop: Factor = 0.9
     suggest: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("batch_size", "captions_per_image", "views"):
-            if getattr(self, name) < 1:
-                raise RecipeError(
-                    f"expected {name} to be 1 or more, got {getattr(self, name)}. Raise it."
-                )
-        if not 0 < self.crop <= 1:
-            raise RecipeError(f"expected crop to be a share up to 1, got {self.crop}. Correct it.")
+        check_fields(self)
         # the folder is emptied when the stage starts anew: it has to be one within the run's
         if not re.fullmatch(r"[\w-]+", self.name) or self.name == FEATURES:
             raise RecipeError(

@@ -33,6 +33,11 @@ TIMEOUT = timedelta(days=7)
 """How long processes wait for each other: one may encode all pictures, and the others for it."""
 
 
+KEPT = 2
+"""Checkpoints of a run that stay: the newest, to go on from, and the best; the newest two if that
+is one."""
+
+
 class NonFiniteLossError(ClipTextError, RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
 
@@ -119,7 +124,6 @@ def common_arguments(
         "eval_steps": every,
         "save_strategy": "steps",
         "save_steps": every,
-        "save_total_limit": 2,
         "load_best_model_at_end": True,
         "metric_for_best_model": f"eval_{best_by}",
         "greater_is_better": True,
@@ -263,6 +267,20 @@ class CheckedTrainer(Trainer):
                 f"expected room for a checkpoint in {folder.parent}, got {error}. "
                 f"Make room; the same command again {then}."
             ) from error
+        if self.args.should_save:
+            self._drop_older(folder)
+
+    def _drop_older(self, newest: Path) -> None:
+        """Delete all but :data:`KEPT` checkpoints; the Trainer's own way goes by their times.
+
+        Where steps are so quick that these are alike it says that the file system is at fault.
+        """
+        best = Path(self.state.best_model_checkpoint or "").name
+        order = sorted(newest.parent.glob("checkpoint-*"), key=step_of, reverse=True)
+        needed = {newest.name, best} & {each.name for each in order}
+        others = [each for each in order if each.name not in needed]
+        for old in others[KEPT - len(needed) :]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -325,4 +343,9 @@ def last_checkpoint(folder: Path) -> str | None:
     """Path of the newest complete checkpoint in a run's folder, None if there is none."""
     # The Trainer writes this file last: a checkpoint without it was cut short.
     complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1]), default="")) or None
+    return str(max(complete, key=step_of, default="")) or None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Step after which a checkpoint was written, which its folder is named by."""
+    return int(checkpoint.name.rpartition("-")[2])

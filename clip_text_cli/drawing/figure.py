@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_text.errors import ClipTextError, DataError
+from clip_text.errors import DataError, needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ def check_drawable(out: Path) -> None:
     """Refuse early what could not be drawn after a long run.
 
     Raises:
-        ClipTextError: If matplotlib is missing.
+        MissingPackageError: If matplotlib is missing.
         DataError: If the file's ending is none of :data:`SUFFIXES`.
     """
     if out.suffix.lower() not in SUFFIXES:
@@ -23,13 +23,8 @@ def check_drawable(out: Path) -> None:
             f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
             "Rename it."
         )
-    try:
+    with needs("clip-text[evaluate]", "a picture"):
         import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ClipTextError(
-            "expected the package matplotlib for a picture, got none. "
-            "Run: pip install 'clip-text[evaluate]'."
-        ) from None
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -221,15 +221,9 @@ def mlm(
     numbers: dict[str, Any] = dict(PRESETS[preset or ("scratch" if from_scratch else "continue")])
     numbers |= {name: value for name, value in given.items() if value is not None}
     numbers["micro_batch"] = min(micro_batch, int(numbers["batch_size"]))
-    network, own, new_head = start(
-        model, from_scratch, tokenizer, context_length, seed, grow=grow_positions
-    )
-    if dropout is not None:
-        drop_less(network, dropout)
     recipe = MaskedLMRecipe(
         epochs=epochs,
         schedule=schedule,
-        context_length=own.context_length,
         packing=packing,
         share=share,
         seed=seed,
@@ -237,6 +231,12 @@ def mlm(
         patience=patience,
         **numbers,
     )
+    network, own, new_head = start(
+        model, from_scratch, tokenizer, context_length, seed, grow=grow_positions
+    )
+    if dropout is not None:
+        drop_less(network, dropout)
+    recipe = replace(recipe, context_length=own.context_length)
     options = {"fields": listed(fields) or (), "line_documents": line_documents}
     processes = join_processes()
     main = processes.is_main_process

@@ -18,7 +18,7 @@ from rich.table import Table
 from clip_text_cli.drawing.curves import CURVES, draw_course
 from clip_text_cli.options import AsJson, Model
 from clip_text_cli.output import err, out, print_json
-from clip_text_cli.runs import HeadRun, fit, place_towers
+from clip_text_cli.runs import HeadRun, check_numbers, fit, place_towers
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.tagged_text import TaggedText, TaggedTexts
@@ -82,6 +82,13 @@ def command(
     from clip_text.checkpoints.heads import check_name
 
     check_name(name)
+    check_numbers(
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        seed=seed,
+        learning_rate=learning_rate,
+    )
     train, validation = _read(data, val, texts, seed)
     start = start_backbone(model, context_length, random=random, seed=seed)
     settings = {"random": random, "texts": _digest(train, validation), "epochs": epochs}

@@ -1,1 +1,13 @@
 """Hits over HTTP, and the page; needs ``clip-text[serve]``."""
+
+from retrieval.errors import MissingPackageError
+
+try:
+    import fastapi  # noqa: F401
+    import fastapi_offline  # noqa: F401
+except ModuleNotFoundError as error:
+    raise MissingPackageError(
+        f"expected the package {error.name} for the search service, got none. "
+        "Run pip install 'clip-text[serve]'.",
+        name=error.name,
+    ) from error
