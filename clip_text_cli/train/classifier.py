@@ -195,8 +195,13 @@ def command(
 def _names(file: Path | None) -> tuple[str, ...]:
     if file is None:
         return ()
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    from clip_text.data.text_files import read_entries
+    from clip_text.errors import DataError
+
+    names = tuple(read_entries(file))
+    if not names:
+        raise DataError(f"expected names of labels in {file}, got none. Write one a line.")
+    return names
 
 
 def _read(
