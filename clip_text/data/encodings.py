@@ -97,7 +97,7 @@ def _codec_of(lines: Sequence[bytes]) -> str:
         return UTF_8
     # GB18030 may look like UTF-8 of two bytes; three in a row, as all Chinese has, are no chance
     sound = sum(bool(_THREE_BYTES.search(x)) and _decodes(x, "utf-8") for x in lines)
-    if sound * 10 > len(broken):
+    if sound * 10 > len(broken) or _is_korean(lines):
         return UTF_8
     shares = {codec: _share_of_common(lines, codec) for codec in ("gb18030", "cp950")}
     best = max(shares, key=lambda codec: shares[codec])
@@ -120,20 +120,21 @@ def _share_of_common(lines: Sequence[bytes], codec: str) -> float:
     text = "\n".join(sound)
     runs = _RUN.findall(text)
     letters = "".join(runs)
-    # the accents of European languages stand alone among letters
-    if 2 * len(_LONE.findall(text)) > len(runs) or (codec == "gb18030" and _is_korean(letters)):
+    if 2 * len(_LONE.findall(text)) > len(runs):  # accents stand alone among letters
         return 0.0
     common = sum(letter in _common() for letter in letters)
     return (common + len(_SYMBOLS.findall(letters))) / max(1, len(letters))
 
 
-def _is_korean(letters: str) -> bool:
-    """Say whether what was decoded as GB18030 is EUC-KR, whose syllables end in row C8.
+def _is_korean(lines: Sequence[bytes]) -> bool:
+    """Say whether lines are EUC-KR, which would pass for Chinese: its syllables end in row C8.
 
-    Nearly half of what Chinese writes is in the rows behind: 是, 在, 有, 人, 一, 中.
+    Nearly half of what Chinese writes is in GB 2312's rows behind: 是, 在, 有, 人, 一, 中. Half of
+    Big5 has a second byte below A1.
     """
-    rows = {letter: letter.encode("gb18030")[0] for letter in set(letters)}
-    return len(rows) >= 12 and all(row <= 0xC8 for row in rows.values())
+    letters = "".join(line.decode("gb18030", "ignore") for line in lines)
+    codes = {letter.encode("gb18030") for letter in set(letters) if not letter.isascii()}
+    return len(codes) >= 12 and all(code[0] <= 0xC8 and code[1] >= 0xA1 for code in codes)
 
 
 @cache
