@@ -13,7 +13,7 @@ from clip_text.errors import DataError
 
 TEXT_COLUMNS = (
     *("text", "sentence", "content", "review", "query", "title"),
-    *("文本", "内容", "句子", "评论", "标题", "描述"),
+    *("文本", "内容", "评论", "标题", "描述"),
 )
 LABEL_COLUMNS = (
     *("label", "labels", "category", "class", "intent", "label_desc", "cat"),
