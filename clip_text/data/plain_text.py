@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_text.data.tables import find_columns, read_table
-from clip_text.data.text_files import check_decoded, json_objects, open_text, say_encoding
+from clip_text.data.text_files import (
+    check_decoded,
+    is_decoded,
+    json_objects,
+    open_text,
+    say_encoding,
+)
 from clip_text.errors import DataError
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
@@ -107,7 +113,8 @@ def _plain(path: Path) -> Iterator[Line]:
         while read := file.readline(_LONGEST):
             whole = read.endswith("\n")
             text = rest + (read if goes_on else read.removeprefix("\ufeff"))
-            check_decoded(text, file.encoding, f"{path}, line {number}")
+            if not is_decoded(text):
+                check_decoded(text, file.encoding, f"{path}, line {number}")
             cut = len(text) if whole or len(read) < _LONGEST else _last_stop(text)
             text, rest = text[:cut], text[cut:]
             if text.strip():

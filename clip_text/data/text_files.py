@@ -97,6 +97,14 @@ def open_text(source: Path | bytes, newline: str | None = None) -> TextIO:
         raise
 
 
+def is_decoded(text: str) -> bool:
+    """Say whether a text of :func:`open_text` has no bytes that are no text."""
+    try:
+        return text.isascii() or bool(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
 def check_decoded(text: str, encoding: str, where: str) -> None:
     """Refuse a text of :func:`open_text` with bytes that are no text.
 
@@ -108,8 +116,6 @@ def check_decoded(text: str, encoding: str, where: str) -> None:
     Raises:
         DataError: With the first such byte.
     """
-    if text.isascii():
-        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -145,15 +151,11 @@ def text_lines(
         else:
             say_encoding(path, encoding, problems)
         for number, line in enumerate(lines, 1):
-            if line.isascii():
-                yield number, line
+            if is_decoded(line):  # a mark may stand in the midst, too, where files were joined
+                yield number, line.removeprefix(_MARK)
                 continue
-            sound = False
             with entry(problems, f"line {number}"):
                 check_decoded(line, encoding, f"{path}, line {number}")
-                sound = True
-            if sound:  # a mark may stand in the midst, too, where files were joined
-                yield number, line.removeprefix(_MARK)
 
 
 def say_encoding(path: Path, encoding: str, problems: list[Problem] | None = None) -> None:
