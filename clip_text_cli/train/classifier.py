@@ -35,7 +35,7 @@ BATCH = {"head": 256, "copy": 64, "joint": 64}
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl, .csv or .tsv.")],
+    data: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl, .csv, .tsv or .xlsx.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the model to write.")],
     val: Annotated[Path | None, typer.Option(help="Labelled texts to measure on.")] = None,
     hold_out: Annotated[
