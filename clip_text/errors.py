@@ -3,6 +3,7 @@
 ClipTextError
 ├── CheckpointError       a checkpoint cannot be found, read, or does not fit
 ├── DataError             a data file does not hold what it should (also a ValueError)
+│   └── NoFileError       no file that can be read is where one was named (a FileNotFoundError)
 ├── StorageError          the disk is full, or keeps a file from being written (also an OSError)
 ├── MissingPackageError   an optional package is not installed (also a ModuleNotFoundError)
 └── ImageError            something is no picture (also a ValueError; in clip_text.images)
@@ -24,6 +25,10 @@ class CheckpointError(ClipTextError):
 
 class DataError(ClipTextError, ValueError):
     """A data set does not hold what it should; the message names the file and line."""
+
+
+class NoFileError(DataError, FileNotFoundError):
+    """No file that can be read is at a path that a person named."""
 
 
 class StorageError(ClipTextError, OSError):

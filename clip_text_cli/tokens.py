@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text.errors import DataError
 from clip_text_cli import wiring
 from clip_text_cli.options import AsJson, Model
 from clip_text_cli.output import out, print_json
@@ -47,26 +46,17 @@ def command(
 
 
 def read_texts(source: Path) -> list[str]:
-    """Read one text a line, in UTF-8; the path ``-`` is standard input.
+    """Read one text a line; the path ``-`` is standard input.
 
     Raises:
-        DataError: If a line is no UTF-8.
-        OSError: If the file cannot be read.
+        NoFileError: If there is no file that can be read.
+        DataError: If a line is not in the file's encoding; it names line and byte.
     """
-    raw = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # Unicode knows more ends of a line
-    if not lines[-1]:
-        lines.pop()
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            texts.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"expected UTF-8 in line {number} of {source}, got byte {line[error.start]:#04x}. "
-                "Save the file as UTF-8."
-            ) from None
-    return texts
+    from clip_text.data.text_files import decode_lines, text_lines
+
+    if str(source) == "-":
+        return decode_lines(sys.stdin.buffer.read(), "standard input", Path("standard input"))
+    return [line.removesuffix("\n") for _, line in text_lines(source)]
 
 
 def summary(report: "TokenReport") -> list[str]:

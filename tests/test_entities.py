@@ -401,6 +401,20 @@ def test_lines_of_a_unit_and_its_tag(tmp_path):
         check_labels(read, ["LOC", "PER"])
 
 
+@pytest.mark.parametrize("blank", ["  ", "\u3000 ", " \t", "\t ", "\t\t", "\xa0 "])
+def test_a_unit_may_be_a_blank(blank, tmp_path):
+    """A letter and its tag, written by a program that takes white space for a letter, too."""
+    path = write(tmp_path / "a.txt", f"纽 B-LOC\n{blank}I-LOC\n约 I-LOC\n{blank}O\n\n \t\n好 O\n")
+    first, second = read_tagged(path).texts
+    assert first.text == f"纽{blank[0]}约{blank[0]}"
+    assert [one.key for one in first.entities] == [(0, 3, "LOC")]
+    assert second.text == "好"
+    for lost in (" O", "\tO", "\u3000O"):
+        path = write(tmp_path / "b.txt", f"王 O\n{lost}\n")
+        with pytest.raises(DataError, match=r"line 2, got 'O' without its unit, which is gone\."):
+            read_tagged(path)
+
+
 def test_json_lines(tmp_path):
     lines = [
         {"text": ["王", "明"], "label": ["B-PER", "I-PER"]},

@@ -54,7 +54,9 @@ def test_templates_from_a_file(tmp_path):
     with pytest.raises(DataError, match="expected a template"):
         read_templates(file)
     file.write_bytes("{}照".encode("gb18030"))
-    with pytest.raises(DataError, match="expected UTF-8"):
+    assert read_templates(file) == ("{}照",)
+    file.write_bytes(b"{}\xff")
+    with pytest.raises(DataError, match=r"expected UTF-8 in .*line 1, got byte 0xff"):
         read_templates(file)
     with pytest.raises(DataError, match=r"one of original, .*got 'nosuch'\. Name"):
         read_templates("nosuch")
@@ -190,7 +192,7 @@ def test_bad_lines(tmp_path, line, message):
 
 def test_a_file_that_is_not_text(tmp_path):
     (tmp_path / "labels.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"expected a JSON object in .*line 1"):
+    with pytest.raises(DataError, match=r"expected UTF-16 in .*line 1, got byte 0x00"):
         read_labelled(tmp_path / "labels.jsonl")
     with pytest.raises(OSError, match="nowhere"):
         read_labelled(tmp_path / "nowhere")

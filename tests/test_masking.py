@@ -75,7 +75,7 @@ def test_a_broken_user_dictionary_is_told_with_its_line(tmp_path):
     file.write_text("草地上\n红色 often n\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"words.txt, line 2, got '红色 often n'"):
         Segmenter(file)
-    with pytest.raises(DataError, match="got no file"):
+    with pytest.raises(DataError, match=r"none\.txt, got nothing there"):
         Segmenter(tmp_path / "none.txt")
 
 

@@ -28,7 +28,7 @@ def test_a_text_a_line_whatever_else_is_in_it(tmp_path, monkeypatch):
 
 def test_a_line_that_is_no_text_is_named(tmp_path):
     (tmp_path / "texts").write_bytes("红\n".encode() + "红".encode("gbk"))
-    with pytest.raises(DataError, match=r"expected UTF-8 in line 2 of .*, got byte 0xba\. Save"):
+    with pytest.raises(DataError, match=r"expected UTF-8 in .*texts, line 2, got byte 0xba\. Save"):
         read_texts(tmp_path / "texts")
 
 

@@ -22,6 +22,7 @@ from clip_text.data.labelled_texts import (
 from clip_text.training.masked_lm import save_masked_lm
 from clip_text.training.masked_models import load_masked_lm
 from clip_text.training.trainer import last_checkpoint
+from clip_text_cli.train.classifier import _names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,6 +108,27 @@ def test_labelled_texts_of_every_form(tmp_path):
 def test_broken_texts_are_refused(name, text, message, tmp_path):
     with pytest.raises(DataError, match=message):
         read_labelled_texts(write(tmp_path / name, text))
+
+
+def test_names_of_labels_from_a_file_as_windows_writes_it(tmp_path):
+    for codec in ("utf-8-sig", "utf-16", "gbk"):
+        (tmp_path / "names.txt").write_bytes("好评\r\n\r\n差评 \r\n".encode(codec))
+        assert _names(tmp_path / "names.txt") == ("好评", "差评")
+    assert _names(None) == ()
+    (tmp_path / "names.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"names of labels in .*names\.txt, got none"):
+        _names(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("task", ["classifier", "ner", "qa", "mlm", "distill"])
+def test_data_that_are_not_there(task, run, tmp_path):
+    options = ["--from", "en", "--to", "zh"] if task == "distill" else []
+    path = tmp_path / "none.jsonl"
+    code, out, err = run("train", task, path, "--out", tmp_path / "out", *options)
+    assert (code, out) == (1, "")
+    assert f"at {path}" in err
+    assert "Errno" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_out_of_range_are_refused(tmp_path):

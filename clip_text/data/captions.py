@@ -3,22 +3,39 @@
 Each gives :class:`Record` after record; :func:`captioned_set` makes a retrieval set of them.
 """
 
-import json
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clip_text.data.collection import Problem, RetrievalSet, Text, entry, refuse, retrieval_set
+from clip_text.data.collection import (
+    Problem,
+    RetrievalSet,
+    Text,
+    entry,
+    first_error,
+    refuse,
+    retrieval_set,
+)
+from clip_text.data.picture_files import PictureFiles
+from clip_text.data.tables import find_columns
+from clip_text.data.text_files import json_objects, say_encodings, text_lines
 from clip_text.errors import DataError
 from clip_text.images import ImageSource, is_read
 
-IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "path")
-"""Where the picture's file name is looked for in a table; the last but one is open_clip's."""
+IMAGE_COLUMNS = (
+    *("image", "file_name", "filename", "filepath", "path"),
+    *("图片", "图像", "文件名", "图片名", "图片名称", "图片路径", "文件路径"),
+)
+"""Where the picture's file name is looked for, in any case; ``filepath`` is open_clip's."""
 
-CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "zh")
-"""Where captions are looked for in a table that is read without ``kinds``."""
+CAPTION_COLUMNS = (
+    *("caption", "captions", "text", "texts", "title", "zh"),
+    *("描述", "图片描述", "标题", "文本", "说明", "标签", "类别"),
+)
+"""Where captions are looked for without ``kinds``, in any case. The last are labels of pictures."""
 
 NEGATIVES = "negatives"
 """The field of captions that look right for a picture and are wrong."""
@@ -44,69 +61,6 @@ class Record:
     negatives: Sequence[str] = ()
 
 
-def utf8_lines(
-    path: Path, newline: str | None = None, problems: list[Problem] | None = None
-) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, from 1; a byte order mark is passed over.
-
-    Raises:
-        DataError: If a line is no UTF-8; it names the line, which the decoder's own error cannot.
-            With a list of ``problems`` that is told, and the line passed over.
-    """
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.isascii() or _is_utf8(line):
-                yield number, line
-                continue
-            with entry(problems, f"line {number}"):
-                raise DataError(
-                    f"expected UTF-8 in {path}, line {number}, got other bytes. Convert the file."
-                )
-
-
-def _is_utf8(line: str) -> bool:
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def json_objects(
-    path: Path, problems: list[Problem] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (``"line 3"``) and object of each line that is not blank.
-
-    Raises:
-        DataError: If a line is no JSON object. With a list of ``problems`` that is told, and the
-            line passed over.
-    """
-    for number, line in utf8_lines(path, problems=problems):
-        if line.strip():
-            place, found = f"line {number}", None
-            with entry(problems, place):
-                found = json_object(line, f"{path}, {place}")
-            if found is not None:
-                yield place, found
-
-
-def json_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """Parse one JSON object.
-
-    Raises:
-        DataError: If it is none; it names ``where``.
-    """
-    try:
-        found: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"expected a JSON object in {where}, got {error}. Mend the line.") from None
-    if not isinstance(found, dict):
-        raise DataError(
-            f"expected a JSON object in {where}, got {type(found).__name__}. Mend the line."
-        )
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Captioned:
     """One picture with its captions.
@@ -124,7 +78,7 @@ def read_captions(path: Path, kinds: Sequence[str], image_field: str = "image") 
     """Read a jsonl file: one object a line, with a picture's file name and lists of captions.
 
     Args:
-        path: The file, UTF-8.
+        path: The file.
         kinds: Fields that hold captions, each a string or a list of strings.
         image_field: Field that holds the file name.
 
@@ -190,13 +144,13 @@ def jsonl_records(
             one = _captioned(found, kinds, image_field, where)
             wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
             records.append(Record(one.image, one.captions, place, wrong))
-    if not records and not problems:
+    if not records and not first_error(problems):
         raise _empty(path)
     return records
 
 
 def _first_of(names: Sequence[str], there: Mapping[str, Any]) -> str:
-    return next((name for name in names if name in there), names[0])
+    return next(iter(find_columns(names, there)), names[0])
 
 
 def gallery_records(
@@ -289,24 +243,38 @@ def sidecar_records(
         str(pictures), expected, shared, "Rename", kind="pictures_of_one_text", problems=problems
     )
     texts = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*.txt"))
+        _stem_of(path.relative_to(folder), images): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() == ".txt"
     }
     orphans = [f"{stem}.txt" for stem in texts if stem not in images]
     remedy = "Add the pictures or drop"
     kind = "texts_without_picture"
     refuse(str(folder), "a picture for every .txt", orphans, remedy, kind=kind, problems=problems)
-    return [
-        Record(image, {"": _sidecar(texts.get(stem), problems)}, f"{stem}.txt")
+    encodings: dict[Path, str] = {}
+    records = [
+        Record(image, {"": _sidecar(texts.get(stem), problems, encodings)}, f"{stem}.txt")
         for stem, same in images.items()
         for image in same
     ]
+    say_encodings(folder, encodings, problems)
+    return records
 
 
-def _sidecar(path: Path | None, problems: list[Problem] | None) -> list[str]:
+def _stem_of(text: Path, images: Mapping[str, object]) -> str:
+    """The picture's stem that a text has, in whichever Unicode form, or its own."""
+    stem = text.with_suffix("").as_posix()
+    forms = (stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD")))
+    return next((form for form in forms if form in images), stem)
+
+
+def _sidecar(
+    path: Path | None, problems: list[Problem] | None, encodings: dict[Path, str]
+) -> list[str]:
     if path is None:
         return []
-    return [line.strip() for _, line in utf8_lines(path, problems=problems) if line.strip()]
+    lines = text_lines(path, problems=problems, encodings=encodings)
+    return [line.strip() for _, line in lines if line.strip()]
 
 
 def captioned_set(
@@ -338,11 +306,13 @@ def captioned_set(
             first few. And as :func:`retrieval_set` says.
     """
     records = list(records)
-    paths: Mapping[str, ImageSource] = (
-        {record.image: pictures / record.image for record in records}
-        if isinstance(pictures, Path)
-        else pictures
-    )
+    missing: list[str] = []
+    paths: Mapping[str, ImageSource]
+    if isinstance(pictures, Path):
+        records, missing = _located(records, pictures)
+        paths = {record.image: pictures / record.image for record in records}
+    else:
+        paths = pictures
     if problems is None:
         blank = [
             record.where
@@ -350,8 +320,6 @@ def captioned_set(
             if not all(text.strip() for texts in record.captions.values() for text in texts)
         ]
         refuse(str(source), "captions with words", blank, "Mend")
-    if problems is None and isinstance(pictures, Path):
-        missing = [image for image in paths if not _is_file(pictures / image)]
         refuse(str(source), f"picture files below {pictures}", missing, "Add the pictures or drop")
     texts = _number(records)
     described = {image for text in texts for image in text.image_ids}
@@ -373,6 +341,17 @@ def captioned_set(
     )
 
 
+def _located(records: Iterable[Record], folder: Path) -> tuple[list[Record], list[str]]:
+    """Call pictures what their files are called; the records, and the names of no file."""
+    files = PictureFiles(folder)
+    located = [
+        record if (name := files.find(record.image)) is None else replace(record, image=name)
+        for record in records
+    ]
+    names = dict.fromkeys(record.image for record in located)
+    return located, [name for name in names if files.find(name) is None]
+
+
 def _number(records: Iterable[Record]) -> list[Text]:
     texts: dict[str, Text] = {}
     used: Counter[str] = Counter()
@@ -389,10 +368,3 @@ def _number(records: Iterable[Record]) -> list[Text]:
                 images = tuple(dict.fromkeys([*before, record.image]))
                 texts[text_id] = Text(text_id, caption, images, kind)
     return list(texts.values())
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a caption in the place of a file name is too long for one
-        return False

@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Literal, NamedTuple
 
-from clip_text.data.collection import Problem, RetrievalSet
-from clip_text.data.duplicates import content_digest, find_duplicates
+from clip_text.data.captions import TAGS
+from clip_text.data.collection import OTHER_ENCODINGS, ROWS_OVER_LINES, Problem, RetrievalSet
+from clip_text.data.duplicates import content_digest, find_duplicates, pictures_by_wording
 from clip_text.features import ahead
 from clip_text.images import load_image
 from clip_text.tokenizer import Tokenizer
 
 SMALL = 32
 """Pixels; a picture with a shorter side has next to nothing for a model to see."""
+
+FEW = 4
+"""Pictures for each wording of a caption, on average, from which captions are labels."""
+
+FEW_WORDINGS = "few_wordings"
 
 _CHUNK = 4096  # texts tokenised at once: an encoding takes kilobytes
 
@@ -36,6 +42,17 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "unreadable_entries": Kind("error", "entries that cannot be read", "Mend or drop them."),
+    OTHER_ENCODINGS: Kind(
+        "note",
+        "files that are not UTF-8",
+        "Nothing must be done if the captions read well: they were read as named.",
+    ),
+    ROWS_OVER_LINES: Kind(
+        "note",
+        "rows that go over several lines",
+        "Nothing must be done if these captions have several lines. If not, a quotation mark "
+        'swallows lines: write one that is text as "" in a quoted field.',
+    ),
     "texts_without_picture": Kind(
         "error", "texts whose picture is not there", "Add the pictures or drop the texts."
     ),
@@ -69,6 +86,14 @@ KINDS: dict[str, Kind] = {
         "captions worded as one of another picture",
         "Nothing must be done here: training counts them as right for all of their pictures. "
         "Elsewhere they are false negatives.",
+    ),
+    FEW_WORDINGS: Kind(
+        "note",
+        "captions that are labels: few wordings for many pictures",
+        "Recall then says how often a picture of the right label comes first: train contrastive "
+        "counts all of them as right, evaluate retrieval does with --merge-duplicates (without it "
+        "every picture of the label but one is wrong). Guessing has 1 in as many as there are "
+        "wordings. clip-text evaluate zero-shot measures accuracy by label.",
     ),
     "cut_captions": Kind(
         "warning",
@@ -218,6 +243,7 @@ def check(
         Finding("small_pictures", pictures.small),
         *_twice(collection, pictures.digests),
         *_captions(collection),
+        *_labels(collection),
         *_leaks(collection, pictures.digests, others),
     ]
     if tokens:
@@ -306,6 +332,25 @@ def _captions(collection: RetrievalSet) -> Iterator[Finding]:
         ]
     yield Finding("repeated_captions", repeated)
     yield Finding("wrong_negatives", wrong)
+
+
+def _labels(collection: RetrievalSet) -> Iterator[Finding]:
+    """Find whether captions are few wordings, each of many pictures, and which."""
+    tags = {text.text for text in collection.texts if text.kind == TAGS}
+    pictures = {
+        wording: answers
+        for wording, answers in pictures_by_wording(collection).items()
+        if wording.strip() and wording not in tags
+    }
+    described = set().union(*pictures.values())
+    if len(pictures) < len(described) / FEW or len(pictures) == 1 < len(described):
+        ordered = sorted(pictures, key=lambda wording: -len(pictures[wording]))
+        worded = [f"{wording} ({_pictures(len(pictures[wording]))})" for wording in ordered]
+        yield Finding(FEW_WORDINGS, worded)
+
+
+def _pictures(number: int) -> str:
+    return f"{number:,} {'picture' if number == 1 else 'pictures'}"
 
 
 def _leaks(

@@ -28,8 +28,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from clip_text.data.captions import json_objects
 from clip_text.data.collection import Problem, Text, entry, refuse
+from clip_text.data.text_files import json_objects
 from clip_text.errors import DataError, needs
 
 if TYPE_CHECKING:

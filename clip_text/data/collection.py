@@ -11,6 +11,9 @@ from clip_text.images import ImageSource
 EXAMPLES = 3
 """How many offenders an error names."""
 
+OTHER_ENCODINGS, ROWS_OVER_LINES = "other_encodings", "rows_over_lines"
+"""Kinds of :class:`Problem` that are worth knowing, and nothing is wrong with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -194,6 +197,12 @@ def refuse(
     if problems is None:
         raise DataError(message)
     problems.append(Problem(kind, message, tuple(map(str, offenders))))
+
+
+def first_error(problems: Iterable[Problem] | None) -> Problem | None:
+    """Find the first problem that is one, not a note of an encoding, say; None if there is none."""
+    notes = (OTHER_ENCODINGS, ROWS_OVER_LINES)
+    return next((problem for problem in problems or () if problem.kind not in notes), None)
 
 
 @contextmanager

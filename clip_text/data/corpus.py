@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clip_text.data.masking import Segmenter, word_starts
 from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, Bits, Packing, pack
 from clip_text.data.plain_text import STOPS, Line, read_lines
+from clip_text.data.text_files import open_file
 from clip_text.errors import DataError
 from clip_text.storage import write_json
 from clip_text.tokenizer import Tokenizer
@@ -159,7 +160,7 @@ def tokenise(
     key.update(tokenizer.contract.encode())
     key.update(tokenizer.backend.backend_tokenizer.to_str().encode())
     for file in [*files, *([user_dict] if user_dict else [])]:
-        with file.open("rb") as content:
+        with open_file(file) as content:
             key.update(hashlib.file_digest(content, "blake2b").digest())
     folder = cache / key.hexdigest()
     _remove_stale(folder)

@@ -8,25 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from clip_text.data import cn_clip, hub
-from clip_text.data.captions import json_objects
+from clip_text.data import cn_clip, coco, hub
 from clip_text.data.collection import Problem
 from clip_text.data.shards import expand, find_shards, is_pattern, is_url, listed
+from clip_text.data.tables import TABLES, is_table
+from clip_text.data.text_files import json_objects, open_file
 from clip_text.errors import DataError
 from clip_text.images import is_read
 
-Format = Literal["jsonl", "gallery", "table", "folder", "cn_clip", "parquet", "webdataset", "hub"]
+Format = Literal[
+    "jsonl", "gallery", "table", "coco", "folder", "cn_clip", "parquet", "webdataset", "hub"
+]
 
 FORMATS = (
-    "a .jsonl, .csv or .tsv file of captions, .parquet, webdataset's .tar (a file, a folder, a "
-    "pattern like x-{000..099}.tar, a .txt that lists them, or URLs), a folder with a "
-    "metadata.jsonl, a folder of pictures with a .txt beside each, what Hugging Face's "
-    "save_to_disk wrote or hf://owner/name, or Chinese-CLIP's layout ({split}_texts.jsonl and "
-    "{split}_imgs.tsv, or lmdb/{split})"
+    "a .jsonl, .csv, .tsv or .xlsx file of captions, COCO's captions_….json, .parquet, "
+    "webdataset's .tar (a file, a folder, a pattern like x-{000..099}.tar, a .txt that lists them, "
+    "or URLs), a folder with a metadata.jsonl, a folder of pictures with a .txt beside each, what "
+    "Hugging Face's save_to_disk wrote or hf://owner/name, or Chinese-CLIP's layout "
+    "({split}_texts.jsonl and {split}_imgs.tsv, or lmdb/{split})"
 )
 
 _GALLERY_FILE = "metadata.jsonl"
-_CAPTION_FILES = (".jsonl", ".csv", ".tsv")
+_CAPTION_FILES = (".jsonl", *TABLES)
 _SHARDED: tuple[tuple[str, Format], ...] = ((".tar", "webdataset"), (".parquet", "parquet"))
 # .parquet after .tar: img2dataset writes both, and its pictures are in the tars
 _FOLDED = re.compile(r"^(hf|https?):/(?=[^/])")
@@ -119,8 +122,11 @@ def _same_split(path: Path, there: str, split: str | None) -> str:
 def _recognise_file(path: Path, problems: list[Problem] | None) -> Found:
     parent = path.resolve().parent.name
     suffix, name, source = path.suffix.lower(), f"{parent} {path.stem}", str(path)
-    if suffix in (".csv", ".tsv"):
+    open_file(path).close()  # one that may not be read is told of as such
+    if is_table(path):
         return Found("table", source, path, name)
+    if suffix == ".json" and coco.is_coco(path):
+        return Found("coco", source, path, name)
     for ending, sharded in _SHARDED:
         if suffix == ending:
             return Found(sharded, source, path, name, files=[source])
@@ -128,11 +134,11 @@ def _recognise_file(path: Path, problems: list[Problem] | None) -> Found:
         files = listed(path)
         _check_tars(source, files, None)
         return Found("webdataset", source, path, name, files=files)
-    if suffix != ".jsonl":
+    if suffix not in (".jsonl", ".json"):
         raise _unknown(path)
     # what is wrong with the first lines is told when all of them are read
     _, first = next(json_objects(path, None if problems is None else []), ("", {}))
-    if "file_name" in first and "image" not in first:
+    if "file_name" in first and "image" not in first and suffix == ".jsonl":
         return Found("gallery", source, path, parent)
     return Found("jsonl", source, path, name)
 
@@ -147,6 +153,7 @@ def _recognise_folder(folder: Path, split: str | None, problems: list[Problem] |
         _refuse_split(folder, split)
         return _recognise_file(folder / _GALLERY_FILE, problems)
     files = _caption_files(folder)
+    files = files or coco.find_splits(folder)
     if files:
         return _recognise_file(files[_choose(folder, list(files), split)], problems)
     for ending, sharded in _SHARDED:
@@ -176,7 +183,12 @@ def _recognise_cn_clip(folder: Path, split: str | None) -> Found | None:
 
 def _caption_files(folder: Path) -> dict[str, Path]:
     """By split: the file's name without its ending, or with it where two differ by that only."""
-    files = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _CAPTION_FILES]
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _CAPTION_FILES
+        and not path.name.startswith((".", "~$"))  # what macOS and Excel leave beside a file
+    ]
     stems = Counter(path.stem for path in files)
     return {path.stem if stems[path.stem] == 1 else path.name: path for path in files}
 

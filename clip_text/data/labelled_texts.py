@@ -1,6 +1,5 @@
 """Labelled texts: read from csv, tsv and jsonl, and split."""
 
-import csv
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_text.data.captions import json_objects, utf8_lines
+from clip_text.data.tables import find_columns, is_table, read_table, table_rows
+from clip_text.data.text_files import json_objects
 from clip_text.errors import DataError
 
-TEXT_COLUMNS = ("text", "sentence", "content", "review", "query", "title", "文本")
-LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "label_desc", "cat", "类别")
+TEXT_COLUMNS = (
+    *("text", "sentence", "content", "review", "query", "title"),
+    *("文本", "内容", "评论", "标题", "描述"),
+)
+LABEL_COLUMNS = (
+    *("label", "labels", "category", "class", "intent", "label_desc", "cat"),
+    *("标签", "类别", "分类"),
+)
+"""Where labels are looked for, in any case; :data:`TEXT_COLUMNS` is of the texts."""
 
-_DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 _EXAMPLES = 5
 
 
@@ -66,12 +72,13 @@ def read_labelled_texts(path: Path, columns: Columns | None = None) -> LabelledT
 
     ======  =================================================================================
     .jsonl  an object a line; the label is a word, a number, or a list of them
-    .csv    a header, then a row a text
+    .json   the same, or one list of such objects
+    .csv    a header, then a row a text; or .xlsx
     .tsv    the same with tabs; or, without a header, ``text<TAB>label``, as TNEWS comes
     ======  =================================================================================
 
     Args:
-        path: The file, UTF-8.
+        path: The file.
         columns: What to read of it.
 
     Raises:
@@ -79,10 +86,9 @@ def read_labelled_texts(path: Path, columns: Columns | None = None) -> LabelledT
             or no label, or there is nothing to read; it names the line.
     """
     columns = columns or Columns()
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
+    if path.suffix.lower() in (".jsonl", ".json"):
         rows = _json_rows(path, columns)
-    elif kind in _DIALECTS:
+    elif is_table(path):
         rows = _table_rows(path, columns)
     else:
         raise DataError(
@@ -184,51 +190,32 @@ def _table_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:
     if _headless(path, columns):
         yield from _headless_rows(path)
         return
-    lines = (line for _, line in utf8_lines(path, newline=""))
-    rows = csv.reader(lines, _DIALECTS[path.suffix.lower()], strict=True)
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        where = f"the header of {path}"
-        text = _column(where, header, columns.text, TEXT_COLUMNS, "--text")
-        label = _column(where, header, columns.label, LABEL_COLUMNS, "--label")
-        start = rows.line_num + 1
-        for row in rows:
-            place, start = f"line {start}", rows.line_num + 1
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"expected {len(header)} fields in {path}, {place}, as in the header, "
-                    f"got {len(row)}. Quote what holds the separator."
-                )
-            yield place, row[header.index(text)], row[header.index(label)]
-    except csv.Error as error:
-        raise DataError(
-            f"expected a table in {path}, got a broken line {rows.line_num}: {error}. Mend it."
-        ) from None
+    table = read_table(path)
+    where = f"the header of {path}"
+    text = _column(where, table.header, columns.text, TEXT_COLUMNS, "--text")
+    label = _column(where, table.header, columns.label, LABEL_COLUMNS, "--label")
+    for place, row in table.records():
+        yield place, row[text], row[label]
 
 
 def _headless(path: Path, columns: Columns) -> bool:
-    """Say whether a tsv file is ``text<TAB>label`` from its first line on."""
-    if path.suffix.lower() != ".tsv" or columns.text or columns.label:
+    """Say whether a file with tabs is ``text<TAB>label`` from its first line on."""
+    if path.suffix.lower() not in (".tsv", ".txt") or columns.text or columns.label:
         return False
-    first = next((line for _, line in utf8_lines(path)), "").rstrip("\r\n").split("\t")
-    named = {name.strip() for name in first} & {*TEXT_COLUMNS, *LABEL_COLUMNS}
+    first = next((row.fields for row in table_rows(path)), [])
+    named = find_columns((*TEXT_COLUMNS, *LABEL_COLUMNS), [name.strip() for name in first])
     return len(first) == 2 and not named
 
 
 def _headless_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     rows = []
-    for number, line in utf8_lines(path):
-        fields = line.rstrip("\r\n").split("\t")
-        if fields == [""]:
-            continue
-        if len(fields) != 2:
+    for row in table_rows(path):
+        if len(row.fields) != 2:
             raise DataError(
-                f"expected text<TAB>label in {path}, line {number}, got {len(fields)} fields. "
+                f"expected text<TAB>label in {path}, {row.place}, got {len(row.fields)} fields. "
                 "Drop the tabs within the text."
             )
-        rows.append((f"line {number}", fields[0], fields[1]))
+        rows.append((row.place, row.fields[0], row.fields[1]))
     counts = Counter(label for _, _, label in rows)
     if rows and len(counts) > 2 and counts[rows[0][2]] == 1 and sorted(counts.values())[1] > 1:
         # every other label comes more than once: this is a header that nobody told us of
@@ -243,9 +230,10 @@ def _headless_rows(path: Path) -> Iterator[tuple[str, str, str]]:
 def _column(
     where: str, there: Sequence[str], asked: str | None, usual: Sequence[str], option: str
 ) -> str:
-    found = [name for name in ((asked,) if asked else usual) if name in there]
-    if not found or list(there).count(found[0]) > 1:
-        number = f"{list(there).count(found[0])} of that name" if found else "none"
+    found = find_columns((asked,) if asked else usual, there)
+    count = sum(list(there).count(name) for name in found)
+    if count != 1:
+        number = f"{count} of that name" if count else "none"
         raise DataError(
             f"expected one column {asked or ' or '.join(usual)} in {where}, got {number} among "
             f"{', '.join(map(str, there)) or 'no columns'}. Name it by {option}."

@@ -7,6 +7,7 @@ sequence is read (dynamic masking; Liu et al. 2019, RoBERTa, section 4.1, arXiv:
 """
 
 import importlib
+import io
 import logging
 import re
 import warnings
@@ -46,10 +47,9 @@ class Segmenter:
         if user_dict is None:
             self._jieba = _usual()
             return
-        _check_dictionary(user_dict)
+        words = _dictionary(user_dict)
         self._jieba = _library().Tokenizer()
-        with user_dict.open("rb") as words:  # which jieba would leave open
-            self._jieba.load_userdict(words)
+        self._jieba.load_userdict(io.StringIO("\n".join(words)))
 
     def __call__(self, text: str) -> list[int]:
         """Say where the words of a text begin, as positions in it; the first is 0."""
@@ -74,19 +74,19 @@ def _library() -> Any:  # noqa: ANN401  (jieba has no types)
     return jieba
 
 
-def _check_dictionary(path: Path) -> None:
-    from clip_text.data.captions import utf8_lines  # noqa: PLC0415  (it brings pictures)
+def _dictionary(path: Path) -> list[str]:
+    """Read the lines of jieba's form that are not blank."""
+    from clip_text.data.text_files import text_lines  # noqa: PLC0415  (it brings pictures)
 
-    if not path.is_file():
-        raise DataError(
-            f"expected a file of words, got no file at {path}. Name a jieba dictionary."
-        )
-    for number, line in utf8_lines(path):
+    words = []
+    for number, line in text_lines(path):
+        words += [line.strip()] if line.strip() else []
         if not re.fullmatch(r"\S+( \d+)?( [a-z]+)?", line.strip() or "-"):
             raise DataError(
                 f"expected 'word', 'word count' or 'word count part-of-speech' in {path}, "
                 f"line {number}, got {line.strip()[:40]!r}. Mend the line."
             )
+    return words
 
 
 def word_starts(

@@ -1,15 +1,13 @@
 """Parallel sentences: the same thing said in two or more languages, line by line."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_text.data.captions import json_objects, utf8_lines
+from clip_text.data.tables import is_table, read_table
+from clip_text.data.text_files import json_objects
 from clip_text.errors import DataError
-
-_TABLES = {".csv": "excel", ".tsv": "excel-tab"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +44,16 @@ class ParallelSentences:
 def read_parallel(path: Path, languages: Sequence[str]) -> ParallelSentences:
     """Read parallel sentences.
 
-    =====  ==================================================================================
+    ======  =================================================================================
     .jsonl  an object a line; a field holds a sentence, or a list of them, and then the lists
             of a line are equally long: the first means the first, and so on
+    .json   the same, or one list of such objects
     .csv    a header with the names, then a sentence a column
-    .tsv    the same with tabs
-    =====  ==================================================================================
+    .tsv    the same with tabs; or .xlsx
+    ======  =================================================================================
 
     Args:
-        path: The file, UTF-8.
+        path: The file.
         languages: Fields or columns to read; what else there is, is left alone.
 
     Raises:
@@ -64,13 +63,13 @@ def read_parallel(path: Path, languages: Sequence[str]) -> ParallelSentences:
     """
     if len(set(languages)) != len(languages):
         raise ValueError(f"expected different languages, got {', '.join(languages)}. Drop one.")
-    kind = path.suffix.lower()
-    if kind != ".jsonl" and kind not in _TABLES:
+    listed = path.suffix.lower() in (".jsonl", ".json")
+    if not listed and not is_table(path):
         raise DataError(
             f"expected a .jsonl, .csv or .tsv file of parallel sentences, got {path}. "
             "Write one with a field or column for each language."
         )
-    entries = json_objects(path) if kind == ".jsonl" else _rows(path, languages)
+    entries = json_objects(path) if listed else _rows(path, languages)
     by_language: dict[str, list[str]] = {language: [] for language in languages}
     groups: list[int] = []
     for line, (place, entry) in enumerate(entries):
@@ -113,28 +112,11 @@ def _sentences(path: Path, place: str, entry: Mapping[str, Any], language: str) 
 
 
 def _rows(path: Path, languages: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place and columns of each row that is not blank."""
-    lines = (line for _, line in utf8_lines(path, newline=""))
-    rows = csv.reader(lines, _TABLES[path.suffix.lower()], strict=True)
-    try:
-        header = [column.strip() for column in next(rows, [])]
-        twice = [language for language in languages if header.count(language) > 1]
-        if twice:
-            raise DataError(
-                f"expected one column {twice[0]!r} in the header of {path}, "
-                f"got {header.count(twice[0])}. Rename the others."
-            )
-        start = rows.line_num + 1
-        for row in rows:
-            place, start = f"line {start}", rows.line_num + 1
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"expected {len(header)} fields in {path}, {place}, as in the header, "
-                    f"got {len(row)}. Quote what holds the separator."
-                )
-            if row:
-                yield place, dict(zip(header, row, strict=True))
-    except csv.Error as error:
+    table = read_table(path)
+    twice = [language for language in languages if table.header.count(language) > 1]
+    if twice:
         raise DataError(
-            f"expected a table in {path}, got a broken line {rows.line_num}: {error}. Mend it."
-        ) from None
+            f"expected one column {twice[0]!r} in the header of {path}, "
+            f"got {table.header.count(twice[0])}. Rename the others."
+        )
+    return table.records()

@@ -4,26 +4,34 @@
 .txt      a line a sentence or paragraph; a blank line ends a document
 .jsonl    an object a line; a field holds a document, or a list of its lines
 .csv      a header, then a document a row
-.tsv      the same with tabs
+.tsv      the same with tabs; or .xlsx, if it is named itself
 ========  ==========================================================================
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_text.data.captions import json_objects, utf8_lines
+from clip_text.data.tables import find_columns, read_table
+from clip_text.data.text_files import (
+    check_decoded,
+    is_decoded,
+    json_objects,
+    open_text,
+    say_encoding,
+)
 from clip_text.errors import DataError
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
-FIELDS = ("text", "sentence", "content", "review", "caption")
-"""Fields that are looked for, in this order, if none is named."""
+FIELDS = (
+    *("text", "sentence", "content", "review", "caption"),
+    *("文本", "内容", "句子", "评论", "标题", "描述"),
+)
+"""Fields that are looked for, in this order and in any case, if none is named."""
 
 STOPS = frozenset("。！？；…!?;")
 """What ends a sentence."""
 
-_DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 _LONGEST = 1 << 16
 """Characters of a line that are read together; a longer line is cut behind a sentence."""
 
@@ -54,7 +62,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = [each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES]
             found += sorted(each for each in inside if each.is_file())
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        elif path.is_file() and path.suffix.lower() in (*SUFFIXES, ".xlsx"):
             found.append(path)
         else:
             what = "another kind of file" if path.is_file() else "no such file"
@@ -76,13 +84,15 @@ def read_lines(
     """Read a file of text, a line at a time; blank ones are passed over.
 
     Args:
-        path: The file, UTF-8.
+        path: The file.
         fields: Fields or columns to read, each a document; the first there is of :data:`FIELDS`
             if none. A .txt has none.
         line_documents: Each line is a document by itself.
 
     Raises:
-        DataError: If it holds no text, is no UTF-8, or lacks a field; it names the line.
+        NoFileError: If there is no file that can be read.
+        DataError: If it holds no text, a line is not in the file's encoding, or lacks a field; it
+            names the line.
     """
     anything = False
     source = _plain(path) if path.suffix.lower() == ".txt" else _fielded(path, fields)
@@ -97,13 +107,14 @@ def read_lines(
 
 def _plain(path: Path) -> Iterator[Line]:
     fresh = True
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open_text(path) as file:
+        say_encoding(path, file.encoding)
         number, goes_on, rest = 1, False, ""
         while read := file.readline(_LONGEST):
             whole = read.endswith("\n")
-            text = rest + read
-            if not text.isascii():
-                _check_utf8(text, path, number)
+            text = rest + (read if goes_on else read.removeprefix("\ufeff"))
+            if not is_decoded(text):
+                check_decoded(text, file.encoding, f"{path}, line {number}")
             cut = len(text) if whole or len(read) < _LONGEST else _last_stop(text)
             text, rest = text[:cut], text[cut:]
             if text.strip():
@@ -125,19 +136,11 @@ def _last_stop(text: str) -> int:
     return len(text)
 
 
-def _check_utf8(text: str, path: Path, number: int) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(
-            f"expected UTF-8 in {path}, line {number}, got other bytes. Convert the file."
-        ) from None
-
-
 def _fielded(path: Path, fields: Sequence[str]) -> Iterator[Line]:
-    entries = json_objects(path) if path.suffix.lower() == ".jsonl" else _rows(path)
+    listed = path.suffix.lower() == ".jsonl"
+    entries = json_objects(path) if listed else read_table(path).records()
     for place, entry in entries:
-        names = fields or [next((name for name in FIELDS if name in entry), FIELDS[0])]
+        names = fields or (find_columns(FIELDS, entry) or FIELDS)[:1]
         for name in names:
             if name not in entry:
                 raise DataError(
@@ -156,25 +159,3 @@ def _fielded(path: Path, fields: Sequence[str]) -> Iterator[Line]:
                 for at in range(0, len(line), _LONGEST):
                     yield Line(line[at : at + _LONGEST], fresh, at == 0)
                     fresh = False
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place and columns of each row that is not blank."""
-    texts = (line for _, line in utf8_lines(path, newline=""))
-    rows = csv.reader(texts, _DIALECTS[path.suffix.lower()], strict=True)
-    try:
-        header = [column.strip() for column in next(rows, [])]
-        start = rows.line_num + 1
-        for row in rows:
-            place, start = f"line {start}", rows.line_num + 1
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"expected {len(header)} fields in {path}, {place}, as in the header, "
-                    f"got {len(row)}. Quote what holds the separator."
-                )
-            if row:
-                yield place, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise DataError(
-            f"expected a table in {path}, got a broken line {rows.line_num}: {error}. Mend it."
-        ) from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_text.data.text_files import read_text
 from clip_text.errors import DataError
 
 
@@ -49,7 +50,7 @@ def read_questions(path: Path, *, mend: bool = False) -> Questions:
     """Read SQuAD's format, versions 1.1 and 2.0: ``data`` → ``paragraphs`` → ``qas`` → ``answers``.
 
     Args:
-        path: The file, UTF-8.
+        path: The file.
         mend: Instead of refusing the file, move an answer that is not at its ``answer_start`` to
             the nearest place where the passage has it, keep its text alone where it is nowhere,
             and leave out questions without words. CMRC 2018 needs it.
@@ -58,9 +59,10 @@ def read_questions(path: Path, *, mend: bool = False) -> Questions:
         DataError: If something is missing or of the wrong type, empty, or an answer is not at its
             place; it names the line and the question.
     """
-    text = path.read_bytes()
+    decoded = read_text(path)
+    if not decoded.strip():
+        raise DataError(f"expected questions in {path}, got an empty file. Check the path.")
     try:
-        decoded = text.decode("utf-8-sig")
         raw: Any = json.loads(decoded)
     except (ValueError, RecursionError) as error:
         raise DataError(f"expected JSON in {path}, got {error}. Mend the file.") from None

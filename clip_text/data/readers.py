@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clip_text.data import cn_clip, hub
+from clip_text.data import cn_clip, coco, hub
+from clip_text.data.caption_tables import table_records
 from clip_text.data.captions import (
     Record,
     captioned_set,
@@ -12,13 +13,12 @@ from clip_text.data.captions import (
     jsonl_records,
     sidecar_records,
 )
-from clip_text.data.collection import Problem, RetrievalSet, entry, retrieval_set
+from clip_text.data.collection import Problem, RetrievalSet, entry, first_error, retrieval_set
 from clip_text.data.download import downloaded
 from clip_text.data.formats import Found, recognise
 from clip_text.data.parquet import ParquetRows
 from clip_text.data.rows import read_rows
 from clip_text.data.shards import is_url
-from clip_text.data.tables import table_records
 from clip_text.data.webdataset import read_tars
 from clip_text.errors import DataError
 from clip_text.images import ImageSource
@@ -46,7 +46,8 @@ def read_retrieval_set(
     ===========================  ==============================================================
     a .jsonl file                captions: ``image``, and fields of captions such as ``zh``
     metadata.jsonl, its folder   the gallery's: ``file_name``, ``caption``, ``names``, ``tags``
-    a .csv or .tsv file          captions, a row each, columns named in a header
+    a .csv, .tsv or .xlsx file   captions, a row each, columns named in a header
+    captions_….json              COCO's: ``images`` and ``annotations``; or a folder with such
     a folder of such files       one of them, by ``split``: ``val`` is val.jsonl
     a folder of pictures         a .txt beside each, a caption a line
     a .parquet file, or folder   a picture a row: bytes, Hugging Face's struct, or paths
@@ -108,8 +109,8 @@ def read_retrieval_set(
     else:
         read = _read(found, kinds, images, image_field, problems)
     records, source = read
-    if problems and not records:  # the reason is more than that there is nothing
-        raise DataError(problems[0].message)
+    if not records and (first := first_error(problems)):
+        raise DataError(first.message)  # the reason is more than that there is nothing
     return captioned_set(
         title,
         found.source,
@@ -136,6 +137,11 @@ def _read(
         # without a file that can be read, problems has the reason
         empty: _Read = [], folder
         return read_rows(rows, folder, kinds, image_field, problems) if rows.types else empty
+    if found.format == "coco":
+        _check_unused(found, image_field=image_field)
+        annotated = coco.coco_records(found.path, kinds, problems)
+        home = folder if images is not None else coco.picture_folder(found.path, annotated)
+        return annotated, home
     if found.format in ("jsonl", "table"):
         records_of = jsonl_records if found.format == "jsonl" else table_records
         return records_of(found.path, kinds, image_field, problems), folder

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, NEGATIVES, Record
 from clip_text.data.collection import Problem, entry
+from clip_text.data.tables import find_columns
 from clip_text.errors import DataError, needs
 from clip_text.images import ImageSource
 
@@ -207,7 +208,7 @@ class RowImages(Mapping[str, ImageSource]):
 
 
 def _column(rows: Rows, names: Sequence[str]) -> str:
-    found = next((name for name in names if name in rows.types), None)
+    found = next(iter(find_columns(names, rows.types)), None)
     if found is None:
         raise DataError(
             f"expected a column {' or '.join(names)} in {rows.source}, got none. "

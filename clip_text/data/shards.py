@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from clip_text.data.captions import utf8_lines
+from clip_text.data.text_files import text_lines
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
@@ -52,7 +52,7 @@ def _alternatives(inside: str) -> list[str] | None:
 def listed(path: Path) -> list[str]:
     """Read a text file that lists shards: paths relative to it, URLs, patterns; # is a comment."""
     found: list[str] = []
-    for _, line in utf8_lines(path):
+    for _, line in text_lines(path):
         text = line.strip()
         if text and not text.startswith("#"):
             for one in expand(text):

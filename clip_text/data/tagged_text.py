@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from clip_text.data.captions import json_objects, utf8_lines
 from clip_text.data.tags import Entity, decode_tags, split_tag
+from clip_text.data.text_files import json_objects, text_lines
 from clip_text.errors import DataError
 
 _UNITS, _TAGS = ("text", "tokens", "words"), ("label", "labels", "tags", "ner_tags")
@@ -123,24 +123,41 @@ def _from_lines(path: Path) -> Iterator[tuple[TaggedText, int]]:
     units: list[str] = []
     tags: list[str] = []
     first = 1
-    for number, line in utf8_lines(path):
-        fields = line.split("\t") if "\t" in line else line.split()
-        fields = [field.strip("\r\n") for field in fields]
-        if not "".join(fields).strip() or fields[0] == "-DOCSTART-":
+    for number, line in text_lines(path):
+        fields = _fields(line)
+        if not fields or fields[0] == "-DOCSTART-":
             if units:
                 yield _tagged(units, tags, f"{path}, line {first}")
             units, tags, first = [], [], number + 1
             continue
         if len(fields) < 2 or not fields[0] or not fields[-1]:
+            gone = " without its unit, which is gone" if not fields[0] else ""
             raise DataError(
                 f"expected a character or word and its tag in {path}, line {number}, got "
-                f"{line.strip()!r}. Give every unit a tag, and leave a line blank between texts."
+                f"{line.strip()!r}{gone}. Give every unit a tag, and leave a line blank between "
+                "texts."
             )
         _check_tag(fields[-1], f"{path}, line {number}")
         units.append(fields[0])
         tags.append(fields[-1])
     if units:
         yield _tagged(units, tags, f"{path}, line {first}")
+
+
+def _fields(line: str) -> list[str]:
+    """Unit, tag and what may be between them; none of a blank line.
+
+    A unit may be a blank itself, where white space in a text was tagged like a letter: two white
+    spaces at a line's beginning are such a unit and what separates it from its tag.
+    """
+    line = line.removesuffix("\n")
+    if not line.strip():
+        return []
+    if line[:2].isspace() and len(line) > 2:
+        return [line[0], *line[2:].split()]
+    if line[0].isspace():
+        return ["", *line.split()]
+    return line.split("\t") if "\t" in line else line.split()
 
 
 def _check_tag(tag: str, where: str) -> None:

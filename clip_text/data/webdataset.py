@@ -24,8 +24,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_text.data.captions import CAPTION_COLUMNS, NEGATIVES, Record, json_object, texts_of
+from clip_text.data.captions import CAPTION_COLUMNS, NEGATIVES, Record, texts_of
 from clip_text.data.collection import Problem, entry
+from clip_text.data.tables import find_columns
+from clip_text.data.text_files import decode_lines, json_object
 from clip_text.errors import DataError
 from clip_text.images import EXTENSIONS
 
@@ -128,7 +130,7 @@ def read_tars(
         with entry(problems, sample.place):
             start, length = _picture(sample)
             image_id = sample.key if unique else f"{sample.tar.name}/{sample.key}"
-            captions, wrong = _captions(sample, kinds)
+            captions, wrong = _captions(sample, kinds, problems)
             images.add(image_id, number, start, length)
             records.append(Record(image_id, captions, sample.place, wrong))
     return records, images
@@ -195,18 +197,20 @@ def _picture(sample: _Sample) -> tuple[int, int]:
 
 
 def _captions(
-    sample: _Sample, kinds: Sequence[str] | None
+    sample: _Sample, kinds: Sequence[str] | None, problems: list[Problem] | None
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Captions by kind, and the negatives."""
-    texts = {ending: _decoded(data, ending, sample) for ending, data in sample.texts.items()}
+    texts = {
+        ending: decode_lines(data, f"{sample.place}, .{ending}", sample.tar, problems)
+        for ending, data in sample.texts.items()
+    }
     where = f"{sample.place}, .json"
-    found = json_object(texts["json"], where) if "json" in texts else {}
+    found = json_object("\n".join(texts["json"]), where) if "json" in texts else {}
     wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
     if kinds is None:
         if "txt" in texts:
-            lines = [line.strip() for line in texts["txt"].split("\n")]
-            return {"": [line for line in lines if line]}, wrong
-        name = next((name for name in CAPTION_COLUMNS if name in found), None)
+            return {"": [line.strip() for line in texts["txt"] if line.strip()]}, wrong
+        name = next(iter(find_columns(CAPTION_COLUMNS, found)), None)
         return {"": texts_of(name, found[name], where) if name else []}, wrong
     if absent := [kind for kind in kinds if kind not in found]:
         raise DataError(
@@ -214,12 +218,3 @@ def _captions(
             f"The fields there are: {', '.join(found) or 'none'}."
         )
     return {kind: texts_of(kind, found[kind], where) for kind in kinds}, wrong
-
-
-def _decoded(data: bytes, ending: str, sample: _Sample) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(
-            f"expected UTF-8 in {sample.place}, .{ending}, got other bytes. Convert the text."
-        ) from None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.data.collection import refuse
+from clip_text.data.text_files import text_lines
 from clip_text.errors import DataError
 
 Truth = NDArray[np.bool_]
@@ -40,7 +41,7 @@ def named_classes(labels: Iterable[str]) -> list[NamedClass]:
 
 
 def read_classes(path: Path) -> list[NamedClass]:
-    """Read a UTF-8 file with a class a line; empty lines are passed over.
+    """Read a file with a class a line; empty lines are passed over.
 
     A line is ``name``, or ``name|synonym|…``, or with a label of its own and a tab
     ``label<TAB>name|synonym|…``. Without a tab the first name is the label.
@@ -50,19 +51,15 @@ def read_classes(path: Path) -> list[NamedClass]:
     Raises:
         DataError: If there is no class, a label comes twice or a name twice in its class, or one
             is blank.
-        OSError: If the file cannot be read.
+        NoFileError: If there is no file that can be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected UTF-8 in {path}, got {error}. Convert the file.") from None
-    classes = [_parse(line) for line in text.split("\n") if line.strip()]
+    classes = [_parse(line) for _, line in text_lines(path) if line.strip()]
     check_classes(classes, str(path))
     return classes
 
 
 def _parse(line: str) -> NamedClass:
-    label, tab, rest = line.rstrip("\r").partition("\t")
+    label, tab, rest = line.rstrip("\n").partition("\t")
     names = tuple(composed(name) for name in (rest if tab else label).replace("\t", "|").split("|"))
     return NamedClass(composed(label) if tab else names[0], names)
 

@@ -1,11 +1,12 @@
 """Readers of pictures with labels: a folder for each class, or a jsonl file."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_text.data.collection import refuse
+from clip_text.data.picture_files import PictureFiles
+from clip_text.data.text_files import json_objects
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import composed
 from clip_text.images import is_read, looks_like_picture
@@ -36,7 +37,7 @@ def read_labelled(source: Path, images: Path | None = None, label_field: str = "
 
     Args:
         source: A folder with a sub-folder for each class, which is the label, and pictures in any
-            depth below. Or a jsonl file, UTF-8: an object a line with ``image`` (or
+            depth below. Or a jsonl file: an object a line with ``image`` (or
             ``file_name``) and ``label``, which is a text, a whole number, or a list of these; one
             list makes it a data set of several labels a picture.
         images: Folder that the file names of a jsonl file are relative to; its own if not given.
@@ -45,7 +46,7 @@ def read_labelled(source: Path, images: Path | None = None, label_field: str = "
     Raises:
         DataError: If there are no pictures, a sub-folder has none, a line is not as it should be,
             or pictures are missing.
-        OSError: If something cannot be read.
+        NoFileError: If there is no file that can be read.
     """
     if source.is_dir():
         return _read_folder(source)
@@ -83,30 +84,18 @@ def _read_jsonl(file: Path, images: Path, label_field: str) -> Labelled:
     found: list[str] = []
     labels: list[tuple[str, ...]] = []
     several = False
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                record = _record(line, f"{file}, line {number}")
-                path, label, is_list = _labelled(record, label_field, f"{file}, line {number}")
-                found.append(path)
-                labels.append(label)
-                several |= is_list
+    for place, record in json_objects(file):
+        path, label, is_list = _labelled(record, label_field, f"{file}, {place}")
+        found.append(path)
+        labels.append(label)
+        several |= is_list
     if not found:
         raise DataError(f"expected labelled pictures in {file}, got none. Check the path.")
-    missing = [path for path in found if not (images / path).is_file()]
+    pictures = PictureFiles(images)
+    located = [pictures.find(path) for path in found]
+    missing = [path for path, at in zip(found, located, strict=True) if at is None]
     refuse(str(images), f"the pictures of {file.name}", missing, "Name the right folder, or drop")
-    return Labelled(file.stem, [images / path for path in found], labels, several)
-
-
-def _record(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
-        raise DataError(f"expected a JSON object in {where}, got {error}. Mend the line.") from None
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise DataError(f"expected a JSON object in {where}, got {kind}. Mend the line.")
-    return record
+    return Labelled(file.stem, [images / path for path in located if path], labels, several)
 
 
 def _labelled(

@@ -9,6 +9,7 @@ CLIP (Radford et al. 2021, arXiv:2103.00020). ``elevater`` is Chinese-CLIP's lon
 from pathlib import Path
 
 from clip_text.data.collection import refuse
+from clip_text.data.text_files import read_entries
 from clip_text.errors import DataError
 
 SLOT = "{}"
@@ -76,7 +77,7 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
     """Find a set of templates by its name, or read a file of them.
 
     Args:
-        source: A name of :data:`SETS`, or a UTF-8 file with one template a line, each with ``{}``
+        source: A name of :data:`SETS`, or a file with one template a line, each with ``{}``
             where the name goes; empty lines are passed over.
 
     Raises:
@@ -86,16 +87,12 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
     if str(source) in SETS:
         return SETS[str(source)]
     path = Path(source)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(
             f"expected a file or one of {', '.join(SETS)}, got {str(source)!r}. "
             "Name one of them, or a file with one template a line."
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected UTF-8 in {path}, got {error}. Convert the file.") from None
-    found = tuple(line.strip() for line in text.splitlines() if line.strip())
+    found = tuple(read_entries(path))
     check_templates(found, str(path))
     return found
 

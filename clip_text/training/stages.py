@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from clip_text.data.text_files import read_text
 from clip_text.storage import partial_file
 from clip_text.training.recipe import Count, Factor, Recipe, RecipeError, check_fields
 from clip_text.training.trainer import SaveError
@@ -80,7 +81,7 @@ def read_stages(preset: str, changes: Mapping[str, Any] | None = None) -> list[S
     if preset in presets():
         text = (files("clip_text.training") / PRESETS / f"{preset}.toml").read_text("utf-8")
     elif Path(preset).is_file():
-        text = Path(preset).read_text(encoding="utf-8")
+        text = read_text(Path(preset))
     else:
         raise RecipeError(
             f"expected a preset ({', '.join(presets())}) or a .toml file, got {preset!r}. "

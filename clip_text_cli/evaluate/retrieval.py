@@ -258,10 +258,10 @@ def command(
 ) -> None:
     """Measure recall@k, MRR and nDCG, text to image and image to text, with 95% intervals.
 
-    It reads jsonl, csv, tsv, a folder with a metadata.jsonl, pictures with .txt beside them, and
-    Chinese-CLIP's layout (MUGE, Flickr30K-CN, COCO-CN). Every caption is asked on its own. A right
-    answer tied with wrong ones gets the middle rank, and the figures with ties lost are shown
-    where they differ.
+    It reads jsonl, csv, tsv, xlsx, COCO's captions, a folder with a metadata.jsonl, pictures with
+    .txt beside them, and Chinese-CLIP's layout (MUGE, Flickr30K-CN, COCO-CN). Every caption is
+    asked on its own. A right answer tied with wrong ones gets the middle rank, and the figures
+    with ties lost are shown where they differ.
 
     Examples:
         clip-text evaluate retrieval flickr8k-cn/val.jsonl --kind zh

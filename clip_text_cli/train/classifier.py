@@ -35,7 +35,7 @@ BATCH = {"head": 256, "copy": 64, "joint": 64}
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl, .csv or .tsv.")],
+    data: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl, .csv, .tsv or .xlsx.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the model to write.")],
     val: Annotated[Path | None, typer.Option(help="Labelled texts to measure on.")] = None,
     hold_out: Annotated[
@@ -195,8 +195,13 @@ def command(
 def _names(file: Path | None) -> tuple[str, ...]:
     if file is None:
         return ()
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    from clip_text.data.text_files import read_entries
+    from clip_text.errors import DataError
+
+    names = tuple(read_entries(file))
+    if not names:
+        raise DataError(f"expected names of labels in {file}, got none. Write one a line.")
+    return names
 
 
 def _read(

@@ -185,7 +185,7 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def distill(
-    data: Annotated[Path, typer.Argument(help="Parallel sentences: .jsonl, .csv or .tsv.")],
+    data: Annotated[Path, typer.Argument(help="Parallel sentences: .jsonl, .csv, .tsv or .xlsx.")],
     source: Annotated[str, typer.Option("--from", help="Field the teacher reads.")],
     to: Annotated[str, typer.Option(help="Field(s) to learn: zh, or zh,ja, or zh=2,ja=1.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder of run and model.")],
