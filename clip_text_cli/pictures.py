@@ -139,7 +139,8 @@ def search(
     if missing := sum(hit.missing for hit in hits):
         err.print(
             f"{missing} of these files are missing. Index the folder they are in now, or, if they "
-            "are gone for good, again the one they were in."
+            "are gone for good, again the one they were in.",
+            soft_wrap=True,
         )
     if sheet is not None:
         err.print(f"drawn in {sheet}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("clip_text", "clip_text_cli", "retrieval")
+ROOMS = ("clip_text", "clip_text_cli", "clip_text_pictures", "retrieval")
 
 
 def normal(name):

@@ -154,7 +154,7 @@ def test_fields_and_columns_hold_documents(tmp_path):
     [
         ("a.txt", b"", r"expected text in .*a\.txt, got none"),
         ("a.txt", b" \n\n", "got none"),
-        ("a.txt", "红\n".encode() + "绿\n".encode("gbk"), r"a\.txt, line 2, got other bytes"),
+        ("a.txt", "红\n".encode() + "绿\n".encode("gbk"), r"a\.txt, line 2, got byte 0xc2"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', r"line 2, got int"),
         ("a.jsonl", b'{"text": "a"}\n{"zh": "b"}\n', r"field 'text' in .*line 2, got zh"),
         ("a.jsonl", b'{"text": "a"}\n[]\n', "line 2"),

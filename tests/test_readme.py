@@ -23,6 +23,7 @@ BLOCKS = blocks_of("README.md")
 SHELL = [text for language, text in BLOCKS if language == "bash"]
 MAKE = [text for text in SHELL if text.startswith("make ")]
 RUN = [text for text in SHELL if text not in MAKE]
+SERVICE = [text for language, text in blocks_of("docs/service.md") if language == "bash"]
 
 
 def test_readme_has_blocks_of_each_kind():
@@ -77,7 +78,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda b: b.split("\n")[0])
+@pytest.mark.parametrize(
+    "block",
+    [*RUN, *(pytest.param(block, marks=pytest.mark.slow) for block in SERVICE)],
+    ids=lambda block: block.split("\n")[0],
+)
 def test_shell_block_runs(block, folder):
     scripts = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": scripts + os.pathsep + os.environ["PATH"]}

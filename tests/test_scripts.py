@@ -47,7 +47,13 @@ def test_every_training_command_has_its_script():
     assert set(TRAINING) <= {script.name for script in RUN_BY_PATH}
 
 
-@pytest.mark.parametrize("script", TRAINING)
+@pytest.mark.parametrize(
+    "script",
+    [  # all are the same few lines; each takes seconds to import torch
+        script if name in ("classifier", "ner") else pytest.param(script, marks=pytest.mark.slow)
+        for script, name in TRAINING.items()
+    ],
+)
 def test_an_error_is_one_line(script, tmp_path):
     more = ["--from", "en", "--to", "zh"] if script == "distill_text.py" else []
     done = run(ROOT / "scripts" / script, "nowhere.jsonl", *more, "--out", "m", folder=tmp_path)

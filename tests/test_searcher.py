@@ -470,7 +470,6 @@ def _follow_as_nobody(index_dir: str, pipe) -> None:
         pipe.recv()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
 def test_who_may_only_read_takes_over_what_others_index(tmp_path, index_dir, folder, encoder):
     """A service under an account of its own, on a folder that another account writes."""
@@ -478,8 +477,8 @@ def test_who_may_only_read_takes_over_what_others_index(tmp_path, index_dir, fol
         parent.chmod(0o755)
     index_dir.chmod(0o555)
     here, there = multiprocessing.Pipe()
-    # Forked, so that the child needs no right to read the interpreter's files.
-    child = multiprocessing.get_context("fork").Process(
+    # Spawned, as threads of OpenMP do not survive a fork; imported, it gives up its rights.
+    child = multiprocessing.get_context("spawn").Process(
         target=_follow_as_nobody, args=(str(index_dir), there)
     )
     child.start()

@@ -49,7 +49,9 @@ def written(out, done):
         pytest.param({"loss": "softmax"}, marks=pytest.mark.slow),
         {"loss": "softmax", "local_loss": True, "micro_batch": 1},
         pytest.param({"loss": "sigmoid"}, marks=pytest.mark.slow),
-        {"loss": "sigmoid", "local_loss": True, "micro_batch": 1},
+        pytest.param(
+            {"loss": "sigmoid", "local_loss": True, "micro_batch": 1}, marks=pytest.mark.slow
+        ),
     ],
     ids=["softmax", "softmax-local-pieces", "sigmoid", "sigmoid-local-pieces"],
 )
@@ -68,6 +70,7 @@ def test_two_processes_equal_one_with_the_whole_batch(changes, tmp_path):
             torch.testing.assert_close(others[name], tensor, rtol=1e-2, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_masked_lm_in_two_processes_learns_the_same_batches(tmp_path):
     """Six micro-batches a step, whichever process runs them; equal to the weights at the end."""
     ends = []
