@@ -870,4 +870,4 @@ def test_importing_without_fastapi_names_the_extra():
         check=False,
     )
     assert "expected the package fastapi for the search service, got none." in done.stderr
-    assert "Run pip install 'clip-text[serve]'." in done.stderr
+    assert "Run: pip install 'clip-text[serve]'." in done.stderr

@@ -8,6 +8,6 @@ try:
 except ModuleNotFoundError as error:
     raise MissingPackageError(
         f"expected the package {error.name} for the search service, got none. "
-        "Run pip install 'clip-text[serve]'.",
+        "Run: pip install 'clip-text[serve]'.",
         name=error.name,
     ) from error

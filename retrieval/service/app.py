@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:
     return MissingPackageError(
         f"expected the package {error.name} for the search service, got none. "
-        "Run pip install 'clip-text[serve]'.",
+        "Run: pip install 'clip-text[serve]'.",
         name=error.name,
     )
 
