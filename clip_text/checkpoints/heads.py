@@ -284,10 +284,7 @@ def load_entities(
     Raises:
         CheckpointError: If there is none, or it is damaged.
     """
-    place = find_head(folder, entities.TASK, name)
-    reader = cast(EntityRecognizer, _load_reader(place, TOKEN_TASKS[entities.TASK]))
-    reader.head.to(device)
-    return reader
+    return cast(EntityRecognizer, _load_named(folder, entities.TASK, name, device))
 
 
 def load_answers(
@@ -303,8 +300,13 @@ def load_answers(
     Raises:
         CheckpointError: If there is none, or it is damaged.
     """
-    place = find_head(folder, answers.TASK, name)
-    reader = cast(AnswerFinder, _load_reader(place, TOKEN_TASKS[answers.TASK]))
+    return cast(AnswerFinder, _load_named(folder, answers.TASK, name, device))
+
+
+def _load_named(
+    folder: str | Path, task: str, name: str | None, device: str | torch.device
+) -> TokenReader:
+    reader = _load_reader(find_head(folder, task, name), TOKEN_TASKS[task])
     reader.head.to(device)
     return reader
 
