@@ -128,7 +128,18 @@ def test_search_answers_with_ranked_hits(client):
         "metadata": METADATA,
         "image_url": "/v1/images/0",
         "thumbnail_url": "/v1/images/0/thumbnail",
+        "missing": False,
     }
+
+
+def test_hits_whose_file_is_gone_are_marked(tmp_path):
+    client = Client(create_app(StubSearcher(tmp_path)))
+    (tmp_path / "red.png").unlink()
+    hits = client.search(query="红色", top_k=2).json()["hits"]
+    assert [(hit["image_id"], hit["missing"]) for hit in hits] == [
+        ("red.png", True),
+        ("grey16.png", False),
+    ]
 
 
 def test_the_category_of_a_query_is_told_where_the_model_has_a_head(tmp_path):

@@ -211,6 +211,7 @@ def _as_found(hit: Hit, prefix: str) -> FoundPicture:
         metadata=hit.metadata,
         image_url=image_url,
         thumbnail_url=f"{image_url}/thumbnail",
+        missing=hit.missing,
     )
 
 

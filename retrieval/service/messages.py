@@ -60,6 +60,10 @@ class FoundPicture(BaseModel):
         description="A small WebP; add ?size= for another longest side, in pixels.",
         examples=["/v1/images/42/thumbnail"],
     )
+    missing: bool = Field(
+        description="True if the file is gone: moved or deleted since it was indexed.",
+        examples=[False],
+    )
 
 
 class QueryCategory(BaseModel):
