@@ -1,6 +1,5 @@
 """A checkpoint of one format to another: ``clip-text convert``."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,7 +40,6 @@ def convert(
     from clip_text.conversion import as_json as flat
     from clip_text.conversion import convert as run
 
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     parity = run(
         source,
         destination,

@@ -1,6 +1,5 @@
 """Names to objects: a model's name to its Encoder; the rooms that commands bring together."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +11,7 @@ Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
 
 
 def load_encoder(model: str, compat: Contract | None = None) -> "Encoder":
-    """Load the model, with Hugging Face's own progress bars off."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    """Load the model."""
     from clip_text import Encoder
 
     return Encoder.from_pretrained(model, compat=compat)

@@ -275,7 +275,6 @@ def command(
 
     if plot:
         check_drawable(plot)  # before the long part
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     collection = read_retrieval_set(data, images=images, kinds=listed(kind), split=split)
     ks = tuple(sorted(set(numbers(top_k))))
     reports = [

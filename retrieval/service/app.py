@@ -28,43 +28,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
-from retrieval.errors import MissingPackageError
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+
 from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Answer, Hit, Searcher
+from retrieval.service import missing_package
+from retrieval.service.fitness import check_charset, settle_range
+from retrieval.service.guard import Guard
 from retrieval.service.listening import address_of, listen
+from retrieval.service.messages import (
+    FoundPicture,
+    HealthResponse,
+    QueryCategory,
+    SearchRequest,
+    SearchResponse,
+)
+from retrieval.service.problems import HANDLERS, ProblemError, describe, shorten
 from retrieval.service.refresher import Refresher
 from retrieval.service.thumbnails import ThumbnailCache
 
 if TYPE_CHECKING:
     import uvicorn
 
-
-def _missing(error: ModuleNotFoundError) -> MissingPackageError:
-    return MissingPackageError(
-        f"expected the package {error.name} for the search service, got none. "
-        "Run: pip install 'clip-text[serve]'.",
-        name=error.name,
-    )
-
-
-try:
-    from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-    from fastapi.responses import FileResponse, HTMLResponse
-    from fastapi.staticfiles import StaticFiles
-    from fastapi_offline import FastAPIOffline
-
-    from retrieval.service.fitness import check_charset, settle_range
-    from retrieval.service.guard import Guard
-    from retrieval.service.messages import (
-        FoundPicture,
-        HealthResponse,
-        QueryCategory,
-        SearchRequest,
-        SearchResponse,
-    )
-    from retrieval.service.problems import HANDLERS, ProblemError, describe, shorten
-except ModuleNotFoundError as error:
-    raise _missing(error) from error
 
 __all__ = ["create_app", "serve"]
 
@@ -330,7 +318,7 @@ def serve(
     try:
         import uvicorn  # noqa: PLC0415  an optional part, needed only here
     except ModuleNotFoundError as error:
-        raise _missing(error) from error
+        raise missing_package(error) from error
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(searcher), ws="none", server_header=False, timeout_graceful_shutdown=5
