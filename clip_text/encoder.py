@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
+from clip_text.checkpoints.heads import choose_head
 from clip_text.data.tags import Entity
 from clip_text.features import Pixels, hash_weights
 from clip_text.heads.answers import Answer, AnswerFinder
-from clip_text.heads.choice import choose_head, choose_token_head
-from clip_text.heads.classification import Classification, rank
+from clip_text.heads.classification import Classification, ClassificationHead, rank
 from clip_text.heads.entities import EntityRecognizer
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Compat, TokenReport
@@ -51,10 +51,9 @@ class Encoder:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.model = checkpoint.model.eval().to(self.device)
-        self.heads = {name: each.eval().to(self.device) for name, each in checkpoint.heads.items()}
-        self.token_heads = dict(checkpoint.token_heads)
-        for each in self.token_heads.values():
-            each.head.eval().to(self.device)
+        self.heads = dict(checkpoint.heads)
+        for head in self.heads.values():
+            head.module.eval().to(self.device)
         preprocessing = checkpoint.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=self.device) * 255
         self._std = torch.tensor(preprocessing.std, device=self.device) * 255
@@ -218,7 +217,7 @@ class Encoder:
         """
         _check_batch_size(batch_size)
         texts = check_texts(texts)
-        _, chosen = choose_head(self.heads, head)
+        chosen = choose_head(self.heads, ClassificationHead, head)
         length = chosen.tower.context_length if chosen.tower else None
         logits = torch.empty((len(texts), len(chosen.config.labels)))
         for batch, tokens in self.token_batches(texts, batch_size, length):
@@ -253,7 +252,7 @@ class Encoder:
         """
         _check_batch_size(batch_size)
         texts = check_texts(texts)
-        _, chosen = choose_head(self.heads, head)
+        chosen = choose_head(self.heads, ClassificationHead, head)
         if chosen.tower is not None:
             return self.encode_text(texts, batch_size), self.classify(
                 texts, head, top_k, batch_size
@@ -285,7 +284,7 @@ class Encoder:
             TypeError: If ``texts`` is one string, or holds something else than strings.
             ValueError: If there is no such head, or ``batch_size`` is below 1.
         """
-        chosen = choose_token_head(self.token_heads, EntityRecognizer, head)
+        chosen = choose_head(self.heads, EntityRecognizer, head)
         return chosen.entities(texts, batch_size)
 
     def answer(self, question: str, passage: str, head: str | None = None) -> Answer | None:
@@ -315,7 +314,7 @@ class Encoder:
             ValueError: If there is no such head, there are not as many passages as questions, or
                 ``batch_size`` is below 1.
         """
-        chosen = choose_token_head(self.token_heads, AnswerFinder, head)
+        chosen = choose_head(self.heads, AnswerFinder, head)
         return chosen.answers(questions, passages, batch_size)
 
     def encode_image(

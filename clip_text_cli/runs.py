@@ -15,8 +15,7 @@ from clip_text_cli.output import err, progress_bar
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from transformers import TrainerCallback, TrainerState
 
-    from clip_text.heads.answers import AnswerFinder
-    from clip_text.heads.entities import EntityRecognizer
+    from clip_text.heads import Head
     from clip_text.towers import TextTower
     from clip_text.training.heads_tokens import HeadRecipe, HeadTrainer
 
@@ -130,7 +129,7 @@ class HeadRun:
         start: "TextTower",
         export: Path | None,
         train: Callable[[], dict[str, Any]],
-        load: "Callable[[], EntityRecognizer | AnswerFinder]",
+        load: "Callable[[], Head]",
     ) -> dict[str, Any]:
         """Train, or find what that gave before; and export the head where that is asked for.
 
@@ -140,7 +139,7 @@ class HeadRun:
             train: Trains, writes the head, and reports.
             load: Reads the head.
         """
-        from clip_text.checkpoints.export import export_token_head
+        from clip_text.checkpoints.heads import export_head
         from clip_text.features import module_digest
 
         asked = {"name": self.name, "model": module_digest(start), **self.settings}
@@ -151,7 +150,7 @@ class HeadRun:
             report = train()
             write_report(self.folder, report)
         if export is not None and not export.exists():
-            export_token_head(load(), export)
+            export_head(load(), export)
         return report
 
     def recipe(self, width: int) -> "HeadRecipe":

@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clip_text import CheckpointError, DataError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint, start_backbone
-from clip_text.checkpoints.export import export_head, to_transformers
+from clip_text.checkpoints.export import sequence_classifier
+from clip_text.checkpoints.heads import export_head
 from clip_text.data import read_retrieval_set
 from clip_text.data.collection import Text, retrieval_set
 from clip_text.data.labelled_texts import LabelledTexts, hold_out
@@ -29,7 +30,8 @@ from clip_text.evaluation.classification import (
     score,
 )
 from clip_text.heads import ClassificationHead, HeadConfig
-from clip_text.heads.classification import balanced_weights, own_tower, rank, targets_of
+from clip_text.heads.classification import balanced_weights, rank, targets_of
+from clip_text.heads.standalone import bare_tower
 from clip_text.towers import build_model
 from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
 from clip_text.training.holding import HoldPictures, Recall
@@ -126,7 +128,7 @@ def test_one_pass_gives_both(monkeypatch):
 def test_a_head_with_its_own_backbone_reads_it():
     checkpoint = shared_checkpoint()
     other = tiny_checkpoint(seed=5)
-    tower = own_tower(other.config.backbone, 32, CONFIG, 16)
+    tower = bare_tower(other.config.backbone, 16, CONFIG.pooler)
     tower.transformer.load_state_dict(other.model.text.transformer.state_dict())
     head = with_head().heads["kind"]
     own = ClassificationHead(CONFIG, 32, tower).eval()
@@ -250,9 +252,9 @@ def test_transformers_gives_the_same_logits(kind, form, tmp_path):
     head.temperature.fill_(1.7)
     if kind == "distilbert":
         with pytest.raises(CheckpointError, match="got pooler cls on distilbert"):
-            to_transformers(checkpoint.model.text, head)
+            sequence_classifier(checkpoint.model.text, head)
         return
-    export_head(checkpoint, head, tmp_path / "out")
+    export_head(head, tmp_path / "out", checkpoint)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     assert "ForSequenceClassification" in type(theirs).__name__
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -269,7 +271,7 @@ def test_transformers_gives_the_same_logits(kind, form, tmp_path):
     mine = [one.probability for one in Encoder(checkpoint, device="cpu").classify(TEXTS.texts)]
     assert mine == pytest.approx(softmax, abs=1e-5)
     with pytest.raises(FileExistsError):
-        export_head(checkpoint, head, tmp_path / "out")
+        export_head(head, tmp_path / "out", checkpoint)
 
 
 def test_their_own_classifier_is_reproduced():
@@ -282,7 +284,7 @@ def test_their_own_classifier_is_reproduced():
         theirs = AutoModelForSequenceClassification.from_config(backbone).eval()
         torch.nn.init.normal_(theirs.classifier.bias)
     weights = theirs.state_dict()
-    tower = own_tower(backbone, 32, config, 16).eval()
+    tower = bare_tower(backbone, 16).eval()
     tower.transformer.load_state_dict(
         {
             name.removeprefix("bert."): each
@@ -304,7 +306,7 @@ def test_their_own_classifier_is_reproduced():
 def test_a_mean_pooled_head_is_not_exported(tmp_path):
     checkpoint = with_head()
     with pytest.raises(CheckpointError, match="got pooler mean on bert"):
-        export_head(checkpoint, checkpoint.heads["kind"], tmp_path / "out")
+        export_head(checkpoint.heads["kind"], tmp_path / "out", checkpoint)
 
 
 def test_several_labels_a_text(tmp_path):
@@ -324,7 +326,7 @@ def test_several_labels_a_text(tmp_path):
     assert np.mean(right) == found.scores.accuracy > 0.7
     assert any(len(one.chosen) != 1 for one in answers)
     export_config = replace(config, pooler="cls")
-    theirs = to_transformers(
+    theirs = sequence_classifier(
         shared_checkpoint().model.text, with_head(config=export_config).heads["kind"]
     )
     assert theirs.config.problem_type == "multi_label_classification"
@@ -449,10 +451,10 @@ def test_joint_training_drops_the_heads_that_read_the_old_tower(tmp_path):
 
 def test_what_cannot_be(tmp_path):
     encoder = Encoder(shared_checkpoint(), device="cpu")
-    with pytest.raises(ValueError, match="expected a model with a classification head, got one wi"):
+    with pytest.raises(ValueError, match=r"a head for classification, got one without.* train cl"):
         encoder.classify(["狗"])
     encoder = Encoder(with_head(), device="cpu")
-    with pytest.raises(ValueError, match="expected one of the heads kind, got 'other'"):
+    with pytest.raises(ValueError, match=r"the heads for classification \(kind\), got 'other'"):
         encoder.classify(["狗"], "other")
     with pytest.raises(ValueError, match="expected top_k of at least 1, got 0"):
         encoder.classify(["狗"], top_k=0)

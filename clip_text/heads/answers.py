@@ -9,19 +9,21 @@ arXiv:1710.10723, on why raw logits don't). The best one is the answer, if its s
 threshold that validation chose.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from clip_text.heads.standalone import StandaloneHead
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
 from clip_text.tokenizer.contracts import copy_of
+from clip_text.towers import TextTower
 
-TASK = "answers"
 QUESTION_SHARE = 3
 """A question gets at most a third of the context; the rest of it is cut."""
 
@@ -108,7 +110,7 @@ class AnswerHead(TokenHead):
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerFinder:
+class AnswerFinder(StandaloneHead[AnswerHead]):
     """A head with all that it takes to find answers.
 
     Args:
@@ -119,11 +121,30 @@ class AnswerFinder:
         threshold: Score below which there is no answer; None always gives the best.
     """
 
-    head: AnswerHead
-    tokenizer: Tokenizer
+    task: ClassVar[str] = "answers"
+
     overlap: int = 128
     longest: int = 64
     threshold: float | None = None
+
+    def about(self) -> dict[str, Any]:
+        """Say what it takes to build the head, but for task, backbone and context: JSON."""
+        return {
+            "overlap": self.overlap,
+            "longest": self.longest,
+            "threshold": self.threshold,
+        }
+
+    @classmethod
+    def build(cls, about: Mapping[str, Any], tower: TextTower, tokenizer: Tokenizer) -> Self:
+        """Make a finder of random weights; see :meth:`StandaloneHead.build`."""
+        overlap, longest = about.get("overlap"), about.get("longest")
+        threshold = about.get("threshold")
+        if not isinstance(overlap, int) or not isinstance(longest, int):
+            raise TypeError("no overlap and longest")
+        if not isinstance(threshold, float | None):
+            raise TypeError("no threshold")
+        return cls(AnswerHead(tower, 2), tokenizer, overlap, longest, threshold)
 
     def question_ids(self, aligned: Aligned) -> list[int]:
         """Give the tokens of a question, cut to their share of the context."""

@@ -3,7 +3,6 @@
 from typing import cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from clip_text.towers import TextTower
 
@@ -44,9 +43,3 @@ class TokenHead(nn.Module):
             )
             states = out.last_hidden_state
         return cast(Tensor, self.out(self.dropout(states)))
-
-
-def bare_tower(config: PreTrainedConfig, context_length: int) -> TextTower:
-    """Make a text tower of random weights without projection."""
-    width = int(config.hidden_size)
-    return TextTower(config, width, "cls", "none", context_length)

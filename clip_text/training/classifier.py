@@ -27,9 +27,9 @@ from clip_text.heads.classification import (
     ClassificationHead,
     HeadConfig,
     balanced_weights,
-    own_tower,
     targets_of,
 )
+from clip_text.heads.standalone import bare_tower
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 from clip_text.training.classifier_steps import ClassifierModel, ClassifierTrainer, Labelled, Mode
@@ -211,12 +211,10 @@ def train_classifier(
     given = decide(
         logits / calibration.temperature, multi_label=several, threshold=config.threshold
     )
-    # the others read a backbone that is no more
+    # joint training leaves those without a backbone of their own nothing to read
     heads = (checkpoint.without_readers() if joint else checkpoint).heads
-    # these have backbones of their own
-    others = {known: one for known, one in checkpoint.token_heads.items() if known != name}
     return Trained(
-        checkpoint=replace(checkpoint, heads={**heads, name: head}, token_heads=others),
+        checkpoint=replace(checkpoint, heads={**heads, name: head}),
         head=head,
         scores=score(given, run.held_targets, config.labels),
         calibration=calibration,
@@ -265,7 +263,7 @@ class _Run:
             return None
         source = self.copied
         config = copy.deepcopy(source.config)
-        tower = own_tower(config, source.width, self.config, source.context_length)
+        tower = bare_tower(config, source.context_length, self.config.pooler)
         tower.transformer.load_state_dict(source.transformer.state_dict())
         return tower
 

@@ -129,7 +129,8 @@ def command(
         --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
     """
     from clip_text.checkpoints import load_checkpoint, save_checkpoint
-    from clip_text.checkpoints.export import check_exportable, export_head
+    from clip_text.checkpoints.export import check_exportable
+    from clip_text.checkpoints.heads import export_head
     from clip_text.data.labelled_texts import Columns
     from clip_text.training.classifier import ClassifierRecipe
 
@@ -180,7 +181,7 @@ def command(
     save_checkpoint(trained.checkpoint, out_dir)
     _say_what_is_gone(there, out_dir)
     if export and not export.exists():
-        export_head(trained.checkpoint, trained.head, export)
+        export_head(trained.head, export, trained.checkpoint)
     report = as_report(trained, lessons, recipe)
     if before and trained.finished_before:
         report["seconds"] = before["seconds"]

@@ -115,7 +115,7 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from clip_text.checkpoints.heads import save_token_heads
+    from clip_text.checkpoints.heads import save_heads
     from clip_text.evaluation.entities import entity_confusion, entity_scores
     from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
     from clip_text.training.heads_tokens import (
@@ -154,7 +154,7 @@ def _run(
     draw_course(folder, "f1", folder / CURVES)
     _draw_confusion(entity_confusion(truth, found, types), types, overall.f1, folder)
     place_towers(job.model, job.out, alone=settings["random"])
-    save_token_heads({job.name: recognizer}, job.out)
+    save_heads({job.name: recognizer}, job.out)
     scores = asdict(overall) | {"types": {label: asdict(each) for label, each in by_type.items()}}
     return {
         **scores,

@@ -127,7 +127,7 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from clip_text.checkpoints.heads import save_token_heads
+    from clip_text.checkpoints.heads import save_heads
     from clip_text.heads.answers import AnswerFinder, AnswerHead
     from clip_text.training.heads_answers import (
         answer_lessons,
@@ -167,7 +167,7 @@ def _run(
     best = find_best(finder, validation.questions)
     threshold, scores = fit_threshold(validation.questions, best)
     place_towers(job.model, job.out, alone=settings["random"])
-    save_token_heads({job.name: finder.with_threshold(threshold)}, job.out)
+    save_heads({job.name: finder.with_threshold(threshold)}, job.out)
     draw_course(folder, "f1", folder / CURVES)
     figures = asdict(scores) | {"threshold": threshold, "learning_rate": recipe.learning_rate}
     return {**figures, **counts, **report, "head": str(job.place)}
