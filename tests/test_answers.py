@@ -15,7 +15,8 @@ from clip_text.checkpoints import load_answers, save_checkpoint
 from clip_text.checkpoints.heads import export_head, save_heads
 from clip_text.data.questions import Question, read_questions
 from clip_text.errors import CheckpointError, DataError
-from clip_text.heads.answers import Answer, AnswerFinder, AnswerHead, PairFrame, best_spans
+from clip_text.heads.answers import Answer, AnswerFinder, AnswerHead, best_spans
+from clip_text.heads.pair_frame import PairFrame
 from clip_text.heads.standalone import bare_tower
 from clip_text.training.heads_answers import (
     answer_lessons,

@@ -6,6 +6,7 @@
 :mod:`.answers`          starts and ends → the answer to a question, in a passage
 :mod:`.standalone`       what those share that have a backbone and tokenizer of their own
 :mod:`.token_heads`      the layer of the two over token states
+:mod:`.pair_frame`       two texts in one row of tokens
 =======================  ================================================================
 
 The table of tasks, how heads lie on disk, and how they are exported, is

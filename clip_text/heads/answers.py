@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from clip_text.heads.pair_frame import PairFrame, pad_kinds
 from clip_text.heads.standalone import StandaloneHead
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
-from clip_text.tokenizer.contracts import copy_of
 from clip_text.towers import TextTower
 
 QUESTION_SHARE = 3
@@ -43,43 +43,6 @@ class Answer:
     end: int
     text: str
     score: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairFrame:
-    """The special tokens around a question and a passage, as the backbone's own tokenizer has them.
-
-    Args:
-        before: [CLS], for BERT.
-        between: [SEP].
-        after: [SEP].
-        kinds: Token types of question and passage: 0 and 1 for BERT.
-    """
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    kinds: tuple[int, int]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "PairFrame":
-        """Find them by looking at a pair."""
-        encoding = copy_of(tokenizer.backend).encode("a", "a")
-        ids, special, kinds = encoding.ids, encoding.special_tokens_mask, encoding.type_ids
-        first = special.index(0)
-        second = special.index(1, first)
-        third = special.index(0, second)
-        last = special.index(1, third)
-        return cls(ids[:first], ids[second:third], ids[last:], (kinds[first], kinds[third]))
-
-    def pair(self, question: Sequence[int], passage: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Token ids and token types of a question and a window."""
-        head = [*self.before, *question, *self.between]
-        ids = [*head, *passage, *self.after]
-        return ids, [self.kinds[0]] * len(head) + [self.kinds[1]] * (len(ids) - len(head))
-
-    def __len__(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
 
 
 class AnswerHead(TokenHead):
@@ -238,14 +201,6 @@ class AnswerFinder(StandaloneHead[AnswerHead]):
     def with_threshold(self, threshold: float | None) -> "AnswerFinder":
         """Give the same finder with another threshold."""
         return replace(self, threshold=threshold)
-
-
-def pad_kinds(rows: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
-    """Stack token types to the shape of their tokens, 0 at padding."""
-    kinds = torch.zeros_like(tokens)
-    for at, row in enumerate(rows):
-        kinds[at, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return kinds
 
 
 def best_spans(

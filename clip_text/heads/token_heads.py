@@ -4,6 +4,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from clip_text.heads.pair_frame import typed_states
 from clip_text.towers import TextTower
 
 _INIT_STD = 0.02  # BERT's
@@ -34,12 +35,5 @@ class TokenHead(nn.Module):
             kinds: Which of two texts a token is of, 0 or 1, [n, length]; backbones without such
                 embeddings pass over it.
         """
-        if kinds is None or getattr(self.tower.config, "type_vocab_size", 0) < 2:
-            states, _ = self.tower.states(tokens)
-        else:
-            mask = (tokens != self.tower.pad_id).long()
-            out = self.tower.transformer(
-                input_ids=tokens, attention_mask=mask, token_type_ids=kinds
-            )
-            states = out.last_hidden_state
+        states, _ = typed_states(self.tower, tokens, kinds)
         return cast(Tensor, self.out(self.dropout(states)))
