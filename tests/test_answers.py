@@ -296,7 +296,7 @@ def test_saved_beside_the_towers(tmp_path):
     assert again.answer("狗在", passage) == found.answer("狗在", passage)
     assert Encoder.from_pretrained(folder, device="cpu").encode_text(["狗"]).shape == (1, 24)
     (folder / "heads" / "qa" / "head.json").write_text('{"task": "answers", "context_length": 16}')
-    with pytest.raises(CheckpointError, match="got TypeError: no overlap and longest"):
+    with pytest.raises(CheckpointError, match="got TypeError: no whole overlap and longest"):
         load_answers(folder)
 
 

@@ -104,7 +104,7 @@ class AnswerFinder(StandaloneHead[AnswerHead]):
         overlap, longest = about.get("overlap"), about.get("longest")
         threshold = about.get("threshold")
         if not isinstance(overlap, int) or not isinstance(longest, int):
-            raise TypeError("no overlap and longest")
+            raise TypeError("no whole overlap and longest")
         if not isinstance(threshold, float | None):
             raise TypeError("no threshold")
         return cls(AnswerHead(tower, 2), tokenizer, overlap, longest, threshold)

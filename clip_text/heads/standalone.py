@@ -55,7 +55,9 @@ class StandaloneHead(ABC, Generic[Module_co]):
             tokenizer: Its tokenizer.
 
         Raises:
-            TypeError: If something is missing from ``about``, or of another type.
+            KeyError: If something is missing from ``about``.
+            TypeError: If something is of another type.
+            ValueError: If something is out of range.
         """
 
 
