@@ -21,6 +21,7 @@ from clip_text.features import Pixels, hash_weights
 from clip_text.heads.answers import Answer, AnswerFinder
 from clip_text.heads.classification import Classification, ClassificationHead, rank
 from clip_text.heads.entities import EntityRecognizer
+from clip_text.heads.pairs import Pair, PairClassifier
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
@@ -316,6 +317,31 @@ class Encoder:
         """
         chosen = choose_head(self.heads, AnswerFinder, head)
         return chosen.answers(questions, passages, batch_size)
+
+    def classify_pairs(
+        self,
+        pairs: Sequence[Pair],
+        head: str | None = None,
+        top_k: int | None = None,
+        batch_size: int = 64,
+    ) -> list[Classification]:
+        """Say which label pairs of texts have, by a head of the model for pairs.
+
+        Args:
+            pairs: Any number of pairs of texts; where both don't fit into the head's context, the
+                end of the longer one is cut first.
+            head: Name of the head; may be left out where the model has one for pairs.
+            top_k: How many labels to give of each, the likeliest first; all if None.
+            batch_size: Pairs per forward pass; the labels don't depend on it.
+
+        Returns:
+            For each pair its labels with calibrated probabilities.
+
+        Raises:
+            TypeError: If one is no pair of strings.
+            ValueError: If there is no such head, or a number is below 1.
+        """
+        return choose_head(self.heads, PairClassifier, head).classify(pairs, top_k, batch_size)
 
     def encode_image(
         self, images: Iterable[ImageSource] | NDArray[np.generic], batch_size: int = 64

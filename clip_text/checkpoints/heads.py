@@ -33,6 +33,7 @@ from clip_text.errors import CheckpointError
 from clip_text.heads import ClassificationHead, Head, StandaloneHead
 from clip_text.heads.answers import AnswerFinder
 from clip_text.heads.entities import EntityRecognizer
+from clip_text.heads.pairs import PairClassifier
 from clip_text.heads.standalone import bare_tower
 from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
@@ -69,6 +70,7 @@ TASKS: dict[str, Task[Any]] = {
         Task(ClassificationHead, "classifier", sequence_classifier),
         Task(EntityRecognizer, "ner", token_classifier),
         Task(AnswerFinder, "qa", question_answerer),
+        Task(PairClassifier, "pairs", lambda tower, head: sequence_classifier(tower, head.head)),
     )
 }
 """The table of tasks, by the name that head.json says."""

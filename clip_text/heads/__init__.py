@@ -4,6 +4,7 @@
 :mod:`.classification`   pooled state → logits → calibrated probabilities of labels
 :mod:`.entities`         labels of tokens → named entities
 :mod:`.answers`          starts and ends → the answer to a question, in a passage
+:mod:`.pairs`            two texts read together → probabilities of labels
 :mod:`.standalone`       what those share that have a backbone and tokenizer of their own
 :mod:`.token_heads`      the layer of the two over token states
 :mod:`.pair_frame`       two texts in one row of tokens
