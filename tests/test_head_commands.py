@@ -18,8 +18,8 @@ from clip_text.checkpoints import load_checkpoint, load_entities, save_checkpoin
 from clip_text.checkpoints.heads import save_heads
 from clip_text.data.labelled_texts import LabelledTexts, hold_out, without
 from clip_text.data.tags import spell
+from clip_text.training import train_classifier
 from clip_text.training import trainer as trainer_module
-from clip_text.training.classifier import train_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,9 +161,13 @@ def test_a_rare_class_is_learnt_and_known_texts_are_not(commands, run, tmp_path)
 def test_states_of_another_context_are_not_taken(tmp_path):
     save_checkpoint(tiny_checkpoint(), tmp_path / "model")
     short, long = (load_checkpoint(tmp_path / "model", length) for length in (4, 16))
-    train_classifier(short, LESSONS, CONFIG, recipe("head", epochs=1), tmp_path / "run")
-    found = train_classifier(long, LESSONS, CONFIG, recipe("head", epochs=1), tmp_path / "run")
-    fresh = train_classifier(long, LESSONS, CONFIG, recipe("head", epochs=1), tmp_path / "fresh")
+    train_classifier(short, LESSONS, recipe("head", epochs=1), tmp_path / "run", config=CONFIG)
+    found = train_classifier(
+        long, LESSONS, recipe("head", epochs=1), tmp_path / "run", config=CONFIG
+    )
+    fresh = train_classifier(
+        long, LESSONS, recipe("head", epochs=1), tmp_path / "fresh", config=CONFIG
+    )
     assert (found.logits == fresh.logits).all()
 
 

@@ -15,8 +15,8 @@ from clip_text import CheckpointError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_as, save_checkpoint
 from clip_text.checkpoints.heads import save_heads
 from clip_text.heads import ClassificationHead
-from clip_text.training.classifier import train_classifier
-from clip_text_cli.runs import place_towers
+from clip_text.training import train_classifier
+from clip_text.training.token_runs import place_towers
 
 TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" * 9]
 QUESTIONS = ["狗在", "猫", "狗"]
@@ -134,23 +134,23 @@ def test_training_a_classifier_keeps_them_but_that_of_its_name(train, tmp_path):
     folder, few = tmp_path / "model", recipe(train, epochs=1, evaluations=1)
     start = with_token_heads(tiny_checkpoint())
     save_checkpoint(start, folder)
-    found = train_classifier(start, LESSONS, CONFIG, few, tmp_path / "run", name="ner")
-    assert isinstance(found.checkpoint.heads["ner"], ClassificationHead)
-    assert sorted(found.checkpoint.heads) == ["ner", "qa"]
-    save_checkpoint(found.checkpoint, folder)  # over the head that was
+    found = train_classifier(start, LESSONS, few, tmp_path / "run", name="ner", config=CONFIG)
+    assert isinstance(found.model.heads["ner"], ClassificationHead)
+    assert sorted(found.model.heads) == ["ner", "qa"]
+    save_checkpoint(found.model, folder)  # over the head that was
     again = Encoder.from_pretrained(folder, device="cpu")
     assert {name: head.task for name, head in again.heads.items()} == {
         "ner": "classification",
         "qa": "answers",
     }
-    assert again.classify(TEXTS) == Encoder(found.checkpoint, device="cpu").classify(TEXTS)
+    assert again.classify(TEXTS) == Encoder(found.model, device="cpu").classify(TEXTS)
     before = start.heads["qa"].answers(QUESTIONS, TEXTS)
     assert again.answers(QUESTIONS, TEXTS) == before
 
 
 def test_training_a_token_head_replaces_the_head_of_its_name(tmp_path):
     save_checkpoint(with_token_heads(), tmp_path / "model")
-    place_towers(str(tmp_path / "model"), tmp_path / "out", alone=False)
+    place_towers(str(tmp_path / "model"), tmp_path / "out")
     save_heads({"kind": recognizer(types=("X",))}, tmp_path / "out")
     save_heads({"ner": finder(longest=2)}, tmp_path / "out")
     found = load_checkpoint(tmp_path / "out")

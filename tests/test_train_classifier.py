@@ -235,13 +235,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tiny_folder, tmp_path)
     from test_classification import CONFIG, LESSONS, recipe
 
     from clip_text.checkpoints import load_checkpoint
-    from clip_text.training.classifier import train_classifier
+    from clip_text.training import Listener, train_classifier
 
     few = recipe(train, epochs=4, evaluations=5)  # saves amid epochs, too
 
     def trained(name, *callbacks):
         return train_classifier(
-            load_checkpoint(tiny_folder), LESSONS, CONFIG, few, tmp_path / name, callbacks=callbacks
+            load_checkpoint(tiny_folder),
+            LESSONS,
+            few,
+            tmp_path / name,
+            listener=Listener(callbacks=callbacks),
+            config=CONFIG,
         )
 
     whole = trained("whole")
@@ -262,12 +267,12 @@ def test_training_stops_early(tiny_folder, tmp_path):
     from test_classification import CONFIG, LESSONS, recipe
 
     from clip_text.checkpoints import load_checkpoint
+    from clip_text.training import train_classifier
     from clip_text.training.callbacks import METRICS, read_metrics
-    from clip_text.training.classifier import train_classifier
 
     # nothing rises at so small a rate
     idle = recipe("head", learning_rate=1e-9, patience=2, evaluations=20)
-    train_classifier(load_checkpoint(tiny_folder), LESSONS, CONFIG, idle, tmp_path)
+    train_classifier(load_checkpoint(tiny_folder), LESSONS, idle, tmp_path, config=CONFIG)
     lines = read_metrics(tmp_path / "head" / METRICS)
     assert sum("eval_accuracy" in line for line in lines) == 3
 

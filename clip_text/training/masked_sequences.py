@@ -44,7 +44,7 @@ class MaskedLMRecipe:
         weight_decay: On matrices; norms and biases get none.
         adam_beta2: Of AdamW.
         adam_epsilon: Of AdamW.
-        context_length: Longest sequence, in tokens with special ones.
+        context_length: Longest sequence, in tokens with special ones; the tokenizer's if None.
         packing: See :mod:`clip_text.data.packing`.
         share: Of the tokens that have to be guessed.
         bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
@@ -66,7 +66,7 @@ class MaskedLMRecipe:
     weight_decay: NotNegative = 0.01
     adam_beta2: Share = 0.98
     adam_epsilon: Positive = 1e-6
-    context_length: Annotated[int, Range("3 or more", lambda value: value >= 3)] = 52
+    context_length: Annotated[int, Range("3 or more", lambda value: value >= 3)] | None = None
     packing: Packing = "document"
     share: InnerShare = 0.15
     bf16: bool = True
@@ -119,7 +119,8 @@ class MaskedSequences(Dataset[Drawn]):
             int(cast(int, each))
             for each in (backend.cls_token_id, backend.sep_token_id, backend.pad_token_id)
         )
-        found = tokens.sequences(recipe.context_length, recipe.packing)
+        length = recipe.context_length or tokenizer.context_length
+        found = tokens.sequences(length, recipe.packing)
         if at_most and len(found) > at_most:
             found = found[np.linspace(0, len(found) - 1, at_most).astype(np.int64)]
         self.places = found
