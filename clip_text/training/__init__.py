@@ -1,4 +1,4 @@
-"""Training: six functions of one signature, by ``transformers.Trainer``. Needs the extra `train`.
+"""Training: seven functions of one signature, by ``transformers.Trainer``. Needs the extra `train`.
 
 ::
 
@@ -11,6 +11,7 @@ function                      data                recipe               ``.model`
 :func:`train_classifier`      `LabelData`         `ClassifierRecipe`   `Checkpoint` with the head
 :func:`train_entities`        `EntityData`        `EntityRecipe`       `EntityRecognizer`
 :func:`train_answers`         `AnswerData`        `AnswerRecipe`       `AnswerFinder`
+:func:`train_pairs`           `PairData`           `PairRecipe`         `PairClassifier`
 :func:`train_distillation`    `ParallelData`      `DistillationRecipe` text tower, or `Checkpoint`
 :func:`train_masked_lm`       `TextData`          `MaskedLMRecipe`     `PreTrainedModel`
 ============================  ==================  ===================  ========================
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         AnswerData,
         EntityData,
         LabelData,
+        PairData,
         ParallelData,
         PictureData,
         TextData,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from clip_text.training.entities import EntityRecipe, train_entities
     from clip_text.training.finetune import train_contrastive
     from clip_text.training.masked_sequences import MaskedLMRecipe
+    from clip_text.training.pairs import PairRecipe, train_pairs
     from clip_text.training.pretrain import train_masked_lm
     from clip_text.training.stages import Stage, read_stages
 
@@ -65,6 +68,8 @@ _PLACES = {
     "LabelData": "data",
     "Listener": "callbacks",
     "MaskedLMRecipe": "masked_sequences",
+    "PairData": "data",
+    "PairRecipe": "pairs",
     "ParallelData": "data",
     "PictureData": "data",
     "Stage": "stages",
@@ -76,6 +81,7 @@ _PLACES = {
     "train_distillation": "distill",
     "train_entities": "entities",
     "train_masked_lm": "pretrain",
+    "train_pairs": "pairs",
 }
 """Modules of the names above; each is imported when it is first asked for."""
 
@@ -89,6 +95,8 @@ __all__ = [
     "LabelData",
     "Listener",
     "MaskedLMRecipe",
+    "PairData",
+    "PairRecipe",
     "ParallelData",
     "PictureData",
     "Stage",
@@ -100,6 +108,7 @@ __all__ = [
     "train_distillation",
     "train_entities",
     "train_masked_lm",
+    "train_pairs",
 ]
 
 

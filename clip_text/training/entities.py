@@ -15,13 +15,23 @@ from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
 from clip_text.training.callbacks import Listener
 from clip_text.training.data import EntityData
 from clip_text.training.heads_tokens import count_unreachable, entity_trainer
+from clip_text.training.recipe import Whole
 from clip_text.training.runs import Trained
 from clip_text.training.token_runs import TokenRecipe, TokenRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntityRecipe(TokenRecipe):
-    """The numbers of the training of a head for entities; see :class:`TokenRecipe`."""
+    """The numbers of the training of a head for entities; see :class:`TokenRecipe`.
+
+    Args:
+        overlap: Tokens that windows share.
+
+    Raises:
+        RecipeError: If a number is out of its range.
+    """
+
+    overlap: Whole = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

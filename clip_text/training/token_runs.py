@@ -1,4 +1,4 @@
-"""What the trainings of heads over tokens share: recipe, backbone, run, and where a head goes."""
+"""What the trainings of heads that stand alone share: recipe, backbone, run, and the end of it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -32,7 +32,6 @@ from clip_text.training.recipe import (
     Range,
     Seed,
     Share,
-    Whole,
     check_fields,
 )
 from clip_text.training.runs import Course, Run, check_export
@@ -48,7 +47,7 @@ Window = Annotated[int, Range("3 or more", lambda value: value >= 3)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRecipe:
-    """The numbers of the training of a head over tokens, with a backbone of its own.
+    """The numbers of the training of a head with a backbone of its own.
 
     Args:
         epochs: Passes over the data, at most.
@@ -58,7 +57,6 @@ class TokenRecipe:
         weight_decay: On matrices; norms and biases get none.
         warmup: Share of all steps of linear warm-up; linear decay follows.
         context_length: Tokens in a window; at most the backbone's positions.
-        overlap: Tokens that windows share.
         bf16: Compute in bfloat16 where it is faster.
         seed: Of draws and dropout, and of weights that start random.
 
@@ -73,7 +71,6 @@ class TokenRecipe:
     weight_decay: NotNegative = 0.01
     warmup: Share = 0.1
     context_length: Window = 128
-    overlap: Whole = 16
     bf16: bool = True
     seed: Seed = 0
 
@@ -97,7 +94,7 @@ class TokenRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRun:
-    """One training of a head over tokens.
+    """One training of a head with a backbone of its own.
 
     Args:
         start: Name of the model whose backbone it starts from, or a checkpoint that was loaded.
@@ -158,6 +155,7 @@ class TokenRun:
         run: Run,
         head: nn.Module,
         make: Callable[[tuple[TrainerCallback, ...]], HeadTrainer],
+        best_by: str = "f1",
     ) -> Course:
         """Train a head, or load the end of a finished run into it.
 
@@ -165,9 +163,10 @@ class TokenRun:
             run: That was begun.
             head: With its backbone; what training changes.
             make: Makes the trainer, with these callbacks.
+            best_by: The metric that decides, a share.
         """
         heard = self.listener.heard(
-            "steps", step_line(lambda metrics: f"f1 {metrics.get('f1', 0.0):.1%}")
+            "steps", step_line(lambda metrics: f"{best_by} {metrics.get(best_by, 0.0):.1%}")
         )
 
         def train() -> TrainerState:

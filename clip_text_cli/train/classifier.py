@@ -13,7 +13,7 @@ from rich.table import Table
 
 from clip_text_cli.options import AsJson, Model, listed
 from clip_text_cli.output import out, print_json
-from clip_text_cli.train.runs import is_main, listening, run_folder, tell
+from clip_text_cli.train.runs import is_main, label_names, listening, run_folder, tell
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.checkpoints import Checkpoint
@@ -135,7 +135,7 @@ def command(
         evaluations=evaluations,
         seed=seed,
     )
-    columns = Columns(text, label, separator, _names(labels))
+    columns = Columns(text, label, separator, label_names(labels))
     read = LabelData.read(data, val, number=hold_out, seed=seed, columns=columns)
     if train == "joint":
         read = read.with_pictures(pictures, val_pictures, kinds=listed(kinds))
@@ -165,18 +165,6 @@ def command(
         print_json(trained.report)
     else:
         _tell(trained, picture, out_dir)
-
-
-def _names(file: Path | None) -> tuple[str, ...]:
-    if file is None:
-        return ()
-    from clip_text.data.text_files import read_entries
-    from clip_text.errors import DataError
-
-    names = tuple(read_entries(file))
-    if not names:
-        raise DataError(f"expected names of labels in {file}, got none. Write one a line.")
-    return names
 
 
 def _backbone(

@@ -44,3 +44,20 @@ def tell(lines: list[str]) -> None:
     """Print lines as they are."""
     for line in lines:
         out.print(escape(line), soft_wrap=True)
+
+
+def label_names(file: Path | None) -> tuple[str, ...]:
+    """Read the names of labels, one a line; none without a file.
+
+    Raises:
+        DataError: If there are none in the file.
+    """
+    if file is None:
+        return ()
+    from clip_text.data.text_files import read_entries
+    from clip_text.errors import DataError
+
+    names = tuple(read_entries(file))
+    if not names:
+        raise DataError(f"expected names of labels in {file}, got none. Write one a line.")
+    return names
