@@ -18,7 +18,7 @@ from clip_text.training.heads_answers import (
     fit_threshold,
 )
 from clip_text.training.recipe import Count, Whole
-from clip_text.training.runs import Trained
+from clip_text.training.runs import Trained, check_inputs
 from clip_text.training.token_runs import TokenRecipe, TokenRun, Window
 
 
@@ -77,12 +77,14 @@ def train_answers(
         random: Whether the backbone starts from random weights: the control.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         CheckpointError: If the start cannot be read, or the name names no folder.
         ClipTextError: If the folder holds another run.
         DataError: If there is no window with an answer to learn from.
         FileExistsError: If ``export`` exists before the run is at its end.
         NonFiniteLossError: If the loss is no number any more.
     """
+    check_inputs(data, AnswerData, recipe, AnswerRecipe)
     job = TokenRun(
         start=start,
         recipe=recipe,

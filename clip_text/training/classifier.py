@@ -24,7 +24,7 @@ from clip_text.training.classifier_steps import ClassifierRecipe
 from clip_text.training.data import LabelData
 from clip_text.training.holding import Recall
 from clip_text.training.recipe import RecipeError
-from clip_text.training.runs import Trained, check_export, read_report, write_report
+from clip_text.training.runs import Trained, check_export, check_inputs, read_report, write_report
 from clip_text.training.trainer import join_processes
 
 
@@ -85,6 +85,7 @@ def train_classifier(
             :func:`~clip_text.checkpoints.start_backbone`. Its context length is the head's.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         CheckpointError: If the start cannot be read, or ``backbone`` has another vocabulary.
         ClipTextError: If ``out`` holds other towers.
         DataError: If a validation text has a label no training text has.
@@ -92,6 +93,7 @@ def train_classifier(
         RecipeError: If ``backbone`` is given without ``copy``.
         NonFiniteLossError: If the loss is no number any more.
     """
+    check_inputs(data, LabelData, recipe, ClassifierRecipe)
     check_name(name)
     started = time.monotonic()
     checkpoint = start if isinstance(start, Checkpoint) else load_checkpoint(start)

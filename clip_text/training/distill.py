@@ -25,11 +25,10 @@ from clip_text.training.distillation import (
     choose_pooler,
 )
 from clip_text.training.lessons import Lessons
-from clip_text.training.runs import Course, Run, Trained
+from clip_text.training.runs import Course, Run, Trained, check_inputs
 from clip_text.training.students import SIZES, make_student, paired, save_student
 from clip_text.training.teachers import Teacher, load_teacher, teacher_rows
 
-CACHE = user_cache_path("clip-text") / "teachers"
 PoolerChoice = Literal["auto", "cls", "mean", "max"]
 
 
@@ -57,7 +56,7 @@ def train_distillation(
     teacher: str = "minilm",
     tokenizer: str | Path | None = None,
     pooler: PoolerChoice = "auto",
-    cache: str | Path = CACHE,
+    cache: str | Path | None = None,
 ) -> TrainedStudent:
     """Teach a text tower a language; the same call again goes on where it was stopped.
 
@@ -73,14 +72,16 @@ def train_distillation(
         teacher: Name, as :func:`~clip_text.training.teachers.load_teacher` takes it.
         tokenizer: Folder of a new student's; Chinese word pieces if None.
         pooler: How token states become one vector; ``auto`` lets validation choose.
-        cache: Folder for the teacher's rows.
+        cache: Folder for the teacher's rows; in the user's cache if None.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         CheckpointError: If student or teacher cannot be read.
         ClipTextError: If the folder holds another run.
         DataError: If the teacher's rows are broken.
         NonFiniteLossError: If the loss is no number any more.
     """
+    check_inputs(data, ParallelData, recipe, DistillationRecipe)
     master = load_teacher(teacher)
     own = Tokenizer.from_folder(Path(tokenizer or resolve("starter")))
     if start not in SIZES:  # fails before the teacher has read everything
@@ -93,7 +94,13 @@ def train_distillation(
     }
     run = Run(Path(folder), asked | _settings(data, recipe, master))
     run.begin()
-    lessons = _Lessons(data, own, master, Path(cache), listener or Listener())
+    lessons = _Lessons(
+        data,
+        own,
+        master,
+        Path(cache or user_cache_path("clip-text") / "teachers"),
+        listener or Listener(),
+    )
     job = _Job(run, start, master, recipe, lessons)
     report = run.report()
     trials: dict[str, Any] = {}

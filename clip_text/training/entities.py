@@ -16,7 +16,7 @@ from clip_text.training.callbacks import Listener
 from clip_text.training.data import EntityData
 from clip_text.training.heads_tokens import count_unreachable, entity_trainer
 from clip_text.training.recipe import Whole
-from clip_text.training.runs import Trained
+from clip_text.training.runs import Trained, check_inputs
 from clip_text.training.token_runs import TokenRecipe, TokenRun
 
 
@@ -74,12 +74,14 @@ def train_entities(
         random: Whether the backbone starts from random weights: the control.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         CheckpointError: If the start cannot be read, or the name names no folder.
         ClipTextError: If the folder holds another run.
         DataError: If there is nothing to learn from.
         FileExistsError: If ``export`` exists before the run is at its end.
         NonFiniteLossError: If the loss is no number any more.
     """
+    check_inputs(data, EntityData, recipe, EntityRecipe)
     job = TokenRun(
         start=start,
         recipe=recipe,

@@ -47,7 +47,7 @@ from clip_text.training.guard import (
 from clip_text.training.image_tower import ImageTower, image_tower
 from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
-from clip_text.training.runs import Run, Trained, write_report
+from clip_text.training.runs import Run, Trained, check_inputs, write_report
 from clip_text.training.stages import FEATURES, Stage, check_sizes, with_rates
 from clip_text.training.told import BEST_BY, KS, told, told_labels
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, join_processes
@@ -81,7 +81,7 @@ class TrainedPair(Trained[Checkpoint]):
 def train_contrastive(
     start: str | Path | Checkpoint,
     data: PictureData,
-    recipe: Sequence[Stage],
+    recipe: Stage | Sequence[Stage],
     folder: str | Path,
     *,
     listener: Listener | None = None,
@@ -107,6 +107,7 @@ def train_contrastive(
         shares: Of the fine-tuned weights, to measure in the end; 0 has to be among them.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         RecipeError: If a batch is larger than the data, a tower has not what is asked for, or
             two stages have one name.
         ValueError: If the start is not among the shares.
@@ -115,17 +116,20 @@ def train_contrastive(
         NonFiniteLossError: If the loss is no number any more.
         SaveError: If the disk is full.
     """
+    stages = list(recipe) if isinstance(recipe, list | tuple) else [cast(Stage, recipe)]
+    for stage in stages:
+        check_inputs(data, PictureData, stage, Stage)
     if 0 not in shares:
         raise ValueError(f"expected share 0, the start, among {list(shares)}. Add it.")
     started = time.monotonic()
     checkpoint = start if isinstance(start, Checkpoint) else load_checkpoint(start)
     run = _Run(checkpoint, data, Path(folder), plumbing or Plumbing(), listener or Listener())
-    check_sizes(recipe, len(data.train.image_ids), run.processes.num_processes)
-    for stage in recipe:
+    check_sizes(stages, len(data.train.image_ids), run.processes.num_processes)
+    for stage in stages:
         check_towers(checkpoint.model, stage.recipe)
     run.introduce()
     read = backbone_digest(checkpoint.model.text) if checkpoint.heads else ""
-    before, mixtures, chosen = run.mix(recipe, shares)
+    before, mixtures, chosen = run.mix(stages, shares)
     if checkpoint.heads and backbone_digest(checkpoint.model.text) != read:
         checkpoint = run.without_readers()
     report = _report(before, mixtures, chosen)

@@ -20,10 +20,9 @@ from clip_text.training.masked_lm import MaskedLMTrainer, Perplexity, save_maske
 from clip_text.training.masked_models import drop_less, load_masked_lm, new_masked_lm
 from clip_text.training.masked_sequences import MaskedLMRecipe, MaskedSequences
 from clip_text.training.recipe import RecipeError
-from clip_text.training.runs import Run, Trained
+from clip_text.training.runs import Run, Trained, check_inputs
 from clip_text.training.students import SIZES
 
-CACHE = user_cache_path("clip-text") / "tokens"
 BEFORE, STEPS = "before.json", "run"
 
 
@@ -51,7 +50,7 @@ def train_masked_lm(
     tokenizer: str | Path | None = None,
     grow: bool = False,
     dropout: float | None = None,
-    cache: str | Path = CACHE,
+    cache: str | Path | None = None,
 ) -> TrainedMaskedLM:
     """Teach a backbone by masked words; the same call again goes on where it was stopped.
 
@@ -67,15 +66,17 @@ def train_masked_lm(
         tokenizer: Folder of one for random weights; Chinese word pieces if None.
         grow: Give an encoder of fewer positions as many as the context needs.
         dropout: In this run; the model's if None.
-        cache: Folder for the tokenised text.
+        cache: Folder for the tokenised text; in the user's cache if None.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         CheckpointError: If the start cannot be read, or has no positions for the context.
         ClipTextError: If the folder holds another run.
         DataError: If there is no text, or too little to validate on.
         RecipeError: If a batch is larger than the text, or a tokenizer is given beside a model.
         NonFiniteLossError: If the loss is no number any more.
     """
+    check_inputs(data, TextData, recipe, MaskedLMRecipe)
     files = data.files()
     model, own, new_head = _start(start, tokenizer, recipe, grow=grow)
     if dropout is not None:
@@ -84,7 +85,9 @@ def train_masked_lm(
     heard = listener or Listener()
     processes = trainer.join_processes()
     with processes.main_process_first():  # the others find it all in the cache
-        learnt, held = _read(data, files, own, Path(cache), heard)
+        learnt, held = _read(
+            data, files, own, Path(cache or user_cache_path("clip-text") / "tokens"), heard
+        )
         for tokens in (learnt, held):
             tokens.sequences(own.context_length, recipe.packing)
     asked: dict[str, Any] = {"model": str(start), "learnt": learnt.path.parent.name}

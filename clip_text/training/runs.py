@@ -34,6 +34,26 @@ _LEFT_BY_RUNS = ("checkpoint-*", "made-by.txt", FINISHED)
 Model = TypeVar("Model")
 
 
+def check_inputs(data: object, data_kind: type, recipe: object, recipe_kind: type) -> None:
+    """Refuse data and recipes of another training before anything is read.
+
+    Args:
+        data: What a training function was given to learn from.
+        data_kind: What it takes.
+        recipe: Its numbers, as they were given.
+        recipe_kind: What it takes.
+
+    Raises:
+        TypeError: If one of them is something else.
+    """
+    for name, value, kind in (("data", data, data_kind), ("recipe", recipe, recipe_kind)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"expected {name} to be of {kind.__name__}, got {type(value).__name__}. "
+                "Import it from clip_text.training."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """How training went.
