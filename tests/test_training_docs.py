@@ -25,6 +25,10 @@ WRITTEN = {  # what the example of each writes, and what reads that
     "train_classifier": ("reviews", lambda out: Encoder.from_pretrained(out).classify(["好"])),
     "train_entities": ("names", load_entities),
     "train_answers": ("questions", load_answers),
+    "train_pairs": (
+        "same",
+        lambda out: Encoder.from_pretrained(out).classify_pairs([("狗在跑", "猫")]),
+    ),
     "train_distillation": ("french", Encoder.from_pretrained),
     "train_masked_lm": ("field", load_masked_lm),
 }
@@ -39,6 +43,9 @@ def folder(tmp_path_factory):
     reviews = "".join(f"很好吃{at},好评\n太难吃{at},差评\n" for at in range(10))
     lines = {
         "reviews.csv": "text,label\n" + reviews,
+        "same.tsv": "".join(
+            f"第{at}只狗\t第{at}只{'狗猫'[at % 2]}\t{at % 2}\n" for at in range(20)
+        ),
         "names.jsonl": "".join(
             json.dumps(
                 {"text": f"{name}住在北京。", "entities": [{"start": 0, "end": 2, "label": "人"}]}
@@ -81,7 +88,7 @@ def run(name, folder, monkeypatch):
 def test_there_is_an_example_of_each_of_at_most_eight_lines():
     functions = {name for name in training.__all__ if name.startswith("train_")}
     assert BLOCKS.keys() == functions == WRITTEN.keys()
-    assert len(functions) == 6
+    assert len(functions) == 7
     for block in BLOCKS.values():
         assert len(block.splitlines()) <= 8
 

@@ -18,7 +18,7 @@ from clip_text.training.callbacks import Listener
 from clip_text.training.data import PairData
 from clip_text.training.heads_pairs import measure_pairs, pair_targets, pair_trainer
 from clip_text.training.recipe import Count
-from clip_text.training.runs import Trained
+from clip_text.training.runs import Trained, check_inputs
 from clip_text.training.token_runs import TokenRecipe, TokenRun
 
 
@@ -82,11 +82,13 @@ def train_pairs(
         random: Whether the backbone starts from random weights: the control.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         CheckpointError: If the start cannot be read, or the name names no folder.
         ClipTextError: If the folder holds another run.
         FileExistsError: If ``export`` exists before the run is at its end.
         NonFiniteLossError: If the loss is no number any more.
     """
+    check_inputs(data, PairData, recipe, PairRecipe)
     job = TokenRun(
         start=start,
         recipe=recipe,
@@ -132,8 +134,16 @@ def _measure(
     """Measure a head on the validation pairs: the figures by name, and the confusion."""
     logits, scores = measure_pairs(classifier, data.validation)
     targets = pair_targets(classifier, data.validation)
-    report = asdict(scores) | asdict(calibrate(logits, targets, multi_label=False))
-    report |= {"train_pairs": len(data.train), "validation_pairs": len(data.validation)}
+    calibration = calibrate(logits, targets, multi_label=False)
+    report = (
+        asdict(scores)
+        | asdict(calibration)
+        | {
+            "classes": [asdict(each) for each in scores.classes],
+            "train_pairs": len(data.train),
+            "validation_pairs": len(data.validation),
+        }
+    )
     return report, confusion_matrix(logits, as_matrix(targets, len(data.labels)))
 
 
