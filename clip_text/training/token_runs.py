@@ -158,6 +158,7 @@ class TokenRun:
         run: Run,
         head: nn.Module,
         make: Callable[[tuple[TrainerCallback, ...]], HeadTrainer],
+        metric: str = "f1",
     ) -> Course:
         """Train a head, or load the end of a finished run into it.
 
@@ -165,9 +166,10 @@ class TokenRun:
             run: That was begun.
             head: With its backbone; what training changes.
             make: Makes the trainer, with these callbacks.
+            metric: What is told of a validation, a share.
         """
         heard = self.listener.heard(
-            "steps", step_line(lambda metrics: f"f1 {metrics.get('f1', 0.0):.1%}")
+            "steps", step_line(lambda metrics: f"{metric} {metrics.get(metric, 0.0):.1%}")
         )
 
         def train() -> TrainerState:
