@@ -27,7 +27,8 @@ from clip_text.training.distillation import (
 from clip_text.training.lessons import Lessons
 from clip_text.training.runs import Course, Run, Trained, check_inputs
 from clip_text.training.students import SIZES, make_student, paired, save_student
-from clip_text.training.teachers import Teacher, load_teacher, teacher_rows
+from clip_text.training.teacher_rows import teacher_rows
+from clip_text.training.teachers import Teacher, load_teacher
 
 PoolerChoice = Literal["auto", "cls", "mean", "max"]
 

@@ -116,7 +116,7 @@ def train_pairs(
         lambda callbacks: pair_trainer(
             *(classifier, data.train, data.validation, numbers, job.folder), callbacks=callbacks
         ),
-        best_by="accuracy",
+        metric="accuracy",
     )
     confusion = None
     if report is None:

@@ -155,7 +155,7 @@ class TokenRun:
         run: Run,
         head: nn.Module,
         make: Callable[[tuple[TrainerCallback, ...]], HeadTrainer],
-        best_by: str = "f1",
+        metric: str = "f1",
     ) -> Course:
         """Train a head, or load the end of a finished run into it.
 
@@ -163,10 +163,10 @@ class TokenRun:
             run: That was begun.
             head: With its backbone; what training changes.
             make: Makes the trainer, with these callbacks.
-            best_by: The metric that decides, a share.
+            metric: What is told of a validation, a share.
         """
         heard = self.listener.heard(
-            "steps", step_line(lambda metrics: f"{best_by} {metrics.get(best_by, 0.0):.1%}")
+            "steps", step_line(lambda metrics: f"{metric} {metrics.get(metric, 0.0):.1%}")
         )
 
         def train() -> TrainerState:
