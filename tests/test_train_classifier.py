@@ -22,7 +22,7 @@ from clip_text.data.labelled_texts import (
 from clip_text.training.masked_lm import save_masked_lm
 from clip_text.training.masked_models import load_masked_lm
 from clip_text.training.trainer import last_checkpoint
-from clip_text_cli.train.classifier import _names
+from clip_text_cli.train.runs import label_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,11 +113,11 @@ def test_broken_texts_are_refused(name, text, message, tmp_path):
 def test_names_of_labels_from_a_file_as_windows_writes_it(tmp_path):
     for codec in ("utf-8-sig", "utf-16", "gbk"):
         (tmp_path / "names.txt").write_bytes("好评\r\n\r\n差评 \r\n".encode(codec))
-        assert _names(tmp_path / "names.txt") == ("好评", "差评")
-    assert _names(None) == ()
+        assert label_names(tmp_path / "names.txt") == ("好评", "差评")
+    assert label_names(None) == ()
     (tmp_path / "names.txt").write_text("\n")
     with pytest.raises(DataError, match=r"names of labels in .*names\.txt, got none"):
-        _names(tmp_path / "names.txt")
+        label_names(tmp_path / "names.txt")
 
 
 @pytest.mark.parametrize("task", ["classifier", "ner", "qa", "mlm", "distill"])
