@@ -19,12 +19,11 @@ from clip_text.towers import POOLERS, TextTower
 from clip_text.training.callbacks import EarlyStop
 from clip_text.training.holding import Hold
 from clip_text.training.recipe import (
+    BaseRecipe,
     Count,
     NotNegative,
     Positive,
     Recipe,
-    Seed,
-    check_fields,
 )
 from clip_text.training.trainer import Plumbing, SampledTrainer, training_arguments
 
@@ -37,8 +36,8 @@ _HEAD_FACTOR = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifierRecipe:
-    """The numbers of a head's training.
+class ClassifierRecipe(BaseRecipe):
+    """The numbers of a head's training, beside those of :class:`BaseRecipe`.
 
     Args:
         train: ``head``: the tower is frozen, its pooled states are computed once. ``copy``: a
@@ -54,8 +53,6 @@ class ClassifierRecipe:
         hold: Weight of what holds retrieval, with ``joint``; None for the usual one.
         patience: Evaluations without a rise after which training ends.
         evaluations: How often validation runs if it doesn't.
-        bf16: Compute in bfloat16 where it is faster.
-        seed: Of weights, draws and dropout.
 
     Raises:
         RecipeError: If a number is out of range.
@@ -70,11 +67,6 @@ class ClassifierRecipe:
     hold: NotNegative | None = None
     patience: Count = 3
     evaluations: Count = 10
-    bf16: bool = True
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def general(self, width: int, best_by: str) -> Recipe:
         """Say it as the trainers' recipe."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,7 +131,8 @@ def train_distillation(
 def _settings(data: ParallelData, recipe: DistillationRecipe, master: Teacher) -> dict[str, Any]:
     """Give what the outcome depends on beside names, as JSON has it."""
     to = [f"{name}={recipe.weights[name]:g}" if recipe.weights else name for name in data.languages]
-    numbers = {field: getattr(recipe, field) for field in recipe.__slots__ if field != "bf16"}
+    numbers = asdict(recipe)
+    del numbers["bf16"]
     sets = [dict(data.train.by_language), dict(data.validation.by_language)]
     digest = hashlib.blake2b(json.dumps(sets).encode(), digest_size=16).hexdigest()
     asked = {"from": data.source, "to": ",".join(to), "sentences": digest}

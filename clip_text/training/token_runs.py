@@ -26,13 +26,12 @@ from clip_text.towers import TextTower
 from clip_text.training.callbacks import Listener, step_line
 from clip_text.training.heads_tokens import HeadRecipe, HeadTrainer, suggested_rate
 from clip_text.training.recipe import (
+    BaseRecipe,
     Count,
     NotNegative,
     Positive,
     Range,
-    Seed,
     Share,
-    check_fields,
 )
 from clip_text.training.runs import Course, Run, check_export
 
@@ -46,8 +45,8 @@ Window = Annotated[int, Range("3 or more", lambda value: value >= 3)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRecipe:
-    """The numbers of the training of a head with a backbone of its own.
+class TokenRecipe(BaseRecipe):
+    """The numbers of a head with a backbone of its own, beside those of :class:`BaseRecipe`.
 
     Args:
         epochs: Passes over the data, at most.
@@ -57,8 +56,6 @@ class TokenRecipe:
         weight_decay: On matrices; norms and biases get none.
         warmup: Share of all steps of linear warm-up; linear decay follows.
         context_length: Tokens in a window; at most the backbone's positions.
-        bf16: Compute in bfloat16 where it is faster.
-        seed: Of draws and dropout, and of weights that start random.
 
     Raises:
         RecipeError: If a number is out of its range.
@@ -71,11 +68,6 @@ class TokenRecipe:
     weight_decay: NotNegative = 0.01
     warmup: Share = 0.1
     context_length: Window = 128
-    bf16: bool = True
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def general(self, width: int) -> HeadRecipe:
         """Say it as the trainers' recipe; a rate for a backbone's width if none was given."""

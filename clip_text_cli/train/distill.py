@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from platformdirs import user_cache_path
 
 from clip_text_cli.options import AsJson, listed
 from clip_text_cli.output import print_json
 from clip_text_cli.train.runs import is_main, listening, tell
 
-CACHE = user_cache_path("clip-text") / "teachers"
 HELD_OUT = 1000
 MODEL = "model"
 PoolerChoice = Literal["auto", "cls", "mean", "max"]
@@ -87,7 +85,9 @@ def distill(
         int, typer.Option(min=1, help="Lines held out without --val; a tenth at most.")
     ] = HELD_OUT,
     seed: Annotated[int, typer.Option(help="Of weights, draws and dropout.")] = 0,
-    cache: Annotated[Path, typer.Option(help="Folder for the teacher's rows.")] = CACHE,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for the teacher's rows; in your cache if none.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Teach a text tower a language by a teacher of another, without pictures.

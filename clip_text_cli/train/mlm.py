@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from platformdirs import user_cache_path
 
 from clip_text_cli.drawing.curves import CURVES, draw_course
 from clip_text_cli.options import AsJson, Model, listed
 from clip_text_cli.output import print_json
 from clip_text_cli.train.runs import is_main, listening, tell
 
-CACHE = user_cache_path("clip-text") / "tokens"
 MODEL, RUN = "model", "run"
 Preset = Literal["continue", "scratch", "roberta"]
 Size = Literal["tiny", "mini", "small", "medium", "base"]
@@ -86,7 +84,9 @@ def mlm(
         typer.Option(min=1, help="Validations without a better one that end it; its end if none."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of head, masks, order and dropout.")] = 0,
-    cache: Annotated[Path, typer.Option(help="Folder for tokenised text.")] = CACHE,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for tokenised text; in your cache if none.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Teach a backbone your field's language: it guesses masked words of plain text.
