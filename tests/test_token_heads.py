@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import typer
 from models import shared_checkpoint, tiny_checkpoint
 from safetensors.torch import load_file, save_file
 from test_answers import finder
@@ -13,10 +14,11 @@ from test_entities import recognizer
 
 from clip_text import CheckpointError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_as, save_checkpoint
-from clip_text.checkpoints.heads import save_heads
+from clip_text.checkpoints.heads import TASKS, save_heads
 from clip_text.heads import ClassificationHead
 from clip_text.training import train_classifier
 from clip_text.training.token_runs import place_towers
+from clip_text_cli.train import app
 
 TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" * 9]
 QUESTIONS = ["狗在", "猫", "狗"]
@@ -99,6 +101,12 @@ def test_a_head_is_chosen_by_task_and_name():
         encoder.entities(TEXTS, batch_size=0)
     with pytest.raises(TypeError, match="expected a list of str"):
         encoder.entities("狗")
+
+
+def test_the_table_of_tasks():
+    assert list(TASKS) == ["classification", "entities", "answers", "pairs"]
+    commands = typer.main.get_command(app).commands
+    assert {task.command for task in TASKS.values()} <= set(commands)
 
 
 def test_they_are_where_the_encoder_is():

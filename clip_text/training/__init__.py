@@ -44,7 +44,6 @@ if TYPE_CHECKING:
         AnswerData,
         EntityData,
         LabelData,
-        PairData,
         ParallelData,
         PictureData,
         TextData,
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from clip_text.training.entities import EntityRecipe, train_entities
     from clip_text.training.finetune import train_contrastive
     from clip_text.training.masked_sequences import MaskedLMRecipe
-    from clip_text.training.pairs import PairRecipe, train_pairs
+    from clip_text.training.pairs import PairData, PairRecipe, train_pairs
     from clip_text.training.pretrain import train_masked_lm
     from clip_text.training.stages import Stage, read_stages
 
@@ -68,7 +67,7 @@ _PLACES = {
     "LabelData": "data",
     "Listener": "callbacks",
     "MaskedLMRecipe": "masked_sequences",
-    "PairData": "data",
+    "PairData": "pairs",
     "PairRecipe": "pairs",
     "ParallelData": "data",
     "PictureData": "data",

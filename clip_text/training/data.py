@@ -1,4 +1,4 @@
-"""What each of the trainings learns from and is measured on, and how it is read from files.
+"""What trainings learn from and are measured on, and how it is read; of pairs see `pairs.py`.
 
 Where no other data are given to measure on, some of the data to learn from are held out.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_text.data.collection import RetrievalSet
-from clip_text.data.labelled_pairs import LabelledPairs, PairColumns, read_labelled_pairs
 from clip_text.data.labelled_texts import (
     Columns,
     LabelledTexts,
@@ -298,57 +297,6 @@ class AnswerData:
             kept = draw.sample(validation.questions, val_questions)
             validation = Questions(kept, validation.moved, validation.lost, validation.left_out)
         return cls(train, validation)
-
-
-@dataclass(frozen=True, slots=True)
-class PairData:
-    """Labelled pairs of texts.
-
-    Args:
-        train: Pairs to learn from.
-        validation: Others, of the same labels.
-        labels: The labels, in order.
-    """
-
-    train: LabelledPairs
-    validation: LabelledPairs
-    labels: tuple[str, ...]
-
-    @classmethod
-    def read(
-        cls,
-        data: str | Path,
-        val: str | Path | None = None,
-        *,
-        number: int | None = None,
-        seed: int = 0,
-        columns: PairColumns | None = None,
-    ) -> "PairData":
-        """Read labelled pairs from .jsonl, .csv, .tsv or .xlsx files.
-
-        Args:
-            data: What to learn from.
-            val: What to measure on; pairs are held out if None.
-            number: How many; a tenth, at most 5,000, if None. The same pairs are not learnt.
-            seed: Of the draw.
-            columns: What to read of the files; columns are found by their usual names if None.
-
-        Raises:
-            DataError: If something cannot be read, there is one label only, or a pair to measure
-                on has a label that is not learnt.
-        """
-        columns = columns or PairColumns()
-        train = read_labelled_pairs(Path(data), columns)
-        labels_of(train, multi_label=False)  # one label alone is refused before it is split
-        if val is not None:
-            validation = read_labelled_pairs(Path(val), columns)
-        else:
-            number = number or min(MOST_LABELLED, max(1, len(train) // 10))
-            train, validation = hold_out(train, number, seed)
-            train = without(train, validation)
-        labels = columns.names or labels_of(train, multi_label=False)
-        check_known(validation, labels, multi_label=False)
-        return cls(train, validation, labels)
 
 
 @dataclass(frozen=True, slots=True)

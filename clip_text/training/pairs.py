@@ -9,17 +9,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.checkpoints import Checkpoint
-from clip_text.data.labelled_pairs import LabelledPairs
+from clip_text.data.labelled_pairs import LabelledPairs, PairColumns, read_labelled_pairs
+from clip_text.data.labelled_texts import check_known, hold_out, labels_of, without
 from clip_text.evaluation.classification import as_matrix, calibrate
 from clip_text.evaluation.zero_shot import confusion_matrix
 from clip_text.heads.classification import ClassificationHead, HeadConfig
 from clip_text.heads.pairs import PairClassifier
 from clip_text.training.callbacks import Listener
-from clip_text.training.data import PairData
+from clip_text.training.data import MOST_LABELLED
 from clip_text.training.heads_pairs import measure_pairs, pair_targets, pair_trainer
 from clip_text.training.recipe import Count
 from clip_text.training.runs import Trained, check_inputs
 from clip_text.training.token_runs import TokenRecipe, TokenRun
+
+
+@dataclass(frozen=True, slots=True)
+class PairData:
+    """Labelled pairs of texts.
+
+    Args:
+        train: Pairs to learn from.
+        validation: Others, of the same labels.
+        labels: The labels, in order.
+    """
+
+    train: LabelledPairs
+    validation: LabelledPairs
+    labels: tuple[str, ...]
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        val: str | Path | None = None,
+        *,
+        number: int | None = None,
+        seed: int = 0,
+        columns: PairColumns | None = None,
+    ) -> "PairData":
+        """Read labelled pairs from .jsonl, .csv, .tsv or .xlsx files.
+
+        Args:
+            data: What to learn from.
+            val: What to measure on; pairs are held out if None.
+            number: How many; a tenth, at most 5,000, if None. The same pairs are not learnt.
+            seed: Of the draw.
+            columns: What to read of the files; columns are found by their usual names if None.
+
+        Raises:
+            DataError: If something cannot be read, there is one label only, or a pair to measure
+                on has a label that is not learnt.
+        """
+        columns = columns or PairColumns()
+        train = read_labelled_pairs(Path(data), columns)
+        labels_of(train, multi_label=False)  # one label alone is refused before it is split
+        if val is not None:
+            validation = read_labelled_pairs(Path(val), columns)
+        else:
+            number = number or min(MOST_LABELLED, max(1, len(train) // 10))
+            train, validation = hold_out(train, number, seed)
+            train = without(train, validation)
+        labels = columns.names or labels_of(train, multi_label=False)
+        check_known(validation, labels, multi_label=False)
+        return cls(train, validation, labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
