@@ -162,16 +162,16 @@ def main(  # noqa: PLR0917  (its parameters are its options)
     train, held = (everything, read_labelled_texts(val)) if val else hold_out(everything, hold)
     if not val or unseen:
         train = without(train, held)
-    read = LabelData(thinned(train, QUICK if quick else texts), held)
+    lessons = LabelData(thinned(train, QUICK if quick else texts), held)
     numbers = {"epochs": 1 if quick else epochs, "evaluations": 2 * epochs, "seed": seed}
     numbers |= {"learning_rate": lr} if lr else {}
     found = []
     for row in rows.split(","):
         if row == "tfidf":
-            one = words_alone(read, HeadConfig(labels=labels), seed)
+            one = words_alone(lessons, HeadConfig(labels=labels), seed)
         else:
             first = (start, context_length) if start else None
-            one = trained(row, model, read, labels, numbers, start=first)
+            one = trained(row, model, lessons, labels, numbers, start=first)
         found.append(one)
         if not as_json:
             print(

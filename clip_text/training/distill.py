@@ -47,7 +47,7 @@ class TrainedStudent(Trained[Checkpoint | LoadedTextTower]):
 
 
 def train_distillation(
-    start: str,
+    start: str | Path,
     data: ParallelData,
     recipe: DistillationRecipe,
     folder: str | Path,
@@ -85,8 +85,8 @@ def train_distillation(
     check_inputs(data, ParallelData, recipe, DistillationRecipe)
     master = load_teacher(teacher)
     own = Tokenizer.from_folder(Path(tokenizer or resolve("starter")))
-    if start not in SIZES:  # fails before the teacher has read everything
-        own = make_student(start, own, master.width).tokenizer
+    if str(start) not in SIZES:  # fails before the teacher has read everything
+        own = make_student(str(start), own, master.width).tokenizer
     asked = {
         "teacher": str(teacher),
         "student": str(start),
@@ -102,7 +102,7 @@ def train_distillation(
         Path(cache or user_cache_path("clip-text") / "teachers"),
         listener or Listener(),
     )
-    job = _Job(run, start, master, recipe, lessons)
+    job = _Job(run, str(start), master, recipe, lessons)
     report = run.report()
     trials: dict[str, Any] = {}
     chosen: str = pooler
@@ -135,8 +135,8 @@ def _settings(data: ParallelData, recipe: DistillationRecipe, master: Teacher) -
     del numbers["bf16"]
     sets = [dict(data.train.by_language), dict(data.validation.by_language)]
     digest = hashlib.blake2b(json.dumps(sets).encode(), digest_size=16).hexdigest()
-    asked = {"from": data.source, "to": ",".join(to), "sentences": digest}
-    return asked | {"teacher's weights": master.digest} | numbers
+    asked = {"from": data.source, "to": ",".join(to), **numbers}
+    return asked | {"sentences": digest, "teacher's weights": master.digest}
 
 
 class _Lessons:

@@ -121,9 +121,7 @@ class Run:
         asked = json.loads(json.dumps(self.settings))
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
-            other = [
-                key for key in sorted({**asked, **before}) if asked.get(key) != before.get(key)
-            ]
+            other = [key for key in {**asked, **before} if asked.get(key) != before.get(key)]
             if not other:
                 return
             if not self.anew:

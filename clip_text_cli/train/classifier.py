@@ -136,9 +136,9 @@ def command(
         seed=seed,
     )
     columns = Columns(text, label, separator, label_names(labels))
-    read = LabelData.read(data, val, number=hold_out, seed=seed, columns=columns)
+    lessons = LabelData.read(data, val, number=hold_out, seed=seed, columns=columns)
     if train == "joint":
-        read = read.with_pictures(pictures, val_pictures, kinds=listed(kinds))
+        lessons = lessons.with_pictures(pictures, val_pictures, kinds=listed(kinds))
     elif pictures or val_pictures:
         raise typer.BadParameter(
             f"expected pictures for --train joint only, got --train {train}. Leave them out."
@@ -150,12 +150,12 @@ def command(
     _check_drawable(confusion)
     with listening() as listener:
         trained = train_classifier(
-            *(checkpoint, read, recipe, folder),
+            *(checkpoint, lessons, recipe, folder),
             listener=listener,
             out=out_dir,
             export=export,
             name=name,
-            config=read.config(pooler, form=form, dropout=dropout),
+            config=lessons.config(pooler, form=form, dropout=dropout),
             backbone=copied,
         )
     if not is_main():

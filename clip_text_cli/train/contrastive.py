@@ -104,7 +104,7 @@ def command(
     from clip_text.training.trainer import Plumbing
 
     stages = read_stages(preset, given)
-    read = PictureData.read(
+    lessons = PictureData.read(
         *(data, val),
         keep=keep,
         images=images,
@@ -113,11 +113,11 @@ def command(
         pictures=pictures,
     )
     if "batch_size" not in given:
-        stages = fit_batches(stages, len(read.train.image_ids))
+        stages = fit_batches(stages, len(lessons.train.image_ids))
     folder = run_dir or out_dir.with_name(out_dir.name + ".run")
     with listening() as listener:
         trained = train_contrastive(
-            *(model, read, stages, folder),
+            *(model, lessons, stages, folder),
             listener=listener,
             out=out_dir,
             plumbing=Plumbing(workers=workers, report_to=loggers, compile=compiled),

@@ -84,11 +84,11 @@ def command(
         overlap=overlap,
         seed=seed,
     )
-    data_read = EntityData.read(data, val, texts=texts, seed=seed)
+    lessons = EntityData.read(data, val, texts=texts, seed=seed)
     folder = run_folder(out_dir, run_dir, "ner", name)
     with listening() as listener:
         trained = train_entities(
-            *(model, data_read, recipe, folder),
+            *(model, lessons, recipe, folder),
             listener=listener,
             out=out_dir,
             export=export,

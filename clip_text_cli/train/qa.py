@@ -86,11 +86,11 @@ def command(
         longest=longest,
         seed=seed,
     )
-    data_read = AnswerData.read(data, val, mend=mend, val_questions=val_questions, seed=seed)
+    lessons = AnswerData.read(data, val, mend=mend, val_questions=val_questions, seed=seed)
     folder = run_folder(out_dir, run_dir, "qa", name)
     with listening() as listener:
         trained = train_answers(
-            *(model, data_read, recipe, folder),
+            *(model, lessons, recipe, folder),
             listener=listener,
             out=out_dir,
             export=export,
