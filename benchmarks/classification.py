@@ -40,8 +40,8 @@ from clip_text.data.labelled_texts import (
 )
 from clip_text.evaluation.classification import score
 from clip_text.heads.classification import HeadConfig, targets_of
-from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
-from clip_text_cli.train.classifier import listening
+from clip_text.training import ClassifierRecipe, LabelData, train_classifier
+from clip_text_cli.train.runs import listening
 
 QUICK = 2000
 
@@ -60,7 +60,7 @@ class Row:
     ece_after: float | None = None
 
 
-def words_alone(lessons: Lessons, config: HeadConfig, seed: int) -> Row:
+def words_alone(data: LabelData, config: HeadConfig, seed: int) -> Row:
     """Fit the baseline of words."""
     jieba.setLogLevel(logging.WARNING)
     jieba.initialize()
@@ -69,18 +69,18 @@ def words_alone(lessons: Lessons, config: HeadConfig, seed: int) -> Row:
         tokenizer=jieba.lcut, token_pattern=None, ngram_range=(1, 2), min_df=2
     )
     model = LogisticRegression(C=10, max_iter=200, random_state=seed)
-    model.fit(vectors.fit_transform(lessons.train.texts), targets_of(lessons.train.labels, config))
-    answers = model.predict(vectors.transform(lessons.validation.texts))
+    model.fit(vectors.fit_transform(data.train.texts), targets_of(data.train.labels, config))
+    answers = model.predict(vectors.transform(data.validation.texts))
     given = answers[:, None] == np.arange(len(config.labels))
-    found = score(given, targets_of(lessons.validation.labels, config), config.labels)
+    found = score(given, targets_of(data.validation.labels, config), config.labels)
     seconds = time.process_time() - started
-    return Row("tfidf", len(lessons.train), found.accuracy, found.macro_f1, seed, round(seconds, 1))
+    return Row("tfidf", len(data.train), found.accuracy, found.macro_f1, seed, round(seconds, 1))
 
 
 def trained(
     row: str,
     model: str,
-    lessons: Lessons,
+    data: LabelData,
     labels: tuple[str, ...],
     numbers: dict[str, Any],
     *,
@@ -100,12 +100,12 @@ def trained(
     with tempfile.TemporaryDirectory() as folder:
         recipe = ClassifierRecipe(train=train, **numbers)  # type: ignore[arg-type]
         place = Path(folder)
-        with listening() as (callback, progress):
+        with listening() as listener:
             found = train_classifier(
-                *(checkpoint, lessons, config, recipe, place),
-                start=copied,
-                callbacks=[callback],
-                progress=progress,
+                *(checkpoint, data, recipe, place),
+                listener=listener,
+                config=config,
+                backbone=copied,
             )
     seconds = round(time.process_time() - began, 1)
     for name, before in found.retrieval_before.items():
@@ -113,7 +113,7 @@ def trained(
     scores, calibration = found.scores, found.calibration
     return Row(
         row,
-        len(lessons.train),
+        len(data.train),
         scores.accuracy,
         scores.macro_f1,
         recipe.seed,
@@ -162,7 +162,7 @@ def main(  # noqa: PLR0917  (its parameters are its options)
     train, held = (everything, read_labelled_texts(val)) if val else hold_out(everything, hold)
     if not val or unseen:
         train = without(train, held)
-    lessons = Lessons(thinned(train, QUICK if quick else texts), held)
+    lessons = LabelData(thinned(train, QUICK if quick else texts), held)
     numbers = {"epochs": 1 if quick else epochs, "evaluations": 2 * epochs, "seed": seed}
     numbers |= {"learning_rate": lr} if lr else {}
     found = []

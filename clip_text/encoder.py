@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
+from clip_text.checkpoints.heads import choose_head
 from clip_text.data.tags import Entity
 from clip_text.features import Pixels, hash_weights
 from clip_text.heads.answers import Answer, AnswerFinder
-from clip_text.heads.choice import choose_head, choose_token_head
-from clip_text.heads.classification import Classification, rank
+from clip_text.heads.classification import Classification, ClassificationHead, rank
 from clip_text.heads.entities import EntityRecognizer
+from clip_text.heads.pairs import Pair, PairClassifier
 from clip_text.images import ImageSource, load_image, squash
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
@@ -51,10 +52,9 @@ class Encoder:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.model = checkpoint.model.eval().to(self.device)
-        self.heads = {name: each.eval().to(self.device) for name, each in checkpoint.heads.items()}
-        self.token_heads = dict(checkpoint.token_heads)
-        for each in self.token_heads.values():
-            each.head.eval().to(self.device)
+        self.heads = dict(checkpoint.heads)
+        for head in self.heads.values():
+            head.module.eval().to(self.device)
         preprocessing = checkpoint.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=self.device) * 255
         self._std = torch.tensor(preprocessing.std, device=self.device) * 255
@@ -218,7 +218,7 @@ class Encoder:
         """
         _check_batch_size(batch_size)
         texts = check_texts(texts)
-        _, chosen = choose_head(self.heads, head)
+        chosen = choose_head(self.heads, ClassificationHead, head)
         length = chosen.tower.context_length if chosen.tower else None
         logits = torch.empty((len(texts), len(chosen.config.labels)))
         for batch, tokens in self.token_batches(texts, batch_size, length):
@@ -253,7 +253,7 @@ class Encoder:
         """
         _check_batch_size(batch_size)
         texts = check_texts(texts)
-        _, chosen = choose_head(self.heads, head)
+        chosen = choose_head(self.heads, ClassificationHead, head)
         if chosen.tower is not None:
             return self.encode_text(texts, batch_size), self.classify(
                 texts, head, top_k, batch_size
@@ -285,7 +285,7 @@ class Encoder:
             TypeError: If ``texts`` is one string, or holds something else than strings.
             ValueError: If there is no such head, or ``batch_size`` is below 1.
         """
-        chosen = choose_token_head(self.token_heads, EntityRecognizer, head)
+        chosen = choose_head(self.heads, EntityRecognizer, head)
         return chosen.entities(texts, batch_size)
 
     def answer(self, question: str, passage: str, head: str | None = None) -> Answer | None:
@@ -315,8 +315,33 @@ class Encoder:
             ValueError: If there is no such head, there are not as many passages as questions, or
                 ``batch_size`` is below 1.
         """
-        chosen = choose_token_head(self.token_heads, AnswerFinder, head)
+        chosen = choose_head(self.heads, AnswerFinder, head)
         return chosen.answers(questions, passages, batch_size)
+
+    def classify_pairs(
+        self,
+        pairs: Sequence[Pair],
+        head: str | None = None,
+        top_k: int | None = None,
+        batch_size: int = 64,
+    ) -> list[Classification]:
+        """Say which label pairs of texts have, by a head of the model for pairs.
+
+        Args:
+            pairs: Any number of pairs of texts; where both don't fit into the head's context, the
+                end of the longer one is cut first.
+            head: Name of the head; may be left out where the model has one for pairs.
+            top_k: How many labels to give of each, the likeliest first; all if None.
+            batch_size: Pairs per forward pass; the labels don't depend on it.
+
+        Returns:
+            For each pair its labels with calibrated probabilities.
+
+        Raises:
+            TypeError: If one is no pair of strings.
+            ValueError: If there is no such head, or a number is below 1.
+        """
+        return choose_head(self.heads, PairClassifier, head).classify(pairs, top_k, batch_size)
 
     def encode_image(
         self, images: Iterable[ImageSource] | NDArray[np.generic], batch_size: int = 64

@@ -23,14 +23,17 @@ def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify
     Raises:
         ClipTextError: If a head is named that the model has not.
     """
+    from clip_text.checkpoints.heads import heads_for
     from clip_text.errors import ClipTextError
+    from clip_text.heads import ClassificationHead
 
-    if head is None and len(encoder.heads) != 1:
+    heads = heads_for(encoder.heads, ClassificationHead)
+    if head is None and len(heads) != 1:
         return None
-    if head is not None and head not in encoder.heads:
+    if head is not None and head not in heads:
         raise ClipTextError(
             f"expected one of the model's classification heads "
-            f"({', '.join(encoder.heads) or 'it has none'}), got {head!r}. Leave --head out, or "
+            f"({', '.join(heads) or 'it has none'}), got {head!r}. Leave --head out, or "
             "train one: clip-text train classifier."
         )
 

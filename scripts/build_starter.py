@@ -33,7 +33,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer, TrainerState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -53,7 +53,7 @@ from clip_text.training.callbacks import StepProgress
 from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer
 from clip_text.training.image_tower import SplitImageTower
 from clip_text.training.recipe import Recipe
-from clip_text.training.stages import run_stage
+from clip_text.training.runs import Run
 from clip_text.training.trainer import Plumbing
 from clip_text_cli.main import run
 from scripts.evaluate_emoji import emoji_recall
@@ -489,10 +489,8 @@ class Build:
         for number, stage in enumerate(self.sizes.stages):
             # what an earlier stage was is part of what this one is
             made_by = repr((self.seed, self.sizes.views, self.sizes.stages[: number + 1]))
-            run_stage(
+            Run(self.work / stage.name, {"made by": made_by}, anew=True).fit(
                 self.checkpoint.model,
-                self.work / stage.name,
-                made_by,
                 lambda stage=stage, number=number: self._stage(stage, self.seed + number),  # type: ignore[misc]
             )
 
@@ -518,7 +516,7 @@ class Build:
             ]
         return cast(NDArray[np.float16], torch.cat(parts).numpy())
 
-    def _stage(self, stage: Stage, seed: int) -> None:
+    def _stage(self, stage: Stage, seed: int) -> TrainerState:
         views = self.stems
         if not stage.tail_blocks:
             views = {name: [self._pool(view) for view in stems] for name, stems in views.items()}
@@ -558,6 +556,7 @@ class Build:
         console.rule(f"{stage.name}: {len(trainer.sampler) * stage.recipe.epochs} steps")
         with bar:
             trainer.fit()
+        return trainer.state
 
 
 if __name__ == "__main__":

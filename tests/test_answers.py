@@ -12,12 +12,12 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQu
 
 from clip_text import Encoder
 from clip_text.checkpoints import load_answers, save_checkpoint
-from clip_text.checkpoints.export import export_token_head
-from clip_text.checkpoints.heads import save_token_heads
+from clip_text.checkpoints.heads import export_head, save_heads
 from clip_text.data.questions import Question, read_questions
 from clip_text.errors import CheckpointError, DataError
-from clip_text.heads.answers import Answer, AnswerFinder, AnswerHead, PairFrame, best_spans
-from clip_text.heads.token_heads import bare_tower
+from clip_text.heads.answers import Answer, AnswerFinder, AnswerHead, best_spans
+from clip_text.heads.pair_frame import PairFrame
+from clip_text.heads.standalone import bare_tower
 from clip_text.training.heads_answers import (
     answer_lessons,
     answer_trainer,
@@ -265,7 +265,7 @@ def test_a_very_long_passage(monkeypatch):
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_parity_with_transformers(kind, tmp_path):
     found = finder(kind)
-    export_token_head(found, tmp_path / "plain")
+    export_head(found, tmp_path / "plain")
     model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "plain").eval()
     if kind == "bert":
         assert isinstance(model, BertForQuestionAnswering)
@@ -288,7 +288,7 @@ def test_saved_beside_the_towers(tmp_path):
     folder = tmp_path / "model"
     save_checkpoint(shared_checkpoint(), folder)
     found = finder(overlap=7, longest=5, threshold=-100.5)
-    save_token_heads({"qa": found}, folder)
+    save_heads({"qa": found}, folder)
     assert (folder / "heads" / "qa" / "head.json").is_file()
     again = load_answers(folder)
     assert (again.overlap, again.longest, again.threshold) == (7, 5, -100.5)
@@ -296,7 +296,7 @@ def test_saved_beside_the_towers(tmp_path):
     assert again.answer("狗在", passage) == found.answer("狗在", passage)
     assert Encoder.from_pretrained(folder, device="cpu").encode_text(["狗"]).shape == (1, 24)
     (folder / "heads" / "qa" / "head.json").write_text('{"task": "answers", "context_length": 16}')
-    with pytest.raises(CheckpointError, match="expected overlap, longest and threshold"):
+    with pytest.raises(CheckpointError, match="got TypeError: no whole overlap and longest"):
         load_answers(folder)
 
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clip_text import CheckpointError, DataError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint, start_backbone
-from clip_text.checkpoints.export import export_head, to_transformers
+from clip_text.checkpoints.export import sequence_classifier
+from clip_text.checkpoints.heads import export_head
 from clip_text.data import read_retrieval_set
 from clip_text.data.collection import Text, retrieval_set
 from clip_text.data.labelled_texts import LabelledTexts, hold_out
@@ -29,9 +30,10 @@ from clip_text.evaluation.classification import (
     score,
 )
 from clip_text.heads import ClassificationHead, HeadConfig
-from clip_text.heads.classification import balanced_weights, own_tower, rank, targets_of
+from clip_text.heads.classification import balanced_weights, rank, targets_of
+from clip_text.heads.standalone import bare_tower
 from clip_text.towers import build_model
-from clip_text.training.classifier import ClassifierRecipe, Lessons, train_classifier
+from clip_text.training import ClassifierRecipe, LabelData, train_classifier
 from clip_text.training.holding import HoldPictures, Recall
 from clip_text.training.recipe import RecipeError
 from clip_text_cli.wiring import query_classifier
@@ -62,7 +64,7 @@ def labelled(*, several=False):
 
 
 TEXTS = labelled()
-LESSONS = Lessons(TEXTS, hold_out(TEXTS, 16)[1])
+LESSONS = LabelData(TEXTS, hold_out(TEXTS, 16)[1])
 
 
 def recipe(train, **changes):
@@ -87,16 +89,16 @@ def with_head(checkpoint=None, config=CONFIG, seed=0):
 def test_it_learns(train, tmp_path):
     checkpoint = tiny_checkpoint()
     tower = {name: each.clone() for name, each in checkpoint.model.text.state_dict().items()}
-    found = train_classifier(checkpoint, LESSONS, CONFIG, recipe(train, hold=0.1), tmp_path)
+    found = train_classifier(checkpoint, LESSONS, recipe(train, hold=0.1), tmp_path, config=CONFIG)
     assert found.scores.accuracy >= (0.85 if train == "head" else 0.95)  # 0.75 without learning
     assert found.logits.shape == (16, 2)
     moved = any(
         not torch.equal(each, tower[name])
-        for name, each in found.checkpoint.model.text.state_dict().items()
+        for name, each in found.model.model.text.state_dict().items()
     )
     assert moved == (train == "joint"), "the tower itself learns with joint alone"
     assert (found.head.tower is not None) == (train == "copy")
-    answers = Encoder(found.checkpoint, device="cpu").classify(LESSONS.validation.texts)
+    answers = Encoder(found.model, device="cpu").classify(LESSONS.validation.texts)
     right = [
         one.label == label for one, (label,) in zip(answers, LESSONS.validation.labels, strict=True)
     ]
@@ -126,7 +128,7 @@ def test_one_pass_gives_both(monkeypatch):
 def test_a_head_with_its_own_backbone_reads_it():
     checkpoint = shared_checkpoint()
     other = tiny_checkpoint(seed=5)
-    tower = own_tower(other.config.backbone, 32, CONFIG, 16)
+    tower = bare_tower(other.config.backbone, 16, CONFIG.pooler)
     tower.transformer.load_state_dict(other.model.text.transformer.state_dict())
     head = with_head().heads["kind"]
     own = ClassificationHead(CONFIG, 32, tower).eval()
@@ -146,17 +148,17 @@ def test_a_copy_of_another_backbone_has_its_own_context(tmp_path):
     checkpoint = tiny_checkpoint()
     filler = "水" * CONTEXT_LENGTH
     far = replace(TEXTS, texts=[filler + each for each in TEXTS.texts])
-    lessons = Lessons(far, hold_out(far, 16)[1])
-    blind = train_classifier(checkpoint, lessons, CONFIG, recipe("copy"), tmp_path / "blind")
+    lessons = LabelData(far, hold_out(far, 16)[1])
+    blind = train_classifier(checkpoint, lessons, recipe("copy"), tmp_path / "blind", config=CONFIG)
     start = start_backbone(tiny_checkpoint(seed=3), 3 * CONTEXT_LENGTH)
     before = {name: each.clone() for name, each in start[0].state_dict().items()}
     found = train_classifier(
-        checkpoint, lessons, CONFIG, recipe("copy"), tmp_path / "run", start=start
+        checkpoint, lessons, recipe("copy"), tmp_path / "run", backbone=start, config=CONFIG
     )
     assert blind.scores.accuracy <= 0.8
     assert found.scores.accuracy > 0.95
     assert all(torch.equal(each, before[name]) for name, each in start[0].state_dict().items())
-    save_checkpoint(found.checkpoint, tmp_path / "model")
+    save_checkpoint(found.model, tmp_path / "model")
     encoder = Encoder.from_pretrained(tmp_path / "model", device="cpu")
     assert encoder.context_length == CONTEXT_LENGTH
     texts, wanted = lessons.validation.texts, lessons.validation.labels
@@ -173,7 +175,7 @@ def test_a_copy_starts_from_the_backbone_that_is_named(tmp_path):
     for number, start in enumerate((None, start_backbone(other, CONTEXT_LENGTH))):
         still = recipe("copy", learning_rate=1e-12, epochs=1)
         place = tmp_path / str(number)
-        found = train_classifier(checkpoint, LESSONS, CONFIG, still, place, start=start)
+        found = train_classifier(checkpoint, LESSONS, still, place, backbone=start, config=CONFIG)
         assert found.head.tower is not None
         wanted = (other if number else checkpoint).model.text.transformer.state_dict()
         for name, each in found.head.tower.transformer.state_dict().items():
@@ -187,15 +189,17 @@ def test_a_copy_starts_from_the_backbone_that_is_named(tmp_path):
 def test_what_a_copy_cannot_start_from(tmp_path):
     start = start_backbone(tiny_checkpoint(), CONTEXT_LENGTH)
     with pytest.raises(RecipeError, match="got 'head'"):
-        train_classifier(tiny_checkpoint(), LESSONS, CONFIG, recipe("head"), tmp_path, start=start)
+        train_classifier(
+            tiny_checkpoint(), LESSONS, recipe("head"), tmp_path, backbone=start, config=CONFIG
+        )
     with pytest.raises(CheckpointError, match="vocabulary"):
         train_classifier(
             tiny_checkpoint(),
             LESSONS,
-            CONFIG,
             recipe("copy"),
             tmp_path,
-            start=start_backbone("starter", 16),
+            backbone=start_backbone("starter", 16),
+            config=CONFIG,
         )
 
 
@@ -204,12 +208,14 @@ def test_what_a_copy_cannot_start_from(tmp_path):
 def test_saved_beside_the_tower(train, dtype, tmp_path):
     few = recipe(train, epochs=1, evaluations=1)
     config = replace(CONFIG, form="bert")
-    found = train_classifier(tiny_checkpoint(), LESSONS, config, few, tmp_path / "run", name="类")
+    found = train_classifier(
+        tiny_checkpoint(), LESSONS, few, tmp_path / "run", name="类", config=config
+    )
     for _ in range(2):  # over itself, too
-        save_checkpoint(found.checkpoint, tmp_path / "model", dtype=dtype)
+        save_checkpoint(found.model, tmp_path / "model", dtype=dtype)
     again = Encoder.from_pretrained(tmp_path / "model", device="cpu")
     assert again.heads["类"].config == config
-    mine = Encoder(found.checkpoint, device="cpu").classify(TEXTS.texts)
+    mine = Encoder(found.model, device="cpu").classify(TEXTS.texts)
     np.testing.assert_allclose(
         [one.probability for one in again.classify(TEXTS.texts)],
         [one.probability for one in mine],
@@ -231,7 +237,9 @@ def test_a_head_of_another_backbone_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"expected a complete checkpoint in .*KeyError"):
         load_checkpoint(tmp_path / "other")
     with pytest.raises(CheckpointError, match="expected a head's name that can name a folder"):
-        train_classifier(shared_checkpoint(), LESSONS, CONFIG, recipe("head"), tmp_path, name="a/b")
+        train_classifier(
+            shared_checkpoint(), LESSONS, recipe("head"), tmp_path, name="a/b", config=CONFIG
+        )
     # saving other towers there leaves no such head behind, but what it does not know
     unknown = tmp_path / "mine" / "heads" / "theirs" / "head.json"
     unknown.parent.mkdir()
@@ -250,9 +258,9 @@ def test_transformers_gives_the_same_logits(kind, form, tmp_path):
     head.temperature.fill_(1.7)
     if kind == "distilbert":
         with pytest.raises(CheckpointError, match="got pooler cls on distilbert"):
-            to_transformers(checkpoint.model.text, head)
+            sequence_classifier(checkpoint.model.text, head)
         return
-    export_head(checkpoint, head, tmp_path / "out")
+    export_head(head, tmp_path / "out", checkpoint)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     assert "ForSequenceClassification" in type(theirs).__name__
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -269,7 +277,7 @@ def test_transformers_gives_the_same_logits(kind, form, tmp_path):
     mine = [one.probability for one in Encoder(checkpoint, device="cpu").classify(TEXTS.texts)]
     assert mine == pytest.approx(softmax, abs=1e-5)
     with pytest.raises(FileExistsError):
-        export_head(checkpoint, head, tmp_path / "out")
+        export_head(head, tmp_path / "out", checkpoint)
 
 
 def test_their_own_classifier_is_reproduced():
@@ -282,7 +290,7 @@ def test_their_own_classifier_is_reproduced():
         theirs = AutoModelForSequenceClassification.from_config(backbone).eval()
         torch.nn.init.normal_(theirs.classifier.bias)
     weights = theirs.state_dict()
-    tower = own_tower(backbone, 32, config, 16).eval()
+    tower = bare_tower(backbone, 16).eval()
     tower.transformer.load_state_dict(
         {
             name.removeprefix("bert."): each
@@ -304,19 +312,23 @@ def test_their_own_classifier_is_reproduced():
 def test_a_mean_pooled_head_is_not_exported(tmp_path):
     checkpoint = with_head()
     with pytest.raises(CheckpointError, match="got pooler mean on bert"):
-        export_head(checkpoint, checkpoint.heads["kind"], tmp_path / "out")
+        export_head(checkpoint.heads["kind"], tmp_path / "out", checkpoint)
 
 
 def test_several_labels_a_text(tmp_path):
     texts = labelled(several=True)
     config = HeadConfig(labels=(*LABELS, "红"), multi_label=True, pooler="mean")
     assert targets_of([(), ("红", "动物")], config).tolist() == [[0, 0, 0], [1, 0, 1]]
-    lessons = Lessons(texts, hold_out(texts, 16)[1])
+    lessons = LabelData(texts, hold_out(texts, 16)[1])
     found = train_classifier(
-        tiny_checkpoint(), lessons, config, recipe("copy", epochs=20, balanced=True), tmp_path
+        tiny_checkpoint(),
+        lessons,
+        recipe("copy", epochs=20, balanced=True),
+        tmp_path,
+        config=config,
     )
     assert found.scores.micro_f1 > 0.9
-    answers = Encoder(found.checkpoint, device="cpu").classify(lessons.validation.texts)
+    answers = Encoder(found.model, device="cpu").classify(lessons.validation.texts)
     right = [
         set(one.chosen) == set(labels)
         for one, labels in zip(answers, lessons.validation.labels, strict=True)
@@ -324,7 +336,7 @@ def test_several_labels_a_text(tmp_path):
     assert np.mean(right) == found.scores.accuracy > 0.7
     assert any(len(one.chosen) != 1 for one in answers)
     export_config = replace(config, pooler="cls")
-    theirs = to_transformers(
+    theirs = sequence_classifier(
         shared_checkpoint().model.text, with_head(config=export_config).heads["kind"]
     )
     assert theirs.config.problem_type == "multi_label_classification"
@@ -415,7 +427,11 @@ def test_joint_training_keeps_retrieval(tmp_path):
     after = {}
     for hold in (0.0, 10.0):
         found = train_classifier(
-            tiny_checkpoint(), LESSONS, CONFIG, recipe("joint", hold=hold), tmp_path / str(hold)
+            tiny_checkpoint(),
+            LESSONS,
+            recipe("joint", hold=hold),
+            tmp_path / str(hold),
+            config=CONFIG,
         )
         assert found.retrieval_before["own_row_recall@1"] == 1
         assert found.scores.accuracy >= 0.9
@@ -430,29 +446,31 @@ def test_joint_training_on_pictures(tmp_path):
     lessons = replace(LESSONS, pictures=pictures, held_pictures=held)
     checkpoint = tiny_checkpoint()
     image_rows = Encoder(checkpoint).encode_image(held.images)
-    found = train_classifier(checkpoint, lessons, CONFIG, recipe("joint"), tmp_path / "run")
+    found = train_classifier(checkpoint, lessons, recipe("joint"), tmp_path / "run", config=CONFIG)
     assert found.scores.accuracy >= 0.9
     name = "t2i_recall@5"
     assert found.retrieval_after[name] > found.retrieval_before[name] + 0.1
-    encoder = Encoder(found.checkpoint)
+    encoder = Encoder(found.model)
     np.testing.assert_array_equal(encoder.encode_image(held.images), image_rows)
 
 
 def test_joint_training_drops_the_heads_that_read_the_old_tower(tmp_path):
     checkpoint = with_head(tiny_checkpoint())
     few = recipe("joint", epochs=1, evaluations=1)
-    found = train_classifier(checkpoint, LESSONS, CONFIG, few, tmp_path, name="new")
-    assert list(found.checkpoint.heads) == ["new"]
-    found = train_classifier(checkpoint, LESSONS, CONFIG, replace(few, train="head"), tmp_path)
-    assert list(found.checkpoint.heads) == ["kind", "classifier"]
+    found = train_classifier(checkpoint, LESSONS, few, tmp_path, name="new", config=CONFIG)
+    assert list(found.model.heads) == ["new"]
+    found = train_classifier(
+        checkpoint, LESSONS, replace(few, train="head"), tmp_path, config=CONFIG
+    )
+    assert list(found.model.heads) == ["kind", "classifier"]
 
 
 def test_what_cannot_be(tmp_path):
     encoder = Encoder(shared_checkpoint(), device="cpu")
-    with pytest.raises(ValueError, match="expected a model with a classification head, got one wi"):
+    with pytest.raises(ValueError, match=r"a head for classification, got one without.* train cl"):
         encoder.classify(["狗"])
     encoder = Encoder(with_head(), device="cpu")
-    with pytest.raises(ValueError, match="expected one of the heads kind, got 'other'"):
+    with pytest.raises(ValueError, match=r"the heads for classification \(kind\), got 'other'"):
         encoder.classify(["狗"], "other")
     with pytest.raises(ValueError, match="expected top_k of at least 1, got 0"):
         encoder.classify(["狗"], top_k=0)
@@ -466,7 +484,7 @@ def test_what_cannot_be(tmp_path):
             ClassifierRecipe(**changes)
     lessons = replace(LESSONS, validation=replace(TEXTS, labels=[("石",)] * 64))
     with pytest.raises(DataError, match=r"expected a label of the training .*, line 1, got '石'"):
-        train_classifier(shared_checkpoint(), lessons, CONFIG, recipe("head"), tmp_path)
+        train_classifier(shared_checkpoint(), lessons, recipe("head"), tmp_path, config=CONFIG)
 
 
 def test_towers_without_heads_are_as_before():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
 GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness"),
-    "train": ("classifier", "contrastive", "distill", "mlm", "ner", "qa"),
+    "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
 }
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]

@@ -25,8 +25,7 @@ from transformers import (
 
 from clip_text import Encoder
 from clip_text.checkpoints import load_entities, save_checkpoint, start_backbone
-from clip_text.checkpoints.export import export_token_head
-from clip_text.checkpoints.heads import save_token_heads
+from clip_text.checkpoints.heads import export_head, save_heads
 from clip_text.data.length_grouped import LengthGrouped
 from clip_text.data.tagged_text import check_labels, read_tagged
 from clip_text.data.tags import Decoded, Entity, decode_tags, spell
@@ -41,7 +40,7 @@ from clip_text.heads.entities import (
     tag_tokens,
     unreachable,
 )
-from clip_text.heads.token_heads import bare_tower
+from clip_text.heads.standalone import bare_tower
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.heads_tokens import (
@@ -253,7 +252,7 @@ def test_a_very_long_document():
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_parity_with_transformers(kind, tmp_path):
     found = recognizer(kind)
-    export_token_head(found, tmp_path / "plain")
+    export_head(found, tmp_path / "plain")
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "plain").eval()
     if kind == "bert":
         assert isinstance(model, BertForTokenClassification)
@@ -274,7 +273,7 @@ def test_saved_beside_the_towers(tmp_path):
     folder = tmp_path / "model"
     save_checkpoint(shared_checkpoint(), folder)
     found = recognizer()
-    save_token_heads({"names": found}, folder)
+    save_heads({"names": found}, folder)
     assert (folder / "heads" / "names" / "head.json").is_file()
     for where in (folder, folder / "heads" / "names"):
         again = load_entities(where)
@@ -282,7 +281,7 @@ def test_saved_beside_the_towers(tmp_path):
         assert again.entities(["红绿蓝黄黑白色心星圆"]) == found.entities(["红绿蓝黄黑白色心星圆"])
     # the towers load as before
     assert Encoder.from_pretrained(folder, device="cpu").encode_text(["狗"]).shape == (1, 24)
-    save_token_heads({"more": found}, folder)
+    save_heads({"more": found}, folder)
     with pytest.raises(
         CheckpointError, match=r"expected one head of task entities .*, got more, na"
     ):
@@ -307,7 +306,7 @@ def test_where_a_backbone_comes_from(tmp_path):
     assert not torch.equal(control.transformer.state_dict()[name], theirs[name])
     again, _ = start_backbone(folder, 100, random=True, seed=3)
     assert torch.equal(control.transformer.state_dict()[name], again.transformer.state_dict()[name])
-    save_token_heads({"ner": recognizer()}, tmp_path)
+    save_heads({"ner": recognizer()}, tmp_path)
     place = tmp_path / "heads" / "ner"
     from_head, _ = start_backbone(place, 16)
     assert torch.equal(

@@ -13,7 +13,7 @@ from models import tiny_checkpoint
 from pictures_data import coloured
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from clip_text.data import read_retrieval_set
 from clip_text.data.collection import Text, retrieval_set
@@ -22,18 +22,20 @@ from clip_text.data.splits import held_out, part
 from clip_text.encoder import Encoder
 from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_set, measure
+from clip_text.training import Listener, PictureData, train_contrastive
 from clip_text.training.callbacks import METRICS, read_metrics
-from clip_text.training.finetune import BEST_BY, Data, Listener, finetune, told_labels
 from clip_text.training.guard import Mixture, best_mixture, load_mixture, snapshot
 from clip_text.training.recipe import Recipe, RecipeError, suggest_learning_rate
-from clip_text.training.stages import Stage, presets, read_stages, run_stage, with_rates
+from clip_text.training.runs import Run
+from clip_text.training.stages import Stage, presets, read_stages, with_rates
+from clip_text.training.told import BEST_BY, told_labels
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, SaveError
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colours")
-    return Data(
+    return PictureData(
         read_retrieval_set(coloured(folder, "train", 3, 0)),
         read_retrieval_set(coloured(folder, "val", 2, 1)),
     )
@@ -90,7 +92,7 @@ def test_recall_rises_and_only_what_should_learn_does(vision, changes, learns, d
         with_seen_pictures(checkpoint, data.train.images)
     before = weights_of(checkpoint)
     names = list(dict(checkpoint.model.named_parameters()))
-    outcome = finetune(checkpoint, data, [stage(**changes)], tmp_path)
+    outcome = train_contrastive(checkpoint, data, [stage(**changes)], tmp_path)
     assert outcome.rose
     assert outcome.chosen.metrics[BEST_BY] > outcome.start[BEST_BY] + 0.03
     encoder = Encoder(checkpoint)
@@ -106,17 +108,20 @@ def test_recall_rises_and_only_what_should_learn_does(vision, changes, learns, d
 
 def test_a_bad_learning_rate_ends_at_the_start(data, tmp_path):
     checkpoint = tiny_checkpoint()
-    finetune(checkpoint, data, [stage()], tmp_path / "good")
+    train_contrastive(checkpoint, data, [stage()], tmp_path / "good")
     good = weights_of(checkpoint)
     lines = []
     bad = stage(learning_rate=3.0, image_learning_rate=3.0, epochs=2, warmup_steps=0)
-    outcome = finetune(checkpoint, data, [bad], tmp_path / "bad", listener=Listener(lines.append))
+    outcome = train_contrastive(
+        checkpoint, data, [bad], tmp_path / "bad", listener=Listener(lines.append)
+    )
     assert outcome.mixtures[-1].metrics[BEST_BY] < outcome.start[BEST_BY], "it did harm"
     assert not outcome.rose
     assert outcome.chosen.share == 0
     assert changed(good, weights_of(checkpoint)) == set()
-    assert lines[0].startswith("warning: measured on 12 pictures: recall moves in large steps")
-    assert lines[1].startswith("before training: t2i recall@1/5/10 ")
+    assert lines[0] == "learning from 18 pictures with 36 captions, measured on 12 others"
+    assert lines[1].startswith("warning: measured on 12 pictures: recall moves in large steps")
+    assert lines[2].startswith("before training: t2i recall@1/5/10 ")
     assert any("since the start" in line for line in lines)
 
 
@@ -126,10 +131,10 @@ def test_the_same_call_again_goes_on_from_finished_stages(data, tmp_path):
         replace(stage(image=0, epochs=2), name="second"),
     ]
     first = tiny_checkpoint()
-    one = finetune(first, data, stages, tmp_path)
+    one = train_contrastive(first, data, stages, tmp_path)
     lines = []
     again = tiny_checkpoint()
-    two = finetune(again, data, stages, tmp_path, listener=Listener(lines.append))
+    two = train_contrastive(again, data, stages, tmp_path, listener=Listener(lines.append))
     assert [line for line in lines if "finished before" in line] == [
         "first: finished before",
         "second: finished before",
@@ -139,12 +144,12 @@ def test_the_same_call_again_goes_on_from_finished_stages(data, tmp_path):
     # another recipe of the second stage runs it, and only it, anew
     lines.clear()
     stages[1] = replace(stages[1], batch_size=6)
-    finetune(tiny_checkpoint(), data, stages, tmp_path, listener=Listener(lines.append))
+    train_contrastive(tiny_checkpoint(), data, stages, tmp_path, listener=Listener(lines.append))
     assert [line for line in lines if "finished before" in line] == ["first: finished before"]
 
 
 def test_metrics_are_lines_of_json(data, tmp_path):
-    finetune(tiny_checkpoint(), data, [stage(image="none", epochs=2)], tmp_path)
+    train_contrastive(tiny_checkpoint(), data, [stage(image="none", epochs=2)], tmp_path)
     rows = read_metrics(tmp_path / "one" / METRICS)
     assert [row["step"] for row in rows if f"eval_{BEST_BY}" in row] == [2, 4]
     assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
@@ -167,11 +172,11 @@ def test_a_full_disk_stops_with_a_word_and_keeps_the_older_checkpoint(data, tmp_
     # left of it
     try:
         with pytest.raises(SaveError, match=r"expected room .*\. Make room; .* starts anew\."):
-            finetune(tiny_checkpoint(), data, [full], tmp_path, listener=Listener(fill))
+            train_contrastive(tiny_checkpoint(), data, [full], tmp_path, listener=Listener(fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert not list((tmp_path / "one").glob("checkpoint-*"))
-    assert finetune(tiny_checkpoint(), data, [full], tmp_path).rose
+    assert train_contrastive(tiny_checkpoint(), data, [full], tmp_path).rose
 
     def fill_later(line):
         if "step 8" in line:
@@ -179,29 +184,34 @@ def test_a_full_disk_stops_with_a_word_and_keeps_the_older_checkpoint(data, tmp_
 
     try:
         with pytest.raises(SaveError, match=r"goes on from checkpoint-4\."):
-            finetune(tiny_checkpoint(), data, [full], tmp_path / "b", listener=Listener(fill_later))
+            train_contrastive(
+                tiny_checkpoint(), data, [full], tmp_path / "b", listener=Listener(fill_later)
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     kept = [path.name for path in (tmp_path / "b" / "one").glob("checkpoint-*")]
     assert kept == ["checkpoint-4"]
-    assert finetune(tiny_checkpoint(), data, [full], tmp_path / "b").rose
+    assert train_contrastive(tiny_checkpoint(), data, [full], tmp_path / "b").rose
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     model = torch.nn.Linear(100, 100)
 
+    run = Run(tmp_path / "one", {"made by": "this"}, anew=True)
+
     def fill():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        return TrainerState()
 
     try:
         with pytest.raises(SaveError, match=r"room for finished\.safetensors .*\. Make room; the"):
-            run_stage(model, tmp_path / "one", "made by this", fill)
+            run.fit(model, fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert [path.name for path in (tmp_path / "one").iterdir()] == ["made-by.txt"]
-    assert run_stage(model, tmp_path / "one", "made by this", lambda: None)
-    assert not run_stage(model, tmp_path / "one", "made by this", fill)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["settings.json"]
+    assert not run.fit(model, TrainerState).finished_before
+    assert run.fit(model, fill).finished_before
 
 
 def test_a_checkpoint_that_gives_nan_is_refused_before_the_first_step(data, tmp_path):
@@ -209,13 +219,13 @@ def test_a_checkpoint_that_gives_nan_is_refused_before_the_first_step(data, tmp_
     with torch.no_grad():
         checkpoint.model.text.transformer.embeddings.word_embeddings.weight[5:] = torch.nan
     with pytest.raises(NonFiniteLossError, match=r"expected finite features of the texts of .*val"):
-        finetune(checkpoint, data, [stage()], tmp_path)
+        train_contrastive(checkpoint, data, [stage()], tmp_path)
 
 
 def test_batches_larger_than_the_data_are_refused(data, tmp_path):
     large = replace(stage(), batch_size=19)
     with pytest.raises(RecipeError, match=r"between 1 .* and 18 .* got 19\. Lower it"):
-        finetune(tiny_checkpoint(), data, [large], tmp_path)
+        train_contrastive(tiny_checkpoint(), data, [large], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +261,7 @@ def test_recipes_that_cannot_be_are_refused(changes, message):
 )
 def test_towers_without_what_is_asked_for(vision, changes, message, data, tmp_path):
     with pytest.raises(RecipeError, match=message):
-        finetune(tiny_checkpoint(vision=vision), data, [stage(**changes)], tmp_path)
+        train_contrastive(tiny_checkpoint(vision=vision), data, [stage(**changes)], tmp_path)
     assert not list(tmp_path.iterdir()), "refused before anything is computed"
 
 
@@ -345,9 +355,9 @@ def test_parts_keep_what_describes_them(data):
 
 def test_start_is_remembered_only_for_the_same_model_and_data(data, tmp_path):
     quick = [stage(image="none", epochs=1, evaluations=1)]
-    finetune(tiny_checkpoint(), data, quick, tmp_path)
+    train_contrastive(tiny_checkpoint(), data, quick, tmp_path)
     first = json.loads((tmp_path / "start.json").read_text())
-    finetune(tiny_checkpoint(seed=1), data, quick, tmp_path)
+    train_contrastive(tiny_checkpoint(seed=1), data, quick, tmp_path)
     second = json.loads((tmp_path / "start.json").read_text())
     assert first["key"] != second["key"]
 
@@ -365,7 +375,7 @@ def alike(one, other):
 
 def test_two_data_sets_of_one_name_are_measured_each(data, tmp_path):
     other = replace(part(data.train, range(9)), name=data.validation.name)
-    outcome = finetune(
+    outcome = train_contrastive(
         tiny_checkpoint(), replace(data, keep=other), [stage(**QUICK)], tmp_path, shares=(0.0,)
     )
     other = merge_wordings(other)
@@ -377,17 +387,17 @@ def test_two_data_sets_of_one_name_are_measured_each(data, tmp_path):
 
 def test_the_start_has_to_be_measured(data, tmp_path):
     with pytest.raises(ValueError, match="expected share 0, the start, among"):
-        finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.5, 1.0))
+        train_contrastive(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.5, 1.0))
 
 
 def test_the_start_never_counts_as_risen(data, tmp_path):
     """Measured on another machine, its figures may be off in the last digit."""
     bad = [stage(image="none", learning_rate=3.0, epochs=1, warmup_steps=0)]
-    assert not finetune(tiny_checkpoint(), data, bad, tmp_path, shares=(0.0,)).rose
+    assert not train_contrastive(tiny_checkpoint(), data, bad, tmp_path, shares=(0.0,)).rose
     known = json.loads((tmp_path / "start.json").read_text())
     known["metrics"][BEST_BY] -= 1e-9
     (tmp_path / "start.json").write_text(json.dumps(known))
-    assert not finetune(tiny_checkpoint(), data, bad, tmp_path, shares=(0.0,)).rose
+    assert not train_contrastive(tiny_checkpoint(), data, bad, tmp_path, shares=(0.0,)).rose
 
 
 def test_a_start_cut_short_is_measured_again(data, tmp_path, monkeypatch):
@@ -400,15 +410,17 @@ def test_a_start_cut_short_is_measured_again(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", die)
         with pytest.raises(OSError, match="power cut"):
-            finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path)
-    assert finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.0,)).start
+            train_contrastive(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path)
+    assert train_contrastive(
+        tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.0,)
+    ).start
 
 
 def test_features_are_of_the_pictures_there_are_and_not_of_their_captions(data, tmp_path):
     train = read_retrieval_set(coloured(tmp_path / "own", "train", 3, 0))
 
     def caches():
-        finetune(
+        train_contrastive(
             tiny_checkpoint(), replace(data, train=train), [stage(**QUICK)], tmp_path / "run",
             shares=(0.0,),
         )  # fmt: skip
@@ -424,18 +436,18 @@ def test_features_are_of_the_pictures_there_are_and_not_of_their_captions(data, 
 def test_pictures_that_are_learnt_and_measured_are_told(data, tmp_path):
     lines = []
     both = replace(data, validation=part(data.train, range(7), "some"))
-    finetune(
+    train_contrastive(
         tiny_checkpoint(), both, [stage(**QUICK)], tmp_path,
         listener=Listener(lines.append), shares=(0.0,),
     )  # fmt: skip
-    assert lines[1].startswith("warning: 7 of the 7 pictures to measure on are learnt, too")
+    assert lines[2].startswith("warning: 7 of the 7 pictures to measure on are learnt, too")
 
 
 def test_lora_starts_from_the_seed(data, tmp_path):
     for name in ("one", "two"):
         torch.manual_seed(len(str(tmp_path)) if name == "one" else 99)
         lora = [stage(**QUICK, text="lora")]
-        finetune(tiny_checkpoint(), data, lora, tmp_path / name, shares=(0.0,))
+        train_contrastive(tiny_checkpoint(), data, lora, tmp_path / name, shares=(0.0,))
     assert alike(end_of(tmp_path / "one"), end_of(tmp_path / "two"))
 
 
@@ -458,7 +470,7 @@ def test_with_workers_an_interrupted_run_goes_on_to_the_same_end(data, tmp_path)
 
     def run(folder, workers, *callbacks):
         plumbing = Plumbing(workers=workers, callbacks=callbacks)
-        finetune(
+        train_contrastive(
             tiny_checkpoint(), data, [small], tmp_path / folder, plumbing=plumbing, shares=(0.0,)
         )
 
@@ -474,12 +486,12 @@ def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one/thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"got files of something else\. Name another"):
-        finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path)
+        train_contrastive(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path)
     assert (tmp_path / "one/thesis.txt").read_text() == "years of work"
     shutil.rmtree(tmp_path / "one")
-    finetune(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.0,))
+    train_contrastive(tiny_checkpoint(), data, [stage(**QUICK)], tmp_path, shares=(0.0,))
     (tmp_path / "one/left.txt").write_text("by another recipe")
-    finetune(tiny_checkpoint(), data, [stage(**QUICK, seed=1)], tmp_path, shares=(0.0,))
+    train_contrastive(tiny_checkpoint(), data, [stage(**QUICK, seed=1)], tmp_path, shares=(0.0,))
     assert not (tmp_path / "one/left.txt").exists()
 
 
@@ -494,10 +506,10 @@ def labels(collection):
 
 
 def test_captions_that_are_labels_are_right_for_all_of_their_pictures(data, tmp_path):
-    shared = Data(labels(data.train), labels(data.validation), keep=labels(data.train))
+    shared = PictureData(labels(data.train), labels(data.validation), keep=labels(data.train))
     lines = []
     checkpoint = tiny_checkpoint()
-    outcome = finetune(
+    outcome = train_contrastive(
         checkpoint, shared, [stage(epochs=30)], tmp_path, listener=Listener(lines.append)
     )
     kept = outcome.chosen.metrics
@@ -530,8 +542,8 @@ def test_few_labels_are_told_with_what_recall_means(data, tmp_path):
     )
     assert "(guessing gives 1 in 2)" in line
     measured = replace(data, validation=one)
-    finetune(
+    train_contrastive(
         tiny_checkpoint(), measured, [stage(**QUICK)], tmp_path, shares=(0.0,),
         listener=Listener(lines.append),
     )  # fmt: skip
-    assert lines[0] == told_labels(one)
+    assert lines[1] == told_labels(one)

@@ -15,11 +15,11 @@ from test_train_classifier import write
 
 from clip_text import Encoder
 from clip_text.checkpoints import load_checkpoint, load_entities, save_checkpoint
-from clip_text.checkpoints.heads import save_token_heads
+from clip_text.checkpoints.heads import save_heads
 from clip_text.data.labelled_texts import LabelledTexts, hold_out, without
 from clip_text.data.tags import spell
+from clip_text.training import train_classifier
 from clip_text.training import trainer as trainer_module
-from clip_text.training.classifier import train_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,7 +53,7 @@ def test_three_heads_in_one_folder(commands, run, tmp_path):
     assert "types" in told["ner"]
     assert "em" in told["qa"]
     encoder = Encoder.from_pretrained(tmp_path / "model", device="cpu")
-    assert (list(encoder.heads), sorted(encoder.token_heads)) == (["classifier"], ["ner", "qa"])
+    assert sorted(encoder.heads) == ["classifier", "ner", "qa"]
     for name in commands:
         assert (tmp_path / "model.run" / name / "report.json").is_file()
 
@@ -103,7 +103,7 @@ def test_joint_training_in_place_takes_the_heads_that_read_the_old_tower(command
     assert code == 0, err
     assert "head classifier is gone: it read the text tower as it was" in err
     encoder = Encoder.from_pretrained(tmp_path / "model", device="cpu")
-    assert (list(encoder.heads), list(encoder.token_heads)) == (["intent"], ["ner"])
+    assert sorted(encoder.heads) == ["intent", "ner"]
 
 
 def test_a_joint_run_may_write_its_towers_again(commands, run, tmp_path):
@@ -112,7 +112,7 @@ def test_a_joint_run_may_write_its_towers_again(commands, run, tmp_path):
     assert run(*commands["ner"])[0] == 0
     code, _, err = run(*joint)  # the model's towers are not those that lie there now
     assert code == 0, err
-    assert list(Encoder.from_pretrained(tmp_path / "model").token_heads) == ["ner"]
+    assert list(Encoder.from_pretrained(tmp_path / "model").heads) == ["classifier", "ner"]
 
 
 def test_an_export_is_made_once(commands, run, tmp_path):
@@ -161,9 +161,13 @@ def test_a_rare_class_is_learnt_and_known_texts_are_not(commands, run, tmp_path)
 def test_states_of_another_context_are_not_taken(tmp_path):
     save_checkpoint(tiny_checkpoint(), tmp_path / "model")
     short, long = (load_checkpoint(tmp_path / "model", length) for length in (4, 16))
-    train_classifier(short, LESSONS, CONFIG, recipe("head", epochs=1), tmp_path / "run")
-    found = train_classifier(long, LESSONS, CONFIG, recipe("head", epochs=1), tmp_path / "run")
-    fresh = train_classifier(long, LESSONS, CONFIG, recipe("head", epochs=1), tmp_path / "fresh")
+    train_classifier(short, LESSONS, recipe("head", epochs=1), tmp_path / "run", config=CONFIG)
+    found = train_classifier(
+        long, LESSONS, recipe("head", epochs=1), tmp_path / "run", config=CONFIG
+    )
+    fresh = train_classifier(
+        long, LESSONS, recipe("head", epochs=1), tmp_path / "fresh", config=CONFIG
+    )
     assert (found.logits == fresh.logits).all()
 
 
@@ -180,7 +184,7 @@ def test_what_is_measured_is_what_is_saved(tmp_path, monkeypatch):
     assert (True, torch.bfloat16) in seen  # it did train in it
     assert (False, torch.float32) in seen
     assert (False, torch.bfloat16) not in seen
-    save_token_heads({"ner": found}, tmp_path)
+    save_heads({"ner": found}, tmp_path)
     again = load_entities(tmp_path)
     found.head.eval()
     assert torch.equal(found.head(tokens)["logits"], again.head(tokens)["logits"])

@@ -243,6 +243,7 @@ def lessons(tmp_path):
     tagged = [
         {"text": list(text), "label": spell(len(text), lesson(text).entities)} for text in SENTENCES
     ]
+    (tmp_path / "same.tsv").write_text("狗\t猫\t1\n狗\t花\t0\n" * 8, encoding="utf-8")
     (tmp_path / "names.jsonl").write_text("\n".join(map(json.dumps, tagged)), encoding="utf-8")
     questions = squad(
         tmp_path / "questions.json",
@@ -261,6 +262,7 @@ def lessons(tmp_path):
         "classifier": ["kinds.tsv", *model, "--evaluations", 1],
         "ner": ["names.jsonl", *model, "--val", "names.jsonl"],
         "qa": [questions, *model, "--val", questions],
+        "pairs": ["same.tsv", *model, "--val", "same.tsv"],
         "distill": [
             *("pairs.jsonl", "--from", "en", "--to", "zh", "--teacher", "teacher"),
             *("--student", "tiny", "--cache", "cache", "--tokenizer", "tokenizer"),

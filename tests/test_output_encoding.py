@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_text_cli.runs import REPORT, finished, write_report
+from clip_text.training.runs import REPORT, read_report, write_report
 
 PROGRAM = """
 import json, sys
@@ -94,4 +94,4 @@ def test_a_report_of_a_path_that_is_no_text_is_read_again(tmp_path):
     report = {"head": os.fsdecode(b"/out/\xff"), "name": "狗 🐶"}
     write_report(tmp_path, report)
     assert "狗 🐶" in (tmp_path / REPORT).read_text(encoding="utf-8")
-    assert finished(tmp_path) == report
+    assert read_report(tmp_path) == report

@@ -73,6 +73,7 @@ def test_a_language_is_drawn_at_times(weight):
         ["contrastive", "pictures.jsonl"],
         ["classifier", "texts.tsv"],
         ["ner", "names.jsonl"],
+        ["pairs", "pairs.tsv"],
         ["qa", "questions.json"],
         ["distill", "pairs.tsv", "--from", "en", "--to", "zh"],
         ["mlm", "texts.txt"],

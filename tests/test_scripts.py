@@ -17,6 +17,7 @@ TRAINING = {
     "train_contrastive.py": "contrastive",
     "train_classifier.py": "classifier",
     "train_ner.py": "ner",
+    "train_pairs.py": "pairs",
     "train_qa.py": "qa",
     "distill_text.py": "distill",
     "pretrain_mlm.py": "mlm",

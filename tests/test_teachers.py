@@ -21,12 +21,12 @@ from clip_text.training.distillation import (
 )
 from clip_text.training.lessons import Lessons
 from clip_text.training.students import new_student, save_student
+from clip_text.training.teacher_rows import teacher_rows
 from clip_text.training.teachers import (
     MeanTeacher,
     PairTeacher,
     SentenceTransformersTeacher,
     load_teacher,
-    teacher_rows,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import typer
 from models import shared_checkpoint, tiny_checkpoint
 from safetensors.torch import load_file, save_file
 from test_answers import finder
@@ -13,9 +14,11 @@ from test_entities import recognizer
 
 from clip_text import CheckpointError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_as, save_checkpoint
-from clip_text.checkpoints.heads import save_token_heads
-from clip_text.training.classifier import train_classifier
-from clip_text_cli.runs import place_towers
+from clip_text.checkpoints.heads import TASKS, save_heads
+from clip_text.heads import ClassificationHead
+from clip_text.training import train_classifier
+from clip_text.training.token_runs import place_towers
+from clip_text_cli.train import app
 
 TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" * 9]
 QUESTIONS = ["狗在", "猫", "狗"]
@@ -26,8 +29,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def with_token_heads(checkpoint=None):
     """A checkpoint with a head of each kind."""
+    checkpoint = checkpoint or with_head()
     heads = {"ner": recognizer(), "qa": finder(overlap=3, longest=5, threshold=-100.5)}
-    return replace(checkpoint or with_head(), token_heads=heads)
+    return replace(checkpoint, heads={**checkpoint.heads, **heads})
 
 
 def same(one, other):
@@ -42,17 +46,17 @@ def same(one, other):
 def test_loaded_and_saved_elsewhere_they_stay(tmp_path):
     first = tmp_path / "first"
     save_checkpoint(with_head(), first)
-    save_token_heads({"ner": recognizer()}, first)  # as the commands do
-    save_token_heads({"qa": finder(overlap=3, longest=5, threshold=-100.5)}, first)
+    save_heads({"ner": recognizer()}, first)  # as the commands do
+    save_heads({"qa": finder(overlap=3, longest=5, threshold=-100.5)}, first)
     encoder = Encoder.from_pretrained(first, device="cpu")
     encoder.save_pretrained(tmp_path / "second")
     save_as(load_checkpoint(tmp_path / "second"), tmp_path / "third", "open_clip")
     again = Encoder.from_pretrained(tmp_path / "third", device="cpu")
-    assert list(again.checkpoint.token_heads) == ["ner", "qa"]
+    assert sorted(again.checkpoint.heads) == ["kind", "ner", "qa"]
     assert same(encoder, again)
     assert same(encoder, Encoder(with_token_heads(), device="cpu"))
     assert encoder.entities(TEXTS) == recognizer().entities(TEXTS)
-    assert encoder.checkpoint.token_heads["qa"].threshold == -100.5
+    assert encoder.checkpoint.heads["qa"].threshold == -100.5
     files = sorted(path.relative_to(first) for path in first.rglob("*"))
     assert files == sorted(
         path.relative_to(tmp_path / "third") for path in (tmp_path / "third").rglob("*")
@@ -65,9 +69,9 @@ def test_loaded_and_saved_elsewhere_they_stay(tmp_path):
 def test_half_precision_is_stored_for_them_too(tmp_path):
     checkpoint = with_token_heads()
     save_checkpoint(checkpoint, tmp_path, dtype=torch.float16)
-    for name, head in load_checkpoint(tmp_path).token_heads.items():
-        for key, weight in checkpoint.token_heads[name].head.state_dict().items():
-            stored = head.head.state_dict()[key]
+    for name, head in load_checkpoint(tmp_path).heads.items():
+        for key, weight in checkpoint.heads[name].module.state_dict().items():
+            stored = head.module.state_dict()[key]
             assert torch.equal(stored, weight.half().float()), (name, key)
             assert stored.dtype == torch.float32
 
@@ -89,9 +93,9 @@ def test_a_head_is_chosen_by_task_and_name():
         encoder.entities(TEXTS, "qa")
     with pytest.raises(ValueError, match=r"heads for answers \(qa\), got 'ner', a head for ent"):
         encoder.answer("狗", "狗", "ner")
-    with pytest.raises(ValueError, match=r"heads for answers \(qa\), got 'kind'\. Name one"):
+    with pytest.raises(ValueError, match=r"heads for answers \(qa\), got 'kind', a head for cla"):
         encoder.answers(["狗"], ["狗"], "kind")
-    with pytest.raises(ValueError, match="expected one of the heads kind, got 'ner'"):
+    with pytest.raises(ValueError, match=r"for classification \(kind\), got 'ner', a head for ent"):
         encoder.classify(TEXTS, "ner")
     with pytest.raises(ValueError, match="expected a batch_size of at least 1, got 0"):
         encoder.entities(TEXTS, batch_size=0)
@@ -99,15 +103,21 @@ def test_a_head_is_chosen_by_task_and_name():
         encoder.entities("狗")
 
 
+def test_the_table_of_tasks():
+    assert list(TASKS) == ["classification", "entities", "answers", "pairs"]
+    commands = typer.main.get_command(app).commands
+    assert {task.command for task in TASKS.values()} <= set(commands)
+
+
 def test_they_are_where_the_encoder_is():
     encoder = Encoder(with_token_heads(tiny_checkpoint()), device="meta")
-    for one in encoder.token_heads.values():
-        assert {weight.device.type for weight in one.head.parameters()} == {"meta"}
+    for head in encoder.heads.values():
+        assert {weight.device.type for weight in head.module.parameters()} == {"meta"}
 
 
 def test_several_heads_of_a_task_and_none():
     more = recognizer(types=("X",))
-    several = replace(shared_checkpoint(), token_heads={"ner": recognizer(), "more": more})
+    several = replace(shared_checkpoint(), heads={"ner": recognizer(), "more": more})
     encoder = Encoder(several, device="cpu")
     with pytest.raises(ValueError, match=r"heads for entities \(ner, more\), got None\. Name one"):
         encoder.entities(TEXTS)
@@ -121,12 +131,10 @@ def test_several_heads_of_a_task_and_none():
         Encoder(with_head(), device="cpu").entities(TEXTS)
 
 
-def test_a_name_is_one_heads_only(tmp_path):
-    with pytest.raises(CheckpointError, match="heads of different names, got two named 'kind'"):
-        replace(with_head(), token_heads={"kind": recognizer()})
+def test_a_name_is_that_of_a_folder(tmp_path):
     for name in ("a/b", "", "ner.partial"):
         with pytest.raises(CheckpointError, match="a head's name that can name a folder"):
-            save_checkpoint(replace(shared_checkpoint(), token_heads={name: finder()}), tmp_path)
+            save_checkpoint(replace(shared_checkpoint(), heads={name: finder()}), tmp_path)
 
 
 @pytest.mark.parametrize("train", ["head", "joint"])
@@ -134,26 +142,28 @@ def test_training_a_classifier_keeps_them_but_that_of_its_name(train, tmp_path):
     folder, few = tmp_path / "model", recipe(train, epochs=1, evaluations=1)
     start = with_token_heads(tiny_checkpoint())
     save_checkpoint(start, folder)
-    found = train_classifier(start, LESSONS, CONFIG, few, tmp_path / "run", name="ner")
-    assert list(found.checkpoint.heads) == ["ner"]
-    assert list(found.checkpoint.token_heads) == ["qa"]
-    save_checkpoint(found.checkpoint, folder)  # over the head that was
+    found = train_classifier(start, LESSONS, few, tmp_path / "run", name="ner", config=CONFIG)
+    assert isinstance(found.model.heads["ner"], ClassificationHead)
+    assert sorted(found.model.heads) == ["ner", "qa"]
+    save_checkpoint(found.model, folder)  # over the head that was
     again = Encoder.from_pretrained(folder, device="cpu")
-    assert (list(again.heads), list(again.token_heads)) == (["ner"], ["qa"])
-    assert again.classify(TEXTS) == Encoder(found.checkpoint, device="cpu").classify(TEXTS)
-    before = start.token_heads["qa"].answers(QUESTIONS, TEXTS)
+    assert {name: head.task for name, head in again.heads.items()} == {
+        "ner": "classification",
+        "qa": "answers",
+    }
+    assert again.classify(TEXTS) == Encoder(found.model, device="cpu").classify(TEXTS)
+    before = start.heads["qa"].answers(QUESTIONS, TEXTS)
     assert again.answers(QUESTIONS, TEXTS) == before
 
 
 def test_training_a_token_head_replaces_the_head_of_its_name(tmp_path):
     save_checkpoint(with_token_heads(), tmp_path / "model")
-    place_towers(str(tmp_path / "model"), tmp_path / "out", alone=False)
-    save_token_heads({"kind": recognizer(types=("X",))}, tmp_path / "out")
-    save_token_heads({"ner": finder(longest=2)}, tmp_path / "out")
+    place_towers(str(tmp_path / "model"), tmp_path / "out")
+    save_heads({"kind": recognizer(types=("X",))}, tmp_path / "out")
+    save_heads({"ner": finder(longest=2)}, tmp_path / "out")
     found = load_checkpoint(tmp_path / "out")
-    assert found.heads == {}
-    assert found.token_heads["kind"].types == ("X",)
-    assert [found.token_heads[name].longest for name in ("ner", "qa")] == [2, 5]
+    assert found.heads["kind"].types == ("X",)
+    assert [found.heads[name].longest for name in ("ner", "qa")] == [2, 5]
 
 
 def test_what_is_damaged_or_unknown(tmp_path):
@@ -162,7 +172,7 @@ def test_what_is_damaged_or_unknown(tmp_path):
     (heads / "qa.partial").mkdir()  # the process was killed
     (heads / "qa.partial" / "head.json").write_bytes((heads / "qa" / "head.json").read_bytes())
     (heads / "kind" / "head.json").write_text('{"task": ["unheard-of"]}')
-    assert list(load_checkpoint(tmp_path).token_heads) == ["ner", "qa"]
+    assert list(load_checkpoint(tmp_path).heads) == ["ner", "qa"]
     (heads / "qa" / "head.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"head\.safetensors"):
         load_checkpoint(tmp_path)

@@ -22,7 +22,7 @@ from clip_text.data.labelled_texts import (
 from clip_text.training.masked_lm import save_masked_lm
 from clip_text.training.masked_models import load_masked_lm
 from clip_text.training.trainer import last_checkpoint
-from clip_text_cli.train.classifier import _names
+from clip_text_cli.train.runs import label_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,11 +113,11 @@ def test_broken_texts_are_refused(name, text, message, tmp_path):
 def test_names_of_labels_from_a_file_as_windows_writes_it(tmp_path):
     for codec in ("utf-8-sig", "utf-16", "gbk"):
         (tmp_path / "names.txt").write_bytes("好评\r\n\r\n差评 \r\n".encode(codec))
-        assert _names(tmp_path / "names.txt") == ("好评", "差评")
-    assert _names(None) == ()
+        assert label_names(tmp_path / "names.txt") == ("好评", "差评")
+    assert label_names(None) == ()
     (tmp_path / "names.txt").write_text("\n")
     with pytest.raises(DataError, match=r"names of labels in .*names\.txt, got none"):
-        _names(tmp_path / "names.txt")
+        label_names(tmp_path / "names.txt")
 
 
 @pytest.mark.parametrize("task", ["classifier", "ner", "qa", "mlm", "distill"])
@@ -235,13 +235,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tiny_folder, tmp_path)
     from test_classification import CONFIG, LESSONS, recipe
 
     from clip_text.checkpoints import load_checkpoint
-    from clip_text.training.classifier import train_classifier
+    from clip_text.training import Listener, train_classifier
 
     few = recipe(train, epochs=4, evaluations=5)  # saves amid epochs, too
 
     def trained(name, *callbacks):
         return train_classifier(
-            load_checkpoint(tiny_folder), LESSONS, CONFIG, few, tmp_path / name, callbacks=callbacks
+            load_checkpoint(tiny_folder),
+            LESSONS,
+            few,
+            tmp_path / name,
+            listener=Listener(callbacks=callbacks),
+            config=CONFIG,
         )
 
     whole = trained("whole")
@@ -262,12 +267,12 @@ def test_training_stops_early(tiny_folder, tmp_path):
     from test_classification import CONFIG, LESSONS, recipe
 
     from clip_text.checkpoints import load_checkpoint
+    from clip_text.training import train_classifier
     from clip_text.training.callbacks import METRICS, read_metrics
-    from clip_text.training.classifier import train_classifier
 
     # nothing rises at so small a rate
     idle = recipe("head", learning_rate=1e-9, patience=2, evaluations=20)
-    train_classifier(load_checkpoint(tiny_folder), LESSONS, CONFIG, idle, tmp_path)
+    train_classifier(load_checkpoint(tiny_folder), LESSONS, idle, tmp_path, config=CONFIG)
     lines = read_metrics(tmp_path / "head" / METRICS)
     assert sum("eval_accuracy" in line for line in lines) == 3
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
 from clip_text.heads import ClassificationHead
-from clip_text.heads.classification import own_tower
+from clip_text.heads.standalone import bare_tower
 from clip_text_cli.main import app
 from clip_text_cli.train.contrastive import read_changes
 
@@ -62,7 +62,7 @@ def test_from_a_file_of_captions_to_a_better_model(files, tmp_path):
 def test_heads_that_read_the_old_tower_are_left_out(files, tmp_path):
     pair = tiny_checkpoint()
     shared = ClassificationHead(CONFIG, pair.model.text.width)
-    tower = own_tower(pair.config.backbone, pair.model.text.width, CONFIG, 16)
+    tower = bare_tower(pair.config.backbone, 16, CONFIG.pooler)
     own = ClassificationHead(CONFIG, pair.model.text.width, tower)
     save_checkpoint(replace(pair, heads={"shared": shared, "own": own}), tmp_path / "model")
     # where nothing better is found the old tower is written, and its heads fit

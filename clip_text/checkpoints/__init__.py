@@ -18,7 +18,7 @@ import torch
 from clip_text.checkpoints.backbones import load_text_tower, start_backbone
 from clip_text.checkpoints.cn_clip import save_cn_clip
 from clip_text.checkpoints.folder import save_checkpoint
-from clip_text.checkpoints.heads import load_answers, load_entities
+from clip_text.checkpoints.heads import export_head, load_answers, load_entities, load_head
 from clip_text.checkpoints.huggingface import save_hugging_face
 from clip_text.checkpoints.parts import (
     CONFIG_FILE,
@@ -27,10 +27,10 @@ from clip_text.checkpoints.parts import (
     Format,
     LoadedTextTower,
     Preprocessing,
-    load_weights,
 )
 from clip_text.checkpoints.places import STARTER, resolve
 from clip_text.checkpoints.recognition import Description, load_checkpoint, recognise
+from clip_text.checkpoints.weights import load_weights
 
 __all__ = [
     "CONFIG_FILE",
@@ -41,9 +41,11 @@ __all__ = [
     "Format",
     "LoadedTextTower",
     "Preprocessing",
+    "export_head",
     "load_answers",
     "load_checkpoint",
     "load_entities",
+    "load_head",
     "load_text_tower",
     "load_weights",
     "recognise",

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from clip_text.checkpoints import keys
 from clip_text.checkpoints.files import read_json, read_sharded
-from clip_text.checkpoints.heads import CONFIG, read_parts
+from clip_text.checkpoints.heads import CONFIG, read_head
 from clip_text.checkpoints.huggingface import WEIGHTS_FILES
 from clip_text.checkpoints.parts import (
     BROKEN,
@@ -31,13 +31,14 @@ from clip_text.checkpoints.parts import (
     check_tokenizer,
     default_context_length,
     incomplete,
-    load_weights,
     positions,
 )
 from clip_text.checkpoints.places import resolve
 from clip_text.checkpoints.recognition import load_checkpoint
+from clip_text.checkpoints.weights import load_weights
 from clip_text.errors import CheckpointError
-from clip_text.heads.token_heads import bare_tower
+from clip_text.heads import StandaloneHead
+from clip_text.heads.standalone import bare_tower
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower
 
@@ -178,9 +179,12 @@ def is_encoder(folder: Path) -> bool:
 
 def _encoder(folder: Path) -> tuple[TextTower, Tokenizer]:
     if (folder / CONFIG).is_file():  # a head of ours: its backbone
-        tower, weights, tokenizer, _ = read_parts(folder)
-        known = {name: each for name, each in weights.items() if name.startswith("tower.")}
-        tower.load_state_dict({name.removeprefix("tower."): w for name, w in known.items()})
-        return tower, tokenizer
+        head = read_head(folder)
+        if not isinstance(head, StandaloneHead):
+            raise CheckpointError(
+                f"expected a head with a tokenizer in {folder}, got one for {head.task}, which "
+                "has none. Name the checkpoint that it lies in."
+            )
+        return head.tower, head.tokenizer
     start = load_text_tower(folder, 1, drop=_OF_HEADS)
     return start.tower, start.tokenizer

@@ -26,8 +26,8 @@ from clip_text.checkpoints.parts import (
     Source,
     check_fits,
     default_context_length,
-    stored,
 )
+from clip_text.checkpoints.weights import stored
 from clip_text.errors import CheckpointError
 from clip_text.storage import partial_file
 from clip_text.tokenizer import Tokenizer

@@ -11,10 +11,9 @@ the last bit of fp32, and the classifier undoes the factor, a power of two.
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -24,13 +23,12 @@ from transformers import (
 )
 
 from clip_text.checkpoints.files import read_json
-from clip_text.checkpoints.parts import Checkpoint, load_weights
+from clip_text.checkpoints.weights import load_weights
 from clip_text.errors import CheckpointError
 from clip_text.heads.answers import AnswerFinder
 from clip_text.heads.classification import ClassificationHead, HeadConfig
 from clip_text.heads.entities import EntityRecognizer, bio_labels
-from clip_text.heads.token_heads import TokenHead
-from clip_text.storage import check_new, partial_folder, write_json
+from clip_text.storage import partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
@@ -46,33 +44,6 @@ _NAMES = {
 
 _SMALL = 2.0**-14
 """tanh(x) is x (1 - x² / 3 + …): for states up to 16 it is off by at most 3e-7 of x here."""
-
-
-def export_head(checkpoint: Checkpoint, head: ClassificationHead, folder: Path) -> None:
-    """Write a head and its backbone for ``AutoModelForSequenceClassification(folder)``.
-
-    Args:
-        checkpoint: What the head belongs to.
-        head: With pooler ``cls``.
-        folder: Created with its parents; must not exist yet.
-
-    Raises:
-        CheckpointError: If their class has no such form: another pooler than ``cls``, a backbone
-            of another family, or open_clip's tokeniser contract.
-        FileExistsError: If the folder exists.
-    """
-    check_new(folder)
-    tower = head.tower or checkpoint.model.text
-    assert isinstance(tower, TextTower)
-    model = to_transformers(tower, head)
-    try:
-        tokenizer = portable(checkpoint.tokenizer)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    tokenizer.model_max_length = tower.context_length
-    with partial_folder(folder) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(str(partial))
 
 
 def check_exportable(kind: str, config: HeadConfig) -> None:
@@ -93,11 +64,11 @@ def check_exportable(kind: str, config: HeadConfig) -> None:
         )
 
 
-def to_transformers(tower: TextTower, head: ClassificationHead) -> PreTrainedModel:
-    """Build transformers' own model with the weights of a backbone and a head.
+def sequence_classifier(tower: TextTower, head: ClassificationHead) -> PreTrainedModel:
+    """Build an ``AutoModelForSequenceClassification`` with the weights of a backbone and a head.
 
     Raises:
-        CheckpointError: See :func:`export_head`.
+        CheckpointError: If the pooler is not ``cls``, or the backbone of another family.
     """
     kind = tower.config.model_type
     check_exportable(kind, head.config)
@@ -127,58 +98,52 @@ def to_transformers(tower: TextTower, head: ClassificationHead) -> PreTrainedMod
     return model  # type: ignore[no-any-return]
 
 
-def export_token_head(reader: EntityRecognizer | AnswerFinder, folder: Path) -> None:
-    """Write a head over tokens for ``AutoModelForTokenClassification`` or ``…QuestionAnswering``.
-
-    Args:
-        reader: The head with its tokenizer.
-        folder: Created with its parents; must not exist yet.
+def token_classifier(tower: TextTower, head: EntityRecognizer) -> PreTrainedModel:
+    """Build an ``AutoModelForTokenClassification`` with the weights of a backbone and a head.
 
     Raises:
-        CheckpointError: If transformers' class has other tensors, or the contract is open_clip's.
-        FileExistsError: If the folder exists.
+        CheckpointError: If their class has other tensors.
     """
-    if isinstance(reader, EntityRecognizer):
-        labels = bio_labels(reader.types)
-        config = _config(
-            reader.head,
-            id2label=dict(enumerate(labels)),
-            label2id={label: at for at, label in enumerate(labels)},
-        )
-        model = AutoModelForTokenClassification.from_config(config)  # type: ignore[no-untyped-call]
-        _export(model, reader.head, "classifier", reader.tokenizer, folder)
-    else:
-        config = _config(reader.head, num_labels=2)
-        model = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
-        _export(model, reader.head, "qa_outputs", reader.tokenizer, folder)
+    labels = bio_labels(head.types)
+    config = _config(
+        tower,
+        id2label=dict(enumerate(labels)),
+        label2id={label: position for position, label in enumerate(labels)},
+    )
+    model = AutoModelForTokenClassification.from_config(config)  # type: ignore[no-untyped-call]
+    return _filled(model, tower, head.head.out, "classifier")
 
 
-def _export(
-    model: PreTrainedModel, head: TokenHead, out: str, tokenizer: Tokenizer, folder: Path
+def question_answerer(tower: TextTower, head: AnswerFinder) -> PreTrainedModel:
+    """Build an ``AutoModelForQuestionAnswering`` with the weights of a backbone and a head.
+
+    Raises:
+        CheckpointError: If their class has other tensors.
+    """
+    config = _config(tower, num_labels=2)
+    model = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
+    return _filled(model, tower, head.head.out, "qa_outputs")
+
+
+def write_exported(
+    model: PreTrainedModel, tokenizer: Tokenizer, context_length: int, folder: Path
 ) -> None:
     """Write a folder that transformers loads without this package.
 
     Args:
-        model: Transformers' own class for the task, of random weights.
-        head: Whose weights go in.
-        out: What that class calls the linear layer.
+        model: Of transformers' own class for the task.
         tokenizer: Written with the contract's normalisation inside.
+        context_length: Longest row of tokens that the model reads.
         folder: Created with its parents; must not exist yet.
 
     Raises:
-        CheckpointError: If the class has other tensors, or the contract is open_clip's.
-        FileExistsError: If the folder exists.
+        CheckpointError: If the contract is open_clip's.
     """
-    check_new(folder)
     try:
         plain = portable(tokenizer)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    prefix = model.base_model_prefix
-    backbone = head.tower.transformer.state_dict()
-    weights = {f"{prefix}.{name}": tensor for name, tensor in backbone.items()}
-    weights |= {f"{out}.{name}": tensor for name, tensor in head.out.state_dict().items()}
-    load_weights(model, weights, folder)
+    plain.model_max_length = context_length
     with partial_folder(folder) as partial:
         model.save_pretrained(partial)
         plain.save_pretrained(str(partial))
@@ -188,9 +153,21 @@ def _export(
         write_json(partial / "tokenizer_config.json", config)
 
 
-def _config(head: TokenHead, **fields: Any) -> PreTrainedConfig:  # noqa: ANN401
+def _filled(
+    model: PreTrainedModel, tower: TextTower, layer: nn.Linear, name: str
+) -> PreTrainedModel:
+    """Copy a backbone and one linear layer, which transformers' class calls by a name."""
+    backbone = tower.transformer.state_dict()
+    weights = {f"{model.base_model_prefix}.{key}": tensor for key, tensor in backbone.items()}
+    weights |= {f"{name}.{key}": tensor for key, tensor in layer.state_dict().items()}
+    load_weights(model, weights, Path(type(model).__name__))
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _config(tower: TextTower, **fields: object) -> PreTrainedConfig:
     """Copy the backbone's configuration, with fields set for the task."""
-    config = copy.deepcopy(head.tower.config)
+    config = copy.deepcopy(tower.config)
     config.dtype = torch.float32
     for name, value in fields.items():
         setattr(config, name, value)

@@ -24,7 +24,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from clip_text.checkpoints import keys
 from clip_text.checkpoints.files import State, read_json, write_weights
-from clip_text.checkpoints.heads import drop_readers_of_another, save_heads, save_token_heads
+from clip_text.checkpoints.heads import drop_readers_of_another, save_heads
 from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
@@ -34,8 +34,8 @@ from clip_text.checkpoints.parts import (
     Source,
     check_fits,
     incomplete,
-    stored,
 )
+from clip_text.checkpoints.weights import stored
 from clip_text.storage import partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler, Projection, TowerConfig
@@ -96,8 +96,7 @@ def save_checkpoint(
         checkpoint.config.backbone.save_pretrained(partial)
         checkpoint.tokenizer.save(partial)
         write_json(partial / CONFIG_FILE, _to_json(checkpoint))
-        save_heads(checkpoint.heads, checkpoint.model.text, partial, dtype)
-        save_token_heads(checkpoint.token_heads, partial, dtype)
+        save_heads(checkpoint.heads, partial, dtype, checkpoint.model.text)
     if (folder / "heads").is_dir():
         drop_readers_of_another(folder, checkpoint.model.text, dtype)
 

@@ -1,96 +1,178 @@
-"""How heads lie in a checkpoint's folder, beside the towers, and which tasks there are.
+"""Heads of a model: the table of tasks, and how they are chosen, saved, loaded and exported by it.
 
-heads/NAME/head.json          task, labels, form, calibration; digest of the backbone it reads
+heads/NAME/head.json          task, labels, form, …; digest of the backbone it reads
 heads/NAME/head.safetensors   weights, its own backbone's among them if it has one
 heads/NAME/config.json        configuration of that backbone, as transformers.AutoConfig reads it
-heads/NAME/tokenizer.json, …  a tokenizer with its contract, for heads over tokens
+heads/NAME/tokenizer.json, …  a tokenizer with its contract, for heads that stand alone
 
-A head for classification reads the towers' backbone or has one of its own; one over tokens always
-brings the backbone it was trained with, and its tokenizer.
+A head for classification reads the towers' backbone or has one of its own; all others stand alone:
+they bring the backbone they were trained with, and its tokenizer.
 """
 
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from clip_text.checkpoints.export import (
+    question_answerer,
+    sequence_classifier,
+    token_classifier,
+    write_exported,
+)
 from clip_text.checkpoints.files import read_json, read_state, write_weights
-from clip_text.checkpoints.parts import BROKEN, incomplete, load_weights, stored
+from clip_text.checkpoints.parts import BROKEN, Checkpoint, incomplete
 from clip_text.checkpoints.places import resolve
+from clip_text.checkpoints.weights import load_weights, stored
 from clip_text.errors import CheckpointError
-from clip_text.heads import answers, entities
-from clip_text.heads.answers import AnswerFinder, AnswerHead
-from clip_text.heads.classification import ClassificationHead, HeadConfig, own_tower
-from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
-from clip_text.heads.token_heads import TokenHead, bare_tower
-from clip_text.storage import partial_folder, write_json
+from clip_text.heads import ClassificationHead, Head, StandaloneHead
+from clip_text.heads.answers import AnswerFinder
+from clip_text.heads.entities import EntityRecognizer
+from clip_text.heads.pairs import PairClassifier
+from clip_text.heads.standalone import bare_tower
+from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 
-TokenReader = EntityRecognizer | AnswerFinder
-"""A head over tokens, with all that it takes to read texts."""
+AnyHead = TypeVar("AnyHead", bound=Head)
+Alone = TypeVar("Alone", bound=StandaloneHead[torch.nn.Module])
 
 FOLDER = "heads"
 CONFIG, WEIGHTS = "head.json", "head.safetensors"
-TASK = "classification"
 PARTIAL = ".partial"
 """How the name of a folder ends while it is written."""
 
 
-def save_heads(
-    heads: Mapping[str, ClassificationHead], tower: TextTower, folder: Path, dtype: torch.dtype
-) -> None:
-    """Write heads into a checkpoint's folder.
+@dataclass(frozen=True, slots=True)
+class Task(Generic[AnyHead]):
+    """What the house knows of a task, beside what its class says.
 
     Args:
-        heads: By name.
-        tower: That of the checkpoint.
-        folder: The checkpoint's, which exists.
-        dtype: Of the stored floating-point weights, the tower's too.
+        kind: Class of its heads: it knows the task's name, says what head.json is to hold, and
+            builds a head of that.
+        command: Of ``clip-text train``, which trains one.
+        to_transformers: Gives transformers' own model for the task, of a backbone and a head.
+    """
+
+    kind: type[AnyHead]
+    command: str
+    to_transformers: Callable[[TextTower, AnyHead], PreTrainedModel]
+
+
+TASKS: dict[str, Task[Any]] = {
+    task.kind.task: task
+    for task in (
+        Task(ClassificationHead, "classifier", sequence_classifier),
+        Task(EntityRecognizer, "ner", token_classifier),
+        Task(AnswerFinder, "qa", question_answerer),
+        Task(PairClassifier, "pairs", lambda tower, head: sequence_classifier(tower, head.head)),
+    )
+}
+"""The table of tasks, by the name that head.json says."""
+
+
+def heads_for(heads: Mapping[str, Head], kind: type[AnyHead]) -> dict[str, AnyHead]:
+    """Give the heads of one kind, by name, in their order."""
+    return {name: head for name, head in heads.items() if isinstance(head, kind)}
+
+
+def choose_head(heads: Mapping[str, Head], kind: type[AnyHead], name: str | None) -> AnyHead:
+    """Find a model's head of a kind by name; the only one of the kind if none is named.
+
+    Args:
+        heads: The model's, by name.
+        kind: Class of the head.
+        name: Its name, if given.
 
     Raises:
-        CheckpointError: If a name is no name of a folder.
+        ValueError: If there is none of the kind, none of that name, or several and no name.
     """
-    shared = backbone_digest(tower, dtype) if heads else ""
+    fitting = heads_for(heads, kind)
+    got = repr(name)
+    if name is not None and name in heads and name not in fitting:
+        got += f", a head for {heads[name].task}"
+    if not fitting:
+        raise ValueError(
+            f"expected a model with a head for {kind.task}, got "
+            f"{'one without' if name is None else got}. "
+            f"Train one: clip-text train {TASKS[kind.task].command} DATA --out FOLDER."
+        )
+    if name is None and len(fitting) == 1:
+        name = next(iter(fitting))
+    if name is None or name not in fitting:
+        raise ValueError(
+            f"expected one of the heads for {kind.task} ({', '.join(fitting)}), got {got}. "
+            "Name one: head=…"
+        )
+    return fitting[name]
+
+
+def save_heads(
+    heads: Mapping[str, Head],
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    tower: TextTower | None = None,
+) -> None:
+    """Write heads beside the towers of a checkpoint's folder, or into a new one.
+
+    Each appears whole or not at all.
+
+    Args:
+        heads: By name; one of that name is replaced, whatever its task.
+        folder: The checkpoint's.
+        dtype: Of the stored floating-point weights, the tower's too.
+        tower: That of the checkpoint, for heads that have none of their own.
+
+    Raises:
+        CheckpointError: If a name is no name of a folder, a weight is too large for the type, or
+            a head reads a tower and none was given.
+    """
+    shared = ""
     for name, head in heads.items():
         check_name(name)
-        place = head_folder(folder, name)
-        place.mkdir(parents=True)
-        about = {"task": TASK, **asdict(head.config), "width": head.width}
-        about |= {"backbone": "own" if head.tower else shared}
-        if head.tower:
-            about["context_length"] = head.tower.context_length
-            head.tower.config.save_pretrained(place)
-        write_json(place / CONFIG, about)
-        weights = stored(head.state_dict(), dtype)
-        weights["temperature"] = head.temperature.detach().cpu()
-        write_weights(weights, place / WEIGHTS)
+        if head.tower is None and tower is None:
+            raise CheckpointError(
+                f"expected a head with a backbone of its own, got {name!r}, which reads the text "
+                "tower's. Save it with its checkpoint."
+            )
+        with partial_folder(head_folder(folder, name)) as partial:
+            about = {"task": head.task, **head.about()}
+            if head.tower is None:
+                shared = shared or backbone_digest(cast(TextTower, tower), dtype)
+                about["backbone"] = shared
+            else:
+                about |= {"backbone": "own", "context_length": head.tower.context_length}
+                head.tower.config.save_pretrained(partial)
+            if isinstance(head, StandaloneHead):
+                about["context_length"] = head.tokenizer.context_length
+                head.tokenizer.save(partial)
+            write_json(partial / CONFIG, about)
+            write_weights(stored(head.module.state_dict(), dtype), partial / WEIGHTS)
 
 
-def load_heads(folder: Path, tower: TextTower) -> dict[str, ClassificationHead]:
+def load_heads(folder: Path, tower: TextTower) -> dict[str, Head]:
     """Read the heads of a checkpoint's folder; none if it has none.
 
     Heads of a task that this version does not know are passed over.
 
+    Args:
+        folder: The checkpoint's.
+        tower: That of the checkpoint.
+
     Raises:
         CheckpointError: If one is damaged, or belongs to another backbone than ``tower``'s.
     """
-    found: dict[str, ClassificationHead] = {}
+    heads: dict[str, Head] = {}
     digest = ""
     for place, about in heads_in(folder):
-        if about.get("task") != TASK:
+        if str(about.get("task")) not in TASKS:
             continue
-        try:
-            head = _build(place, about)
-        except BROKEN as error:
-            raise incomplete(place, error) from error
-        load_weights(head, read_state(place / WEIGHTS).weights, place / WEIGHTS)
+        head = read_head(place, about)
         if head.tower is None:
             digest = digest or backbone_digest(tower)
             if about["backbone"] != digest:
@@ -99,8 +181,136 @@ def load_heads(folder: Path, tower: TextTower) -> dict[str, ClassificationHead]:
                     f"of another ({about['backbone']}, not {digest}). Delete the folder, or train "
                     "the head anew."
                 )
-        found[place.name] = head.eval()
-    return found
+        heads[place.name] = head
+    return heads
+
+
+def read_head(place: Path, about: Mapping[str, Any] | None = None) -> Head:
+    """Read one head, in evaluation mode.
+
+    Args:
+        place: Its folder.
+        about: What its head.json says, if that was read before.
+
+    Raises:
+        CheckpointError: If something is missing or damaged, or the task unknown.
+    """
+    about = read_json(place / CONFIG) if about is None else about
+    task = TASKS.get(str(about.get("task")))
+    if task is None:
+        raise CheckpointError(
+            f"expected a head for {', '.join(TASKS)} in {place}, got one for "
+            f"{about.get('task')!r}. Update clip-text, or name another head."
+        )
+    try:
+        head = _build(place, task.kind, about)
+    except BROKEN as error:
+        raise incomplete(place, error) from error
+    load_weights(head.module, read_state(place / WEIGHTS).weights, place / WEIGHTS)
+    head.module.eval()
+    return head
+
+
+def _build(place: Path, kind: type[Head], about: Mapping[str, Any]) -> Head:
+    alone = issubclass(kind, StandaloneHead)
+    tower = None
+    if alone or about["backbone"] == "own":
+        config = cast(PreTrainedConfig, AutoConfig.from_pretrained(place, local_files_only=True))
+        tower = bare_tower(config, int(about["context_length"]), about.get("pooler", "cls"))
+    if not issubclass(kind, StandaloneHead):
+        return kind.build(about, tower)
+    assert tower is not None
+    return kind.build(about, tower, Tokenizer.from_folder(place, tower.context_length))
+
+
+def load_head(
+    folder: str | Path,
+    kind: type[Alone],
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Alone:
+    """Read a head that stands alone, without the towers it lies beside.
+
+    Args:
+        folder: A checkpoint's folder, or the head's own.
+        kind: Class of the head.
+        name: Of the head, if the checkpoint has several of the kind.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+    """
+    head = cast(Alone, read_head(find_head(folder, kind.task, name)))
+    head.module.to(device)
+    return head
+
+
+def load_entities(
+    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
+) -> EntityRecognizer:
+    """Read a head for entities; see :func:`load_head`."""
+    return load_head(folder, EntityRecognizer, name, device)
+
+
+def load_answers(
+    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
+) -> AnswerFinder:
+    """Read a head for answers; see :func:`load_head`."""
+    return load_head(folder, AnswerFinder, name, device)
+
+
+def export_head(head: Head, folder: Path, checkpoint: Checkpoint | None = None) -> None:
+    """Write a head and its backbone as a folder of transformers' own class for its task.
+
+    Args:
+        head: Of any task; one for classification with pooler ``cls``.
+        folder: Created with its parents; must not exist yet.
+        checkpoint: What the head belongs to. Heads that stand alone need none.
+
+    Raises:
+        CheckpointError: If their class has no such form (another pooler than ``cls``, a backbone
+            of another family, other tensors), or the tokeniser contract is open_clip's.
+        FileExistsError: If the folder exists.
+        ValueError: If the head needs its checkpoint, and none was given.
+    """
+    check_new(folder)
+    if isinstance(head, StandaloneHead):
+        tower, tokenizer = head.tower, head.tokenizer
+    elif checkpoint is None:
+        raise ValueError(
+            f"expected the checkpoint of a head for {head.task}, whose tokenizer reads its texts, "
+            "got none. Give it: export_head(head, folder, checkpoint)."
+        )
+    else:
+        tower, tokenizer = head.tower or checkpoint.model.text, checkpoint.tokenizer
+    model = TASKS[head.task].to_transformers(tower, head)
+    write_exported(model, tokenizer, tower.context_length, folder)
+
+
+def find_head(folder: str | Path, task: str, name: str | None = None) -> Path:
+    """Find a head of a task: its own folder, or one beside the towers in a checkpoint's folder.
+
+    Args:
+        folder: A checkpoint's folder, or a head's.
+        task: As head.json names it.
+        name: Of the head, where the checkpoint has several of the task.
+
+    Raises:
+        CheckpointError: If there is none, or several and no name.
+    """
+    place = resolve(folder)
+    own = place / CONFIG
+    heads = [(place, read_json(own))] if own.is_file() else heads_in(place)
+    fitting = [
+        head for head, about in heads if about.get("task") == task and name in (None, head.name)
+    ]
+    if len(fitting) != 1:
+        names = ", ".join(head.name for head in fitting) or "none"
+        raise CheckpointError(
+            f"expected one head of task {task} in {place}, got {names}. "
+            + ("Name one of them." if fitting else "Train one first, or name another folder.")
+        )
+    return fitting[0]
 
 
 def heads_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -109,9 +319,9 @@ def heads_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     Raises:
         CheckpointError: If one is damaged.
     """
-    places = sorted((folder / FOLDER).glob(f"*/{CONFIG}"))
+    files = sorted((folder / FOLDER).glob(f"*/{CONFIG}"))
     # what a process that was killed left half written is no head
-    return [(each.parent, read_json(each)) for each in places if each.parent.suffix != PARTIAL]
+    return [(file.parent, read_json(file)) for file in files if file.parent.suffix != PARTIAL]
 
 
 def head_folder(folder: Path, name: str) -> Path:
@@ -123,11 +333,16 @@ def drop_readers_of_another(folder: Path, tower: TextTower, dtype: torch.dtype) 
     """Delete heads in a checkpoint's folder that read the states of another text tower.
 
     They would be refused with the one that was just written there. Others stay.
+
+    Args:
+        folder: The checkpoint's.
+        tower: The one that was written.
+        dtype: In which its weights were stored.
     """
     shared = [
         (place, about)
         for place, about in heads_in(folder)
-        if about.get("task") == TASK and about.get("backbone") != "own"
+        if about.get("task") == ClassificationHead.task and about.get("backbone") != "own"
     ]
     if not shared:
         return
@@ -159,234 +374,3 @@ def backbone_digest(tower: TextTower, dtype: torch.dtype = torch.float32) -> str
         exact = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(exact.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _build(place: Path, about: Mapping[str, object]) -> ClassificationHead:
-    names = ("multi_label", "pooler", "form", "dropout", "threshold")
-    labels = tuple(str(label) for label in cast(list[object], about["labels"]))
-    config = HeadConfig(labels=labels, **{name: about[name] for name in names})  # type: ignore[arg-type]
-    width, tower = int(cast(int, about["width"])), None
-    if about["backbone"] == "own":
-        backbone = cast(PreTrainedConfig, AutoConfig.from_pretrained(place, local_files_only=True))
-        length = int(cast(int, about["context_length"]))
-        tower = own_tower(backbone, width, config, length)
-    return ClassificationHead(config, width, tower)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTask:
-    """One task of heads over tokens, as files know it.
-
-    Args:
-        name: As head.json says it.
-        kind: Class of what reads texts.
-        about: Gives what head.json says of one, beside task, backbone and context.
-        build: Makes one of an empty tower, a tokenizer and what head.json says; its weights are
-            filled in afterwards. It raises TypeError where head.json does not say enough.
-    """
-
-    name: str
-    kind: type[TokenReader]
-    about: Callable[[Any], dict[str, Any]]
-    build: Callable[[TextTower, Tokenizer, Mapping[str, Any]], TokenReader]
-
-
-def _build_entities(
-    tower: TextTower, tokenizer: Tokenizer, about: Mapping[str, Any]
-) -> EntityRecognizer:
-    types, overlap = about.get("types"), about.get("overlap")
-    if not isinstance(types, list) or not isinstance(overlap, int):
-        raise TypeError("types and overlap")
-    head = EntityHead(tower, len(bio_labels(types)))
-    return EntityRecognizer(head, tokenizer, tuple(types), overlap)
-
-
-def _build_answers(
-    tower: TextTower, tokenizer: Tokenizer, about: Mapping[str, Any]
-) -> AnswerFinder:
-    overlap, longest, threshold = (about.get(key) for key in ("overlap", "longest", "threshold"))
-    if (
-        not isinstance(overlap, int)
-        or not isinstance(longest, int)
-        or not isinstance(threshold, float | None)
-    ):
-        raise TypeError("overlap, longest and threshold")
-    return AnswerFinder(AnswerHead(tower, 2), tokenizer, overlap, longest, threshold)
-
-
-TOKEN_TASKS = {
-    task.name: task
-    for task in (
-        TokenTask(
-            entities.TASK,
-            EntityRecognizer,
-            lambda reader: {"types": list(reader.types), "overlap": reader.overlap},
-            _build_entities,
-        ),
-        TokenTask(
-            answers.TASK,
-            AnswerFinder,
-            lambda reader: {
-                name: getattr(reader, name) for name in ("overlap", "longest", "threshold")
-            },
-            _build_answers,
-        ),
-    )
-}
-"""The table of tasks of heads over tokens, by the name that head.json says."""
-
-
-def save_token_heads(
-    heads: Mapping[str, TokenReader], folder: Path, dtype: torch.dtype = torch.float32
-) -> None:
-    """Write heads over tokens beside the towers of a checkpoint's folder, or into a new one.
-
-    Args:
-        heads: By name; one of that name is replaced, whatever its task.
-        folder: The checkpoint's.
-        dtype: Of the stored floating-point weights.
-
-    Raises:
-        CheckpointError: If a name is no name of a folder, or a weight too large for the type.
-    """
-    for name, reader in heads.items():
-        check_name(name)
-        (task,) = [each for each in TOKEN_TASKS.values() if isinstance(reader, each.kind)]
-        about = {"task": task.name, **task.about(reader)}
-        save_parts(reader.head, reader.tokenizer, about, head_folder(folder, name), dtype)
-
-
-def load_token_heads(folder: Path) -> dict[str, TokenReader]:
-    """Read the heads over tokens of a checkpoint's folder; none if it has none.
-
-    Heads of other tasks are passed over.
-
-    Raises:
-        CheckpointError: If one is damaged.
-    """
-    return {
-        place.name: _load_reader(place, TOKEN_TASKS[str(about["task"])])
-        for place, about in heads_in(folder)
-        if str(about.get("task")) in TOKEN_TASKS
-    }
-
-
-def load_entities(
-    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
-) -> EntityRecognizer:
-    """Read a head for entities.
-
-    Args:
-        folder: A checkpoint's folder, or the head's own.
-        name: Of the head, if the checkpoint has several for entities.
-        device: Where to compute.
-
-    Raises:
-        CheckpointError: If there is none, or it is damaged.
-    """
-    return cast(EntityRecognizer, _load_named(folder, entities.TASK, name, device))
-
-
-def load_answers(
-    folder: str | Path, name: str | None = None, device: str | torch.device = "cpu"
-) -> AnswerFinder:
-    """Read a head for answers.
-
-    Args:
-        folder: A checkpoint's folder, or the head's own.
-        name: Of the head, if the checkpoint has several for answers.
-        device: Where to compute.
-
-    Raises:
-        CheckpointError: If there is none, or it is damaged.
-    """
-    return cast(AnswerFinder, _load_named(folder, answers.TASK, name, device))
-
-
-def _load_named(
-    folder: str | Path, task: str, name: str | None, device: str | torch.device
-) -> TokenReader:
-    reader = _load_reader(find_head(folder, task, name), TOKEN_TASKS[task])
-    reader.head.to(device)
-    return reader
-
-
-def _load_reader(place: Path, task: TokenTask) -> TokenReader:
-    tower, weights, tokenizer, about = read_parts(place)
-    try:
-        reader = task.build(tower, tokenizer, about)
-    except TypeError as error:
-        raise CheckpointError(
-            f"expected {error} in {place / CONFIG}, got {sorted(about)}. Train the head again."
-        ) from error
-    fill(reader.head, weights, place)
-    return reader
-
-
-def save_parts(
-    head: TokenHead,
-    tokenizer: Tokenizer,
-    about: Mapping[str, Any],
-    folder: Path,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Write a head with its backbone and tokenizer into a folder, whole or not at all."""
-    with partial_folder(folder) as partial:
-        tokenizer.save(partial)
-        head.tower.config.save_pretrained(partial)
-        own = {"backbone": "own", "context_length": tokenizer.context_length}
-        write_json(partial / CONFIG, {**about, **own})
-        write_weights(stored(head.state_dict(), dtype), partial / WEIGHTS)
-
-
-def read_parts(folder: Path) -> tuple[TextTower, dict[str, Tensor], Tokenizer, dict[str, Any]]:
-    """Read what :func:`save_parts` wrote: an empty tower, all weights, tokenizer and head.json.
-
-    Raises:
-        CheckpointError: If something is missing or damaged.
-    """
-    about = read_json(folder / CONFIG)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        length = int(about["context_length"])
-        tower = bare_tower(cast(PreTrainedConfig, config), length)
-        tokenizer = Tokenizer.from_folder(folder, length)
-    except BROKEN as error:
-        raise incomplete(folder, error) from error
-    return tower, read_state(folder / WEIGHTS).weights, tokenizer, about
-
-
-def fill(head: TokenHead, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Copy weights that :func:`read_parts` gave into a head.
-
-    Raises:
-        CheckpointError: If they do not fit.
-    """
-    load_weights(head, weights, folder / WEIGHTS)
-    head.eval()
-
-
-def find_head(folder: str | Path, task: str, name: str | None = None) -> Path:
-    """Find a head of a task: its own folder, or one beside the towers in a checkpoint's folder.
-
-    Args:
-        folder: A checkpoint's folder, or a head's.
-        task: As head.json names it.
-        name: Of the head, where the checkpoint has several of the task.
-
-    Raises:
-        CheckpointError: If there is none, or several and no name.
-    """
-    place = resolve(folder)
-    own = place / CONFIG
-    heads = [(place, read_json(own))] if own.is_file() else heads_in(place)
-    found = [
-        each for each, about in heads if about.get("task") == task and name in (None, each.name)
-    ]
-    if len(found) != 1:
-        names = ", ".join(each.name for each in found) or "none"
-        raise CheckpointError(
-            f"expected one head of task {task} in {place}, got {names}. "
-            + ("Name one of them." if found else "Train one first, or name another folder.")
-        )
-    return found[0]

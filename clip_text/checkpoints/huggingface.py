@@ -28,9 +28,9 @@ from clip_text.checkpoints.parts import (
     check_fits,
     default_context_length,
     incomplete,
-    stored,
 )
 from clip_text.checkpoints.places import HUGGING_FACE
+from clip_text.checkpoints.weights import stored
 from clip_text.errors import CheckpointError
 from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer

@@ -1,7 +1,7 @@
 """What a checkpoint is made of, whatever its format."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,10 +13,9 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from clip_text.checkpoints.weights import first_few, misfits
 from clip_text.errors import CheckpointError
-from clip_text.heads.answers import AnswerFinder
-from clip_text.heads.classification import ClassificationHead
-from clip_text.heads.entities import EntityRecognizer
+from clip_text.heads import Head, StandaloneHead
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_model, is_vit
 
@@ -76,27 +75,14 @@ class Checkpoint:
         config: Their shape.
         tokenizer: Of the text tower.
         preprocessing: Of pictures.
-        heads: For classification, by name.
-        token_heads: For entities and answers, by name; each has a backbone of its own.
-
-    Raises:
-        CheckpointError: If two heads have one name.
+        heads: Of any task, by name.
     """
 
     model: CustomTextCLIP
     config: TowerConfig
     tokenizer: Tokenizer
     preprocessing: Preprocessing
-    heads: Mapping[str, ClassificationHead] = field(default_factory=dict)
-    token_heads: Mapping[str, EntityRecognizer | AnswerFinder] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        twice = [name for name in self.heads if name in self.token_heads]
-        if twice:
-            raise CheckpointError(
-                f"expected heads of different names, got two named {twice[0]!r}. Rename one, or "
-                "leave it out."
-            )
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
     def without_readers(self) -> "Checkpoint":
         """Leave out the heads that read the text tower's backbone, where that is to be trained.
@@ -131,6 +117,9 @@ class Checkpoint:
         # a copy that takes the one tower as it is, and the new one for the other
         model = copy.deepcopy(old, {id(old.visual): old.visual, id(old.text): tower})
         model.context_length, model.vocab_size = tower.context_length, tower.vocab_size
+        heads = {
+            name: head for name, head in self.heads.items() if isinstance(head, StandaloneHead)
+        }
         config = replace(
             self.config,
             backbone=tower.config,
@@ -138,7 +127,9 @@ class Checkpoint:
             projection=cast(Projection, tower.projection),
             context_length=tower.context_length,
         )
-        return replace(self, model=model.eval(), config=config, tokenizer=start.tokenizer, heads={})
+        return replace(
+            self, model=model.eval(), config=config, tokenizer=start.tokenizer, heads=heads
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,75 +225,6 @@ def check_tokenizer(tokenizer: Tokenizer, backbone: PreTrainedConfig, source: Pa
         )
 
 
-def load_weights(
-    model: torch.nn.Module,
-    weights: Mapping[str, Tensor],
-    source: Path,
-    problems: tuple[str, ...] = (),
-    their_name: Callable[[str], str] = str,
-) -> None:
-    """Copy weights into a model, refusing to lose or invent a tensor.
-
-    Args:
-        model: Takes the weights.
-        weights: By the model's own names.
-        source: Named in the error.
-        problems: What is already known to be wrong with the file.
-        their_name: What the file calls a tensor of the model.
-
-    Raises:
-        CheckpointError: If a tensor is missing, extra, of another shape, or quantised, or holds
-            NaN or infinity.
-    """
-    expected = model.state_dict()
-    wrong = [*problems, *_misfits(expected, weights, their_name)]
-    # copied into a float they would become numbers that mean nothing: a scale is missing
-    wrong += [
-        f"{their_name(name)} in whole numbers ({str(tensor.dtype).removeprefix('torch.')})"
-        for name, tensor in weights.items()
-        if name in expected
-        and expected[name].is_floating_point()
-        and not tensor.is_floating_point()
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"expected {len(expected)} tensors that fit each other and the config in {source}, "
-            f"got: {_first(wrong)}. "
-            "Use the weights and the config of one and the same model."
-        )
-    check_finite(weights, source, their_name)
-    model.load_state_dict(dict(weights))
-
-
-def check_finite(
-    weights: Mapping[str, Tensor], source: Path, their_name: Callable[[str], str] = str
-) -> None:
-    """Refuse weights by which every row, or some, would be no numbers.
-
-    Args:
-        weights: By name; each is read once.
-        source: Named in the error.
-        their_name: What the file calls a tensor of that name.
-
-    Raises:
-        CheckpointError: Naming the tensors that hold NaN or infinity.
-    """
-    broken = [their_name(name) for name, tensor in weights.items() if not _is_finite(tensor)]
-    if broken:
-        raise CheckpointError(
-            f"expected finite numbers in {source}, got NaN or infinity in {_first(broken)}. "
-            "Its training may have diverged: take an earlier checkpoint, or download it again."
-        )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
-        return True
-    # the extremes of a tensor with NaN are NaN; unlike isfinite it makes no second tensor
-    low, high = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
 def check_fits(checkpoint: Checkpoint) -> None:
     """Refuse to write a config that is not the model's: it could not be read, or run otherwise.
 
@@ -339,7 +261,7 @@ def check_fits(checkpoint: Checkpoint) -> None:
     if wrong:
         raise CheckpointError(
             f"expected a model that fits the checkpoint's config, to write both, got: "
-            f"{_first(wrong)}. Replace a part together with its config, a text tower with "
+            f"{first_few(wrong)}. Replace a part together with its config, a text tower with "
             "Checkpoint.with_text_tower."
         )
 
@@ -355,49 +277,7 @@ def _shape_misfits(model: CustomTextCLIP, config: TowerConfig) -> list[str]:
     if "layers" in config.vision:
         with torch.device("meta"):
             expected = build_model(config)
-        return _misfits(expected.state_dict(), model.state_dict())
+        return misfits(expected.state_dict(), model.state_dict())
     with torch.device("meta"):
         tower = TextTower(config.backbone, config.embed_dim, config.pooler, config.projection)
-    return _misfits(tower.state_dict(), model.text.state_dict(), "text.{}".format)
-
-
-def _misfits(
-    expected: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor],
-    their_name: Callable[[str], str] = str,
-) -> list[str]:
-    """Say which weights are missing, extra or of another shape, a phrase each."""
-    wrong = [f"missing {their_name(name)}" for name in expected if name not in weights]
-    wrong += [f"unknown {their_name(name)}" for name in weights if name not in expected]
-    wrong += [
-        f"{their_name(name)} is {list(weights[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    return wrong
-
-
-def _first(wrong: Sequence[str]) -> str:
-    """Join the first few of many phrases."""
-    wrong = list(dict.fromkeys(wrong))
-    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-
-
-def stored(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Cast weights to the type in which they are written.
-
-    ``logit_scale`` stays fp32: one number, whose exp would be off by up to 0.2 %.
-
-    Raises:
-        CheckpointError: If a finite weight is too large for the type.
-    """
-    out = {}
-    for name, tensor in weights.items():
-        exact = not tensor.is_floating_point() or name.endswith("logit_scale")
-        out[name] = tensor.detach().to(tensor.dtype if exact else dtype).cpu().contiguous()
-        if out[name].isinf().any() and not tensor.isinf().any():
-            raise CheckpointError(
-                f"expected weights below {torch.finfo(dtype).max:,.0f} to store them in 16 bits, "
-                f"got {tensor.abs().max():,.0f} in {name}. Write fp32."
-            )
-    return out
+    return misfits(tower.state_dict(), model.text.state_dict(), "text.{}".format)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_text.checkpoints import cn_clip, folder, huggingface
 from clip_text.checkpoints.files import State, read_json, read_sharded, read_state
-from clip_text.checkpoints.heads import load_heads, load_token_heads
+from clip_text.checkpoints.heads import load_heads
 from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
@@ -20,9 +20,9 @@ from clip_text.checkpoints.parts import (
     check_positions,
     check_tokenizer,
     incomplete,
-    load_weights,
 )
 from clip_text.checkpoints.places import INDEX, resolve
+from clip_text.checkpoints.weights import load_weights
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Compat, Tokenizer
 from clip_text.towers import build_model
@@ -116,7 +116,6 @@ def load_checkpoint(
     return replace(
         checkpoint,
         heads=load_heads(place, checkpoint.model.text),
-        token_heads=load_token_heads(place),
     )
 
 

@@ -2,10 +2,10 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 from clip_text.data.tables import find_columns, is_table, read_table, table_rows
 from clip_text.data.text_files import json_objects
@@ -22,6 +22,30 @@ LABEL_COLUMNS = (
 """Where labels are looked for, in any case; :data:`TEXT_COLUMNS` is of the texts."""
 
 _EXAMPLES = 5
+
+
+class Labelled(Protocol):
+    """What has labels: texts, or pairs of them."""
+
+    @property
+    def texts(self) -> Sequence[Hashable]:
+        """What is labelled."""
+
+    @property
+    def labels(self) -> Sequence[tuple[str, ...]]:
+        """Of each text or pair: one, or any number."""
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Where each came from, such as ``data.tsv, line 3``."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, at: Sequence[int]) -> Self:
+        """Give those at some places alone."""
+
+
+AnyLabelled = TypeVar("AnyLabelled", bound=Labelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +137,7 @@ def is_multi_label(columns: Columns, texts: LabelledTexts) -> bool:
     return columns.separator is not None or any(len(labels) != 1 for labels in texts.labels)
 
 
-def labels_of(texts: LabelledTexts, *, multi_label: bool) -> tuple[str, ...]:
+def labels_of(texts: Labelled, *, multi_label: bool) -> tuple[str, ...]:
     """Collect the labels there are, sorted.
 
     Raises:
@@ -128,7 +152,7 @@ def labels_of(texts: LabelledTexts, *, multi_label: bool) -> tuple[str, ...]:
     return found
 
 
-def check_known(texts: LabelledTexts, labels: Sequence[str], *, multi_label: bool) -> None:
+def check_known(texts: Labelled, labels: Sequence[str], *, multi_label: bool) -> None:
     """Refuse texts with a label that was not trained, or several where one was.
 
     Raises:
@@ -150,16 +174,14 @@ def check_known(texts: LabelledTexts, labels: Sequence[str], *, multi_label: boo
                 )
 
 
-def without(texts: LabelledTexts, others: LabelledTexts) -> LabelledTexts:
-    """Leave out texts that others hold, too: what was learnt by heart tells nothing."""
+def without(texts: AnyLabelled, others: AnyLabelled) -> AnyLabelled:
+    """Leave out texts, or pairs, that others hold, too: what was learnt by heart tells nothing."""
     known = set(others.texts)
     return texts.take([at for at, text in enumerate(texts.texts) if text not in known])
 
 
-def hold_out(
-    texts: LabelledTexts, number: int, seed: int = 0
-) -> tuple[LabelledTexts, LabelledTexts]:
-    """Hold some texts out, drawn at random; both parts stay in the file's order.
+def hold_out(texts: AnyLabelled, number: int, seed: int = 0) -> tuple[AnyLabelled, AnyLabelled]:
+    """Hold some texts, or pairs, out, drawn at random; both parts stay in the file's order.
 
     A label that would be held out whole stays: its texts do.
 
@@ -181,8 +203,8 @@ def hold_out(
 def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:
     for place, entry in json_objects(path):
         where = f"{path}, {place}"
-        text = _column(where, list(entry), columns.text, TEXT_COLUMNS, "--text")
-        label = _column(where, list(entry), columns.label, LABEL_COLUMNS, "--label")
+        text = one_column(where, list(entry), columns.text, TEXT_COLUMNS, "--text")
+        label = one_column(where, list(entry), columns.label, LABEL_COLUMNS, "--label")
         yield place, entry[text], entry[label]
 
 
@@ -192,8 +214,8 @@ def _table_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:
         return
     table = read_table(path)
     where = f"the header of {path}"
-    text = _column(where, table.header, columns.text, TEXT_COLUMNS, "--text")
-    label = _column(where, table.header, columns.label, LABEL_COLUMNS, "--label")
+    text = one_column(where, table.header, columns.text, TEXT_COLUMNS, "--text")
+    label = one_column(where, table.header, columns.label, LABEL_COLUMNS, "--label")
     for place, row in table.records():
         yield place, row[text], row[label]
 
@@ -227,9 +249,21 @@ def _headless_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     yield from rows
 
 
-def _column(
+def one_column(
     where: str, there: Sequence[str], asked: str | None, usual: Sequence[str], option: str
 ) -> str:
+    """Find the one column or field that holds something.
+
+    Args:
+        where: What has them, for the error.
+        there: Those there are.
+        asked: The name that was asked for, if any.
+        usual: The names to look for otherwise.
+        option: Of a command, that names it.
+
+    Raises:
+        DataError: If there is none, or several.
+    """
     found = find_columns((asked,) if asked else usual, there)
     count = sum(list(there).count(name) for name in found)
     if count != 1:
@@ -247,13 +281,24 @@ def _labels(value: object, columns: Columns, where: str) -> tuple[str, ...]:
         values: list[object] = [part for part in value.split(columns.separator) if part.strip()]
     else:
         values = value if isinstance(value, list) else [value]
-    found = [_label(one, columns.names, where) for one in values]
+    found = [label_of(one, columns.names, where) for one in values]
     if not several and not found[0]:
         raise DataError(f"expected a label in {where}, got none. Mend the line or drop it.")
     return tuple(dict.fromkeys(found))
 
 
-def _label(value: object, names: tuple[str, ...], where: str) -> str:
+def label_of(value: object, names: tuple[str, ...], where: str) -> str:
+    """Read one label: a word, or a number.
+
+    Args:
+        value: As the file has it.
+        names: The labels there are, in order, if known: a number then means the one at its
+            position, from 0.
+        where: File and line, for the error.
+
+    Raises:
+        DataError: If it is no label, or none of the names.
+    """
     if not isinstance(value, str | int):
         raise DataError(
             f"expected a word or a number as label in {where}, got {type(value).__name__}. "

@@ -9,19 +9,21 @@ arXiv:1710.10723, on why raw logits don't). The best one is the answer, if its s
 threshold that validation chose.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from clip_text.heads.pair_frame import PairFrame, pad_kinds
+from clip_text.heads.standalone import StandaloneHead
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
-from clip_text.tokenizer.contracts import copy_of
+from clip_text.towers import TextTower
 
-TASK = "answers"
 QUESTION_SHARE = 3
 """A question gets at most a third of the context; the rest of it is cut."""
 
@@ -41,43 +43,6 @@ class Answer:
     end: int
     text: str
     score: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairFrame:
-    """The special tokens around a question and a passage, as the backbone's own tokenizer has them.
-
-    Args:
-        before: [CLS], for BERT.
-        between: [SEP].
-        after: [SEP].
-        kinds: Token types of question and passage: 0 and 1 for BERT.
-    """
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    kinds: tuple[int, int]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "PairFrame":
-        """Find them by looking at a pair."""
-        encoding = copy_of(tokenizer.backend).encode("a", "a")
-        ids, special, kinds = encoding.ids, encoding.special_tokens_mask, encoding.type_ids
-        first = special.index(0)
-        second = special.index(1, first)
-        third = special.index(0, second)
-        last = special.index(1, third)
-        return cls(ids[:first], ids[second:third], ids[last:], (kinds[first], kinds[third]))
-
-    def pair(self, question: Sequence[int], passage: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Token ids and token types of a question and a window."""
-        head = [*self.before, *question, *self.between]
-        ids = [*head, *passage, *self.after]
-        return ids, [self.kinds[0]] * len(head) + [self.kinds[1]] * (len(ids) - len(head))
-
-    def __len__(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
 
 
 class AnswerHead(TokenHead):
@@ -108,7 +73,7 @@ class AnswerHead(TokenHead):
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerFinder:
+class AnswerFinder(StandaloneHead[AnswerHead]):
     """A head with all that it takes to find answers.
 
     Args:
@@ -119,11 +84,30 @@ class AnswerFinder:
         threshold: Score below which there is no answer; None always gives the best.
     """
 
-    head: AnswerHead
-    tokenizer: Tokenizer
+    task: ClassVar[str] = "answers"
+
     overlap: int = 128
     longest: int = 64
     threshold: float | None = None
+
+    def about(self) -> dict[str, Any]:
+        """Say what it takes to build the head, but for task, backbone and context: JSON."""
+        return {
+            "overlap": self.overlap,
+            "longest": self.longest,
+            "threshold": self.threshold,
+        }
+
+    @classmethod
+    def build(cls, about: Mapping[str, Any], tower: TextTower, tokenizer: Tokenizer) -> Self:
+        """Make a finder of random weights; see :meth:`StandaloneHead.build`."""
+        overlap, longest = about.get("overlap"), about.get("longest")
+        threshold = about.get("threshold")
+        if not isinstance(overlap, int) or not isinstance(longest, int):
+            raise TypeError("no whole overlap and longest")
+        if not isinstance(threshold, float | None):
+            raise TypeError("no threshold")
+        return cls(AnswerHead(tower, 2), tokenizer, overlap, longest, threshold)
 
     def question_ids(self, aligned: Aligned) -> list[int]:
         """Give the tokens of a question, cut to their share of the context."""
@@ -217,14 +201,6 @@ class AnswerFinder:
     def with_threshold(self, threshold: float | None) -> "AnswerFinder":
         """Give the same finder with another threshold."""
         return replace(self, threshold=threshold)
-
-
-def pad_kinds(rows: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
-    """Stack token types to the shape of their tokens, 0 at padding."""
-    kinds = torch.zeros_like(tokens)
-    for at, row in enumerate(rows):
-        kinds[at, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return kinds
 
 
 def best_spans(

@@ -4,16 +4,15 @@ tokens → backbone → pooler ┬→ projection → unit row      (the text tow
                            └→ [dense, tanh] → dropout → linear → logits / temperature
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import PreTrainedConfig
 
 from clip_text.towers import POOLERS, Pooler, TextTower
 
@@ -111,6 +110,8 @@ class ClassificationHead(nn.Module):
             the states of the tower it lies beside.
     """
 
+    task: ClassVar[str] = "classification"
+
     temperature: Tensor
 
     def __init__(self, config: HeadConfig, width: int, tower: TextTower | None = None) -> None:
@@ -124,6 +125,31 @@ class ClassificationHead(nn.Module):
                 nn.init.normal_(layer.weight, std=_INIT_STD)
                 nn.init.zeros_(layer.bias)
         self.register_buffer("temperature", torch.ones(()))
+
+    @property
+    def module(self) -> nn.Module:
+        """Hold all weights: this is it."""
+        return self
+
+    def about(self) -> dict[str, Any]:
+        """Say what it takes to build the head, but for task, backbone and context: JSON."""
+        return {**asdict(self.config), "width": self.width}
+
+    @classmethod
+    def build(cls, about: Mapping[str, Any], tower: TextTower | None) -> Self:
+        """Make a head of random weights.
+
+        Args:
+            about: What :meth:`about` said.
+            tower: Its own, if it has one.
+
+        Raises:
+            KeyError: If something is missing from ``about``.
+            ValueError: If something is out of range.
+        """
+        known = {each.name: about[each.name] for each in fields(HeadConfig)}
+        labels = tuple(str(label) for label in known.pop("labels"))
+        return cls(HeadConfig(labels=labels, **known), int(about["width"]), tower)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Pool last hidden states [n, length, width] as this head asks for; [n, width]."""
@@ -221,10 +247,3 @@ def targets_of(labels: Sequence[Sequence[str]], config: HeadConfig) -> NDArray[n
     for row, of_text in zip(found, labels, strict=True):
         row[[places[one] for one in of_text]] = 1
     return found
-
-
-def own_tower(
-    backbone: PreTrainedConfig, width: int, config: HeadConfig, context_length: int
-) -> TextTower:
-    """Build a text tower of random weights without projection, for a head with one of its own."""
-    return TextTower(backbone, width, config.pooler, "none", context_length)

@@ -7,21 +7,23 @@ for none (a space). The first token of an entity is labelled B, every other I, p
 among them; an entity found is all characters from its first token's to its last token's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clip_text.data.tags import Entity, decode_tags
+from clip_text.heads.standalone import StandaloneHead
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
+from clip_text.towers import TextTower
 
 __all__ = ["Entity", "EntityHead", "EntityRecognizer"]
 
-TASK = "entities"
 IGNORED = -100
 """The label of what is not learnt: special tokens, padding, tokens another window owns."""
 
@@ -102,7 +104,7 @@ class EntityHead(TokenHead):
 
 
 @dataclass(frozen=True, slots=True)
-class EntityRecognizer:
+class EntityRecognizer(StandaloneHead[EntityHead]):
     """A head with all that it takes to find entities in texts.
 
     Args:
@@ -112,10 +114,22 @@ class EntityRecognizer:
         overlap: Tokens that neighbouring windows share.
     """
 
-    head: EntityHead
-    tokenizer: Tokenizer
+    task: ClassVar[str] = "entities"
+
     types: tuple[str, ...]
     overlap: int
+
+    def about(self) -> dict[str, Any]:
+        """Say what it takes to build the head, but for task, backbone and context: JSON."""
+        return {"types": list(self.types), "overlap": self.overlap}
+
+    @classmethod
+    def build(cls, about: Mapping[str, Any], tower: TextTower, tokenizer: Tokenizer) -> Self:
+        """Make a recognizer of random weights; see :meth:`StandaloneHead.build`."""
+        types, overlap = about.get("types"), about.get("overlap")
+        if not isinstance(types, list) or not isinstance(overlap, int):
+            raise TypeError("no types and overlap")
+        return cls(EntityHead(tower, len(bio_labels(types))), tokenizer, tuple(types), overlap)
 
     @property
     def room(self) -> int:

@@ -3,8 +3,8 @@
 from typing import cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
+from clip_text.heads.pair_frame import typed_states
 from clip_text.towers import TextTower
 
 _INIT_STD = 0.02  # BERT's
@@ -35,18 +35,5 @@ class TokenHead(nn.Module):
             kinds: Which of two texts a token is of, 0 or 1, [n, length]; backbones without such
                 embeddings pass over it.
         """
-        if kinds is None or getattr(self.tower.config, "type_vocab_size", 0) < 2:
-            states, _ = self.tower.states(tokens)
-        else:
-            mask = (tokens != self.tower.pad_id).long()
-            out = self.tower.transformer(
-                input_ids=tokens, attention_mask=mask, token_type_ids=kinds
-            )
-            states = out.last_hidden_state
+        states, _ = typed_states(self.tower, tokens, kinds)
         return cast(Tensor, self.out(self.dropout(states)))
-
-
-def bare_tower(config: PreTrainedConfig, context_length: int) -> TextTower:
-    """Make a text tower of random weights without projection."""
-    width = int(config.hidden_size)
-    return TextTower(config, width, "cls", "none", context_length)

@@ -1,13 +1,47 @@
 """What our training loops tell as they go on, and what ends them early."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What is told as a run goes on; nothing by default.
+
+    Args:
+        say: A line for a person.
+        progress: Called with a task's name, how much is done and how much there is.
+        callbacks: Of transformers, called by the Trainer as it goes on.
+    """
+
+    say: Callable[[str], None] = lambda _: None
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    callbacks: tuple[TrainerCallback, ...] = ()
+
+    def heard(
+        self, name: str, line: Callable[[TrainerState, Mapping[str, float]], str]
+    ) -> tuple[TrainerCallback, ...]:
+        """Make the callbacks of a Trainer that tell this listener of it.
+
+        Args:
+            name: Of what is trained.
+            line: Says a validation's metrics, by their plain names, in a line.
+        """
+        return (*self.callbacks, _Heard(name, self, line))
+
+
+def step_line(said: Callable[[Mapping[str, float]], str]) -> Callable[..., str]:
+    """Make the usual line of a validation: the step, and what ``said`` says of the metrics."""
+    return lambda state, metrics: (
+        f"  step {state.global_step:6,d} of {state.max_steps:,}  {said(metrics)}"
+    )
 
 
 class StepProgress(TrainerCallback):
@@ -32,6 +66,33 @@ class StepProgress(TrainerCallback):
         del args, control, kwargs
         if state.is_world_process_zero:
             self.progress(self.name, state.global_step, state.max_steps)
+
+
+class _Heard(StepProgress):
+    """Tells a listener of steps and validations."""
+
+    def __init__(
+        self,
+        name: str,
+        listener: Listener,
+        line: Callable[[TrainerState, Mapping[str, float]], str],
+    ) -> None:
+        super().__init__(name, listener.progress)
+        self.listener, self.line = listener, line
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Called by the Trainer."""
+        del args, control, kwargs
+        if state.is_world_process_zero and metrics:
+            plain = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            self.listener.say(self.line(state, plain))
 
 
 class MetricLines(TrainerCallback):

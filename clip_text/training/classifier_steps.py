@@ -1,6 +1,7 @@
-"""What the Trainer steps where a head is learnt: batches of labelled texts, model, trainer."""
+"""What the Trainer steps where a head is learnt: numbers, batches of texts, model, trainer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,14 +18,70 @@ from clip_text.tokenizer import Tokenizer
 from clip_text.towers import POOLERS, TextTower
 from clip_text.training.callbacks import EarlyStop
 from clip_text.training.holding import Hold
-from clip_text.training.recipe import Recipe
+from clip_text.training.recipe import (
+    BaseRecipe,
+    Count,
+    NotNegative,
+    Positive,
+    Recipe,
+)
 from clip_text.training.trainer import Plumbing, SampledTrainer, training_arguments
 
 Mode = Literal["head", "copy", "joint"]
 
 
+_HEAD_RATE, _TOWER_RATE, _TOWER_WIDTH = 3e-3, 3e-4, 256
 _HEAD_FACTOR = 10
 """The head is new where the backbone is not: beside one it learns so many times as fast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierRecipe(BaseRecipe):
+    """The numbers of a head's training, beside those of :class:`BaseRecipe`.
+
+    Args:
+        train: ``head``: the tower is frozen, its pooled states are computed once. ``copy``: a
+            copy of the backbone learns too, and costs a second pass later. ``joint``: the
+            tower itself learns, held by ``hold`` so that retrieval stays.
+        epochs: Passes over the texts, unless validation stops rising before.
+        batch_size: Texts in a step.
+        learning_rate: At its peak; None for 3e-3 of a head alone, and else 3e-4 at width 256,
+            falling with its square (3.3e-5 at 768, where BERT is fine-tuned). A head beside its
+            backbone learns ten times as fast.
+        weight_decay: On matrices.
+        balanced: Weigh classes so that all count alike.
+        hold: Weight of what holds retrieval, with ``joint``; None for the usual one.
+        patience: Evaluations without a rise after which training ends.
+        evaluations: How often validation runs if it doesn't.
+
+    Raises:
+        RecipeError: If a number is out of range.
+    """
+
+    train: Mode = "head"
+    epochs: Count = 20
+    batch_size: Count = 64
+    learning_rate: Positive | None = None
+    weight_decay: NotNegative = 0.01
+    balanced: bool = False
+    hold: NotNegative | None = None
+    patience: Count = 3
+    evaluations: Count = 10
+
+    def general(self, width: int, best_by: str) -> Recipe:
+        """Say it as the trainers' recipe."""
+        suggested = _TOWER_RATE * (_TOWER_WIDTH / width) ** 2
+        suggested = _HEAD_RATE if self.train == "head" else suggested
+        return Recipe(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate or suggested,
+            weight_decay=self.weight_decay,
+            warmup_steps=0.06,
+            best_by=best_by,
+            bf16=self.bf16,
+            seed=self.seed,
+            evaluations=self.evaluations,
+        )
 
 
 class Labelled(Dataset[int]):

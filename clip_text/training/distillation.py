@@ -29,21 +29,20 @@ from clip_text.storage import partial_file
 from clip_text.towers import POOLERS, Pooler, TextTower
 from clip_text.training.lessons import Lessons, draw_languages
 from clip_text.training.recipe import (
+    BaseRecipe,
     Count,
     NotNegative,
     Positive,
     RecipeError,
-    Seed,
     Share,
     Whole,
-    check_fields,
 )
 from clip_text.training.trainer import SampledTrainer, common_arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistillationRecipe:
-    """The numbers of a distillation.
+class DistillationRecipe(BaseRecipe):
+    """The numbers of a distillation, beside those of :class:`BaseRecipe`.
 
     Args:
         epochs: Passes over the sentences.
@@ -58,8 +57,6 @@ class DistillationRecipe:
         token_dropout: Share of the tokens the tower does not get to see in training.
         weights: How often to draw each language; see :func:`draw_languages`.
         trial_steps: Steps each pooler gets where validation chooses it.
-        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
-        seed: Of weights, draws and dropout.
         evaluations: How often validation runs.
 
     Raises:
@@ -76,12 +73,10 @@ class DistillationRecipe:
     token_dropout: Share = 0.1
     weights: Mapping[str, float] | None = None
     trial_steps: Count = 100
-    bf16: bool = True
-    seed: Seed = 0
     evaluations: Count = 10
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    def check(self) -> None:
+        """Refuse a language that is never drawn."""
         for language, weight in (self.weights or {}).items():
             if not 0 < weight < math.inf:
                 raise RecipeError(

@@ -2,19 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerState, set_seed
 
-from clip_text.checkpoints import Checkpoint
+from clip_text.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from clip_text.checkpoints.heads import backbone_digest
 from clip_text.data.batches import Pictures, Source
 from clip_text.data.collection import RetrievalSet
-from clip_text.data.duplicates import merge_wordings, pictures_by_wording
+from clip_text.data.duplicates import merge_wordings
 from clip_text.data.identity import (
     captions_of,
     collection_digest,
@@ -26,12 +28,13 @@ from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, counted, module_digest
 from clip_text.storage import partial_file
-from clip_text.training.callbacks import StepProgress
+from clip_text.training.callbacks import Listener
 from clip_text.training.contrastive import (
     ContrastiveModel,
     ContrastiveTrainer,
     fit_logit_bias,
 )
+from clip_text.training.data import PictureData
 from clip_text.training.guard import (
     SHARES,
     Metrics,
@@ -44,40 +47,18 @@ from clip_text.training.guard import (
 from clip_text.training.image_tower import ImageTower, image_tower
 from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
-from clip_text.training.stages import FEATURES, Stage, check_sizes, run_stage, with_rates
+from clip_text.training.runs import Run, Trained, check_inputs, write_report
+from clip_text.training.stages import FEATURES, Stage, check_sizes, with_rates
+from clip_text.training.told import BEST_BY, KS, told, told_labels
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, join_processes
 
-KS = (1, 5, 10)
 FEW = 100
 """Fewer pictures than this make recall a coarse measure."""
-PICTURES_OF_A_LABEL = 4
-"""Pictures for each wording of a caption, on average, above which captions are labels."""
-SHOWN_LABELS = 3
-"""How many of them are named."""
-BEST_BY = "mean_recall"
-"""Mean of recall@1, @5 and @10 both ways: what Chinese-CLIP's tables call MR."""
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What is learnt from, and what is measured on.
-
-    Args:
-        train: Pictures and captions to learn from.
-        validation: What the best checkpoint is chosen by; none of it is learnt.
-        weights: How often a batch asks for each kind of caption; all alike if empty.
-        keep: What should not get worse: measured along the line to the start, never learnt.
-    """
-
-    train: RetrievalSet
-    validation: RetrievalSet
-    weights: Mapping[str, float] = field(default_factory=dict)
-    keep: RetrievalSet | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedPair(Trained[Checkpoint]):
+    """What came of fine-tuning; ``metrics`` are those of the weights that were chosen.
 
     Args:
         start: Validation before the first step.
@@ -97,121 +78,88 @@ class Outcome:
         return self.chosen.share > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """What is told as a run goes on; nothing by default.
-
-    Args:
-        say: A line for a person.
-        progress: Called with a task's name, how much is done and how much there is.
-    """
-
-    say: Callable[[str], None] = lambda _: None
-    progress: Callable[[str, int, int], None] = lambda *_: None
-
-
-def finetune(
-    checkpoint: Checkpoint,
-    data: Data,
-    stages: Sequence[Stage],
-    folder: Path,
+def train_contrastive(
+    start: str | Path | Checkpoint,
+    data: PictureData,
+    recipe: Stage | Sequence[Stage],
+    folder: str | Path,
     *,
-    plumbing: Plumbing | None = None,
     listener: Listener | None = None,
+    out: str | Path | None = None,
+    plumbing: Plumbing | None = None,
     shares: Sequence[float] = SHARES,
-) -> Outcome:
-    """Fine-tune a checkpoint in place; the same call again goes on where it was stopped.
+) -> TrainedPair:
+    """Fine-tune a pair of towers; the same call again goes on where it was stopped.
 
     Validation runs before the first step. In the end the weights on the line from the start to
     the end of training are measured, and the best of them is what the checkpoint holds: on
     validation it never ends below the start.
 
     Args:
-        checkpoint: Where to start from. Classification heads that read its text backbone are
-            for the weights before: see :meth:`Checkpoint.without_readers`.
+        start: A checkpoint's name, or one that was loaded, which is trained in place.
         data: Pictures and captions.
-        stages: Run one after the other; each keeps its best checkpoint.
-        folder: Of the run: cached features, state, metrics.
-        plumbing: Workers, loggers, compilation.
+        recipe: Stages, run one after the other; each keeps its best checkpoint. See
+            :func:`~clip_text.training.stages.read_stages`.
+        folder: Of the run: cached features, state, metrics, report.
         listener: Told how the run goes.
+        out: Folder to write the model to. Heads that read the text tower as it was are left out.
+        plumbing: Workers, loggers, compilation.
         shares: Of the fine-tuned weights, to measure in the end; 0 has to be among them.
 
     Raises:
+        TypeError: If data or recipe are of another training.
         RecipeError: If a batch is larger than the data, a tower has not what is asked for, or
             two stages have one name.
         ValueError: If the start is not among the shares.
+        CheckpointError: If the start cannot be read.
         DataError: If a picture cannot be read.
         NonFiniteLossError: If the loss is no number any more.
         SaveError: If the disk is full.
     """
+    stages = list(recipe) if isinstance(recipe, list | tuple) else [cast(Stage, recipe)]
+    for stage in stages:
+        check_inputs(data, PictureData, stage, Stage)
     if 0 not in shares:
         raise ValueError(f"expected share 0, the start, among {list(shares)}. Add it.")
-    run = _Run(checkpoint, data, folder, plumbing or Plumbing(), listener or Listener())
+    started = time.monotonic()
+    checkpoint = start if isinstance(start, Checkpoint) else load_checkpoint(start)
+    run = _Run(checkpoint, data, Path(folder), plumbing or Plumbing(), listener or Listener())
     check_sizes(stages, len(data.train.image_ids), run.processes.num_processes)
     for stage in stages:
         check_towers(checkpoint.model, stage.recipe)
-    run.warn()
-    start = snapshot(checkpoint.model)
-    # a stage depends on what the run started from, and on the stages before it
-    made_by = [
-        run.encoder.fingerprint,
-        collection_digest(data.train),
-        collection_digest(data.validation),
-        *(["equal wordings are right"] if run.merged else []),
-    ]
-    before = run.measure_start(repr(made_by))
-    run.listener.say(f"before training: {told(before)}")
-    for stage in stages:
-        ready = run.with_rates(stage)
-        made_by.append(repr((ready, sorted(data.weights.items()))))
-        run.run_stage(ready, repr(made_by), before)
-    mixtures = measure_mixtures(
-        checkpoint.model,
-        start,
-        end := snapshot(checkpoint.model),
-        lambda: run.validate(run.data.validation),
-        keep=(lambda: run.validate(cast(RetrievalSet, run.data.keep))) if data.keep else None,
-        shares=shares,
-        on_mixture=lambda one: run.tell_mixture(one, before),
-    )
-    chosen = best_mixture(mixtures, BEST_BY)
-    load_mixture(checkpoint.model, start, end, chosen.share)
-    return Outcome(before, mixtures, chosen, BEST_BY)
-
-
-def told_labels(collection: RetrievalSet) -> str:
-    """Say what recall means where captions are labels that many pictures share; else nothing.
-
-    Args:
-        collection: What is measured on, with equal wordings merged.
-    """
-    pictures = pictures_by_wording(collection)
-    described = len(set().union(*pictures.values()))
-    labels = len(pictures) * PICTURES_OF_A_LABEL < described or len(pictures) == 1 < described
-    if not labels:
-        return ""
-    most = sorted(pictures, key=lambda wording: -len(pictures[wording]))[:SHOWN_LABELS]
-    shown = ", ".join(f"{wording} ({len(pictures[wording]):,})" for wording in most)
-    if more := len(pictures) - len(most):
-        shown += f" and {more:,} more"
-    return (
-        f"note: the captions of {described:,} pictures to measure on have {len(pictures):,} "
-        f"wording{'s' if len(pictures) > 1 else ''}: {shown}. They are labels: i2t recall@1 is "
-        "the share of pictures whose own label is the nearest (guessing gives 1 in "
-        f"{len(pictures):,}), t2i recall@k that of captions with a picture of their label among "
-        "the first k, which is soon reached"
+    run.introduce()
+    read = backbone_digest(checkpoint.model.text) if checkpoint.heads else ""
+    before, mixtures, chosen = run.mix(stages, shares)
+    if checkpoint.heads and backbone_digest(checkpoint.model.text) != read:
+        checkpoint = run.without_readers()
+    report = _report(before, mixtures, chosen)
+    report["minutes"] = round((time.monotonic() - started) / 60, 2)
+    if run.processes.is_main_process:
+        if out is not None:
+            save_checkpoint(checkpoint, Path(out))
+        write_report(run.folder, report)
+    return TrainedPair(
+        model=checkpoint,
+        metrics=chosen.metrics,
+        report=report,
+        start=before,
+        mixtures=mixtures,
+        chosen=chosen,
+        best_by=BEST_BY,
     )
 
 
-def told(metrics: Metrics, before: Metrics | None = None) -> str:
-    """Say metrics in a line, in percent, with the change of the mean since the start."""
-    recalls = " / ".join(f"{100 * metrics[f't2i_recall@{k}']:.1f}" for k in KS)
-    line = f"t2i recall@{'/'.join(map(str, KS))} {recalls}, mean {100 * metrics[BEST_BY]:.2f}"
-    return line if before is None else f"{line} ({_change(metrics, before)})"
-
-
-def _change(metrics: Metrics, before: Metrics) -> str:
-    return f"{100 * (metrics[BEST_BY] - before[BEST_BY]):+.2f} since the start"
+def _report(start: Metrics, mixtures: Sequence[Mixture], chosen: Mixture) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "share_of_fine_tuned": chosen.share,
+        "rose": chosen.share > 0,
+        "minutes": 0.0,
+    }
+    report |= {f"start_{name}": value for name, value in start.items()}
+    report |= {f"kept_{name}": value for name, value in chosen.metrics.items()}
+    for mixture in mixtures:
+        report[f"mixture_{mixture.share:g}_{BEST_BY}"] = mixture.metrics[BEST_BY]
+    return report
 
 
 class _Run:
@@ -220,13 +168,16 @@ class _Run:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        data: Data,
+        data: PictureData,
         folder: Path,
         plumbing: Plumbing,
         listener: Listener,
     ) -> None:
         self.processes = join_processes()
         self.checkpoint, self.folder = checkpoint, folder
+        if not self.processes.is_main_process:
+            listener = Listener(callbacks=listener.callbacks)
+        self.measured = collection_digest(data.validation)
         # the loss counts a caption as right for all pictures that have it: so does what is measured
         validation = merge_wordings(data.validation)
         self.merged = validation.answers != data.validation.answers
@@ -236,11 +187,20 @@ class _Run:
         self.encoder = Encoder(checkpoint)
         self.captions = captions_of(data.train)
         kinds = {kind for captions in self.captions for kind in captions}
+        self.given_weights = data.weights
         self.weights = dict(data.weights) or dict.fromkeys(sorted(kinds), 1.0)
         self._rows: dict[int, tuple[str, Features]] = {}
 
-    def warn(self) -> None:
-        """Say what makes validation worth little: few pictures, or pictures that are learnt."""
+    def introduce(self) -> None:
+        """Say what is learnt, and what makes validation worth little.
+
+        That is few pictures, or pictures that are learnt.
+        """
+        train = self.data.train
+        self.listener.say(
+            f"learning from {len(train.image_ids):,} pictures with {len(train.texts):,} captions, "
+            f"measured on {len(self.data.validation.image_ids):,} others"
+        )
         if labels := told_labels(self.data.validation):
             self.listener.say(labels)
         if len(self.data.validation.image_ids) < FEW:
@@ -248,12 +208,56 @@ class _Run:
                 f"warning: measured on {len(self.data.validation.image_ids)} pictures: recall "
                 f"moves in large steps, and chance decides. Give more to measure on (--val)"
             )
-        train, measured = picture_files(self.data.train), picture_files(self.data.validation)
-        if both := len(train & measured):
+        if both := len(picture_files(train) & picture_files(self.data.validation)):
             self.listener.say(
                 f"warning: {both:,} of the {len(self.data.validation.image_ids):,} pictures to "
                 "measure on are learnt, too: recall on them says nothing of others"
             )
+
+    def mix(
+        self, stages: Sequence[Stage], shares: Sequence[float]
+    ) -> tuple[Metrics, list[Mixture], Mixture]:
+        """Run the stages, and leave the best weights on the line from the start in the model.
+
+        Returns:
+            Validation before the first step, that of all mixtures, and the best of them.
+        """
+        start = snapshot(self.checkpoint.model)
+        # a stage depends on what the run started from, and on the stages before it
+        made_by = [
+            self.encoder.fingerprint,
+            collection_digest(self.data.train),
+            self.measured,
+            *(["equal wordings are right"] if self.merged else []),
+        ]
+        before = self.measure_start(repr(made_by))
+        self.listener.say(f"before training: {told(before)}")
+        for stage in stages:
+            ready = self.with_rates(stage)
+            made_by.append(repr((ready, sorted(self.given_weights.items()))))
+            self.run_stage(ready, repr(made_by), before)
+        keep = self.data.keep
+        mixtures = measure_mixtures(
+            self.checkpoint.model,
+            start,
+            end := snapshot(self.checkpoint.model),
+            lambda: self.validate(self.data.validation),
+            keep=(lambda: self.validate(keep)) if keep else None,
+            shares=shares,
+            on_mixture=lambda mixture: self.tell_mixture(mixture, before),
+        )
+        chosen = best_mixture(mixtures, BEST_BY)
+        load_mixture(self.checkpoint.model, start, end, chosen.share)
+        return before, mixtures, chosen
+
+    def without_readers(self) -> Checkpoint:
+        """Leave out the heads that read the text tower as it was, and say so."""
+        kept = self.checkpoint.without_readers()
+        for name in sorted(self.checkpoint.heads.keys() - kept.heads.keys()):
+            self.listener.say(
+                f"head {name} is left out: it reads the text tower as it was. Train it anew."
+            )
+        return kept
 
     def measure_start(self, key: str) -> Metrics:
         """Validate before the first step, or remember what it gave."""
@@ -316,19 +320,13 @@ class _Run:
     def run_stage(self, stage: Stage, made_by: str, before: Metrics) -> None:
         """Run a stage, or load its end."""
         model = self.checkpoint.model
-        ran = run_stage(
-            model,
-            self.folder / stage.name,
-            made_by,
-            lambda: self._train(stage, before),
-            main=self.processes.is_main_process,
-            wait=self.processes.wait_for_everyone,
-        )
-        if not ran:
+        place = Run(self.folder / stage.name, {"made by": made_by}, True, self.processes)
+        course = place.fit(model, lambda: self._train(stage, before))
+        if course.finished_before:
             self.listener.say(f"{stage.name}: finished before")
         model.to(self.encoder.device).eval()
 
-    def _train(self, stage: Stage, before: Metrics) -> None:
+    def _train(self, stage: Stage, before: Metrics) -> TrainerState:
         pair = self.checkpoint.model
         images = image_tower(pair.visual, stage.recipe.image, self.checkpoint.preprocessing)
         with self.processes.main_process_first():
@@ -342,7 +340,13 @@ class _Run:
             self.checkpoint.tokenizer.context_length,
             self.data.train.negatives if any(self.data.train.negatives) else (),
         )
-        heard = _Heard(stage.name, before, self.listener)
+        heard = self.listener.heard(
+            stage.name,
+            lambda state, metrics: (
+                f"{stage.name}, step {state.global_step:,} of {state.max_steps:,}: "
+                f"{told(metrics, before)}"
+            ),
+        )
         set_seed(stage.recipe.seed)  # the Trainer sets it only after weights were drawn for LoRA
         model = ContrastiveModel(pair, images, replace(stage.recipe, best_by=BEST_BY))
         if model.logit_bias is not None:
@@ -354,10 +358,11 @@ class _Run:
             self.folder / stage.name,
             lambda: self.validate(self.data.validation),
             keep_apart=stage.keep_apart,
-            plumbing=replace(self.plumbing, callbacks=(*self.plumbing.callbacks, heard)),
+            plumbing=replace(self.plumbing, callbacks=(*self.plumbing.callbacks, *heard)),
         )
         trainer.fit()
         close_parameters(pair)
+        return trainer.state
 
     def _views(self, stage: Stage, images: ImageTower) -> list[NDArray[Any] | Pictures]:
         """Give a stage's pictures: cached features, a view each, or the pixels themselves."""
@@ -392,26 +397,3 @@ class _Run:
 def _view(pictures: Pictures, at: int, view: int, seed: int) -> Pixels:
     mixed = int.from_bytes(hashlib.blake2b(repr((seed, view, at)).encode(), digest_size=4).digest())
     return pictures.load(at, mixed if view else None)
-
-
-class _Heard(StepProgress):
-    """Tells the listener how a stage goes."""
-
-    def __init__(self, name: str, before: Metrics, listener: Listener) -> None:
-        super().__init__(name, listener.progress)
-        self.before, self.listener = before, listener
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Metrics | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Called by the Trainer."""
-        del args, control, kwargs
-        if state.is_world_process_zero and metrics:
-            plain = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-            step = f"{self.name}, step {state.global_step:,} of {state.max_steps:,}"
-            self.listener.say(f"{step}: {told(plain, self.before)}")

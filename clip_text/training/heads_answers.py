@@ -13,7 +13,8 @@ from clip_text.data.length_grouped import LengthGrouped, Places
 from clip_text.data.questions import Question
 from clip_text.errors import DataError
 from clip_text.evaluation.cmrc import AnswerScores, f1, score_answers
-from clip_text.heads.answers import Answer, AnswerFinder, PairFrame, pad_kinds
+from clip_text.heads.answers import Answer, AnswerFinder
+from clip_text.heads.pair_frame import PairFrame, pad_kinds
 from clip_text.tokenizer import Aligned
 from clip_text.training.heads_tokens import (
     Example,

@@ -23,7 +23,7 @@ from clip_text.heads.entities import (
     unreachable,
 )
 from clip_text.training.callbacks import EarlyStop
-from clip_text.training.recipe import Count, NotNegative, Positive, Seed, Share, check_fields
+from clip_text.training.recipe import BaseRecipe, Count, NotNegative, Positive, Share
 from clip_text.training.trainer import SampledTrainer, common_arguments
 
 Places = NDArray[np.int64]
@@ -31,8 +31,8 @@ Example = tuple[list[int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadRecipe:
-    """The numbers of a head's training.
+class HeadRecipe(BaseRecipe):
+    """The numbers of a head's training, beside those of :class:`BaseRecipe`.
 
     Args:
         epochs: Passes over the data, at most.
@@ -41,8 +41,6 @@ class HeadRecipe:
         learning_rate: At its peak.
         weight_decay: On matrices; norms and biases get none.
         warmup: Share of all steps of linear warm-up; linear decay follows.
-        bf16: Compute in bfloat16 where it is faster.
-        seed: Of draws and dropout, and of weights that start random.
 
     Raises:
         RecipeError: If a number is out of its range.
@@ -54,11 +52,6 @@ class HeadRecipe:
     learning_rate: Positive = 5e-4
     weight_decay: NotNegative = 0.01
     warmup: Share = 0.1
-    bf16: bool = True
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def suggested_rate(width: int) -> float:

@@ -10,7 +10,11 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from clip_text.checkpoints import CONFIG_FILE, load_checkpoint, load_text_tower, resolve
 from clip_text.checkpoints.files import read_json
-from clip_text.checkpoints.parts import check_finite, check_positions, positions
+from clip_text.checkpoints.parts import (
+    check_positions,
+    positions,
+)
+from clip_text.checkpoints.weights import check_finite
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.students import new_student

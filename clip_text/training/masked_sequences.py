@@ -15,15 +15,14 @@ from clip_text.data.masking import IGNORED, Flags, Ids, Masking, mask_rng
 from clip_text.data.packing import Packing, render
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.recipe import (
+    BaseRecipe,
     Count,
     InnerShare,
     NotNegative,
     Positive,
     Range,
     RecipeError,
-    Seed,
     Share,
-    check_fields,
 )
 
 Drawn = tuple[Ids, Ids]
@@ -31,8 +30,8 @@ Drawn = tuple[Ids, Ids]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedLMRecipe:
-    """The numbers of masked-LM training.
+class MaskedLMRecipe(BaseRecipe):
+    """The numbers of masked-LM training, beside those of :class:`BaseRecipe`.
 
     Args:
         epochs: Passes over the text; may be broken.
@@ -44,11 +43,9 @@ class MaskedLMRecipe:
         weight_decay: On matrices; norms and biases get none.
         adam_beta2: Of AdamW.
         adam_epsilon: Of AdamW.
-        context_length: Longest sequence, in tokens with special ones.
+        context_length: Longest sequence, in tokens with special ones; the tokenizer's if None.
         packing: See :mod:`clip_text.data.packing`.
         share: Of the tokens that have to be guessed.
-        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
-        seed: Of the head's weights, masks, order and dropout.
         evaluations: How often validation runs.
         held_sequences: Of the text held out, how many sequences validation reads at most.
         patience: Validations without a lower perplexity after which the run ends; None for none.
@@ -66,17 +63,15 @@ class MaskedLMRecipe:
     weight_decay: NotNegative = 0.01
     adam_beta2: Share = 0.98
     adam_epsilon: Positive = 1e-6
-    context_length: Annotated[int, Range("3 or more", lambda value: value >= 3)] = 52
+    context_length: Annotated[int, Range("3 or more", lambda value: value >= 3)] | None = None
     packing: Packing = "document"
     share: InnerShare = 0.15
-    bf16: bool = True
-    seed: Seed = 0
     evaluations: Count = 10
     held_sequences: Count = 2000
     patience: Count | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    def check(self) -> None:
+        """Refuse micro-batches that do not fill the batch."""
         if self.batch_size % self.micro_batch:
             raise RecipeError(
                 f"expected a batch_size that micro-batches of {self.micro_batch} fill, "
@@ -119,7 +114,8 @@ class MaskedSequences(Dataset[Drawn]):
             int(cast(int, each))
             for each in (backend.cls_token_id, backend.sep_token_id, backend.pad_token_id)
         )
-        found = tokens.sequences(recipe.context_length, recipe.packing)
+        length = recipe.context_length or tokenizer.context_length
+        found = tokens.sequences(length, recipe.packing)
         if at_most and len(found) > at_most:
             found = found[np.linspace(0, len(found) - 1, at_most).astype(np.int64)]
         self.places = found

@@ -39,8 +39,31 @@ Factor = Annotated[float, Range("a share up to 1", lambda value: 0 < value <= 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """The numbers of one training stage.
+class BaseRecipe:
+    """What every recipe says, and how its numbers are checked when it is made.
+
+    Args:
+        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
+        seed: Of weights that start random, draws and dropout.
+
+    Raises:
+        RecipeError: If a number is out of its range.
+    """
+
+    bf16: bool = True
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse numbers that are right alone and do not go together; a recipe's own rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """The numbers of one training stage, beside those of :class:`BaseRecipe`.
 
     Args:
         epochs: Passes over the pictures of the first source.
@@ -67,8 +90,6 @@ class Recipe:
         ema: Decay of a running mean of the weights that is validated and kept in their place; 0
             for none.
         best_by: The metric of the checkpoint to keep; larger is better.
-        bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
-        seed: Of weights, draws and dropout.
         evaluations: How often validation runs during the stage.
 
     Raises:
@@ -93,12 +114,10 @@ class Recipe:
     token_dropout: Share = 0.0
     ema: Share = 0.0
     best_by: str = "recall@10"
-    bf16: bool = True
-    seed: Seed = 0
     evaluations: Count = 4
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    def check(self) -> None:
+        """Refuse what no tower can learn."""
         _check_learn("text", self.text, ("all", "none", "lora"))
         _check_learn("image", self.image, ("all", "none"))
         if self.text == "none" and self.image == "none":

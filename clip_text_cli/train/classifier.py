@@ -3,32 +3,24 @@
 python scripts/train_classifier.py train.tsv --val dev.tsv --out my-model
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text_cli.options import AsJson, Model
-from clip_text_cli.output import err, named_bars, out, print_json
-from clip_text_cli.runs import check_export, finished, run_folder, step_bar, write_report
+from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.output import out, print_json
+from clip_text_cli.train.runs import is_main, label_names, listening, run_folder, tell
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from transformers import TrainerCallback
-
     from clip_text.checkpoints import Checkpoint
-    from clip_text.data import RetrievalSet
-    from clip_text.data.labelled_texts import Columns
-    from clip_text.heads.classification import HeadConfig
     from clip_text.tokenizer import Tokenizer
     from clip_text.towers import TextTower
-    from clip_text.training.classifier import ClassifierRecipe, Lessons, Trained
+    from clip_text.training.classifier import TrainedClassifier
 
-MOST_HELD_OUT = 5000
 CONFUSION = "confusion.png"
 EPOCHS = {"head": 30, "copy": 4, "joint": 4}
 BATCH = {"head": 256, "copy": 64, "joint": 64}
@@ -128,10 +120,9 @@ def command(
         clip-text train classifier queries.jsonl --val val.jsonl --train joint
         --pictures photos.jsonl --val-pictures val-photos.jsonl --out my-model
     """
-    from clip_text.checkpoints import load_checkpoint, save_checkpoint
-    from clip_text.checkpoints.export import check_exportable, export_head
+    from clip_text.checkpoints import load_checkpoint
     from clip_text.data.labelled_texts import Columns
-    from clip_text.training.classifier import ClassifierRecipe
+    from clip_text.training import ClassifierRecipe, LabelData, train_classifier
 
     recipe = ClassifierRecipe(
         train=train,
@@ -144,134 +135,39 @@ def command(
         evaluations=evaluations,
         seed=seed,
     )
-    columns = Columns(text, label, separator, _names(labels))
-    lessons, several = _read(data, val, hold_out, seed, columns)
-    lessons = _with_pictures(lessons, train, pictures, val_pictures, kinds)
-    checkpoint = load_checkpoint(model)
-    copied = _start(train, start, checkpoint, context_length, random=random, seed=seed)
-    pooler = checkpoint.config.pooler if pooler == "auto" else pooler
-    config = _config(lessons, columns, several, pooler=pooler, form=form, dropout=dropout)
-    folder = run_folder(out_dir, run_dir, "classifier", name)
-    before = finished(folder)
-    check_export(export, before)
-    if export:
-        backbone = copied[0].config if copied else checkpoint.config.backbone
-        check_exportable(backbone.model_type, config)
-    there = _heads_there(out_dir, checkpoint, before)
-    if confusion:
-        from clip_text_cli.drawing.figure import check_drawable
-
-        check_drawable(confusion)
-    _say_what_is_cut(lessons, checkpoint, copied)
-    with listening() as (callback, progress):
-        from clip_text.training.classifier import train_classifier
-
-        trained = train_classifier(
-            checkpoint,
-            lessons,
-            config,
-            recipe,
-            folder,
-            name=name,
-            start=copied,
-            callbacks=[callback],
-            progress=progress,
+    columns = Columns(text, label, separator, label_names(labels))
+    lessons = LabelData.read(data, val, number=hold_out, seed=seed, columns=columns)
+    if train == "joint":
+        lessons = lessons.with_pictures(pictures, val_pictures, kinds=listed(kinds))
+    elif pictures or val_pictures:
+        raise typer.BadParameter(
+            f"expected pictures for --train joint only, got --train {train}. Leave them out."
         )
-    save_checkpoint(trained.checkpoint, out_dir)
-    _say_what_is_gone(there, out_dir)
-    if export and not export.exists():
-        export_head(trained.checkpoint, trained.head, export)
-    report = as_report(trained, lessons, recipe)
-    if before and trained.finished_before:
-        report["seconds"] = before["seconds"]
-    write_report(folder, report)
+    checkpoint = load_checkpoint(model)
+    copied = _backbone(train, start, checkpoint, context_length, random=random, seed=seed)
+    pooler = checkpoint.config.pooler if pooler == "auto" else pooler
+    folder = run_folder(out_dir, run_dir, "classifier", name)
+    _check_drawable(confusion)
+    with listening() as listener:
+        trained = train_classifier(
+            *(checkpoint, lessons, recipe, folder),
+            listener=listener,
+            out=out_dir,
+            export=export,
+            name=name,
+            config=lessons.config(pooler, form=form, dropout=dropout),
+            backbone=copied,
+        )
+    if not is_main():
+        return
     picture = _draw(trained, confusion or folder / CONFUSION)
     if as_json:
-        print_json(report)
+        print_json(trained.report)
     else:
-        _tell(report, trained, picture, out_dir)
+        _tell(trained, picture, out_dir)
 
 
-def _names(file: Path | None) -> tuple[str, ...]:
-    if file is None:
-        return ()
-    from clip_text.data.text_files import read_entries
-    from clip_text.errors import DataError
-
-    names = tuple(read_entries(file))
-    if not names:
-        raise DataError(f"expected names of labels in {file}, got none. Write one a line.")
-    return names
-
-
-def _read(
-    data: Path, val: Path | None, number: int | None, seed: int, columns: "Columns"
-) -> "tuple[Lessons, bool]":
-    from clip_text.data.labelled_texts import (
-        hold_out,
-        is_multi_label,
-        labels_of,
-        read_labelled_texts,
-        without,
-    )
-    from clip_text.training.classifier import Lessons
-
-    texts = read_labelled_texts(data, columns)
-    several = is_multi_label(columns, texts)
-    labels_of(texts, multi_label=several)  # one class alone is refused before it is split
-    if val is not None:
-        held = read_labelled_texts(val, columns)
-        known = len(texts) - len(without(texts, held))
-        if known:
-            err.print(f"{known:,} of the texts to learn are in {val}, too", soft_wrap=True)
-        return Lessons(texts, held), several
-    number = number or min(MOST_HELD_OUT, max(1, len(texts) // 10))
-    learnt, held = hold_out(texts, number, seed)
-    return Lessons(without(learnt, held), held), several
-
-
-def _config(
-    lessons: "Lessons",
-    columns: "Columns",
-    several: bool,
-    **form: Any,  # noqa: ANN401
-) -> "HeadConfig":
-    from clip_text.data.labelled_texts import check_known, labels_of
-    from clip_text.heads.classification import HeadConfig
-
-    labels = columns.names or labels_of(lessons.train, multi_label=several)
-    check_known(lessons.validation, labels, multi_label=several)
-    return HeadConfig(labels=labels, multi_label=several, **form)
-
-
-def _with_pictures(
-    lessons: "Lessons", train: str, pictures: str | None, val: str | None, kinds: str
-) -> "Lessons":
-    from dataclasses import replace
-
-    from clip_text.data.readers import read_retrieval_set
-    from clip_text.data.splits import held_out
-    from clip_text_cli.options import listed
-
-    if train != "joint":
-        if pictures or val:
-            raise typer.BadParameter(
-                f"expected pictures for --train joint only, got --train {train}. Leave them out."
-            )
-        return lessons
-
-    def read(place: str) -> "RetrievalSet":
-        return read_retrieval_set(place, kinds=listed(kinds))
-
-    learnt = read(pictures) if pictures else None
-    held = read(val) if val else None
-    if learnt and not held:
-        number = min(1000, max(1, len(learnt.image_ids) // 10))
-        learnt, held = held_out(learnt, number)
-    return replace(lessons, pictures=learnt, held_pictures=held)
-
-
-def _start(
+def _backbone(
     train: str,
     start: str | None,
     checkpoint: "Checkpoint",
@@ -292,95 +188,19 @@ def _start(
     from clip_text.checkpoints.parts import check_positions
 
     length = context_length or checkpoint.config.context_length
-    found = start_backbone(start or checkpoint, length, random=random, seed=seed)
-    check_positions(found[0].config, length, Path(start or "the model"))
-    return found
+    backbone = start_backbone(start or checkpoint, length, random=random, seed=seed)
+    check_positions(backbone[0].config, length, Path(start or "the model"))
+    return backbone
 
 
-def _heads_there(out: Path, checkpoint: "Checkpoint", before: dict[str, Any] | None) -> set[str]:
-    """Name the heads in OUT; refuse it if it holds other towers than the model's.
+def _check_drawable(picture: Path | None) -> None:
+    if picture:
+        from clip_text_cli.drawing.figure import check_drawable
 
-    Unless this run put them there, as joint training does.
-    """
-    from clip_text import Encoder
-    from clip_text.checkpoints import CONFIG_FILE, load_checkpoint
-    from clip_text.errors import ClipTextError
-
-    if not (out / CONFIG_FILE).exists():
-        return set()
-    ours = {Encoder(checkpoint).fingerprint, before and before.get("fingerprint")}
-    if Encoder(load_checkpoint(out)).fingerprint not in ours:
-        raise ClipTextError(
-            f"expected the towers of the model in {out}, or nothing, got others. Name another "
-            f"folder, or put the head on those by -m {out}."
-        )
-    return _names_in(out)
+        check_drawable(picture)
 
 
-def _names_in(out: Path) -> set[str]:
-    from clip_text.checkpoints.heads import heads_in
-
-    return {place.name for place, _ in heads_in(out)}
-
-
-def _say_what_is_gone(before: set[str], out: Path) -> None:
-    for name in sorted(before - _names_in(out)):
-        err.print(f"head {name} is gone: it read the text tower as it was. Train it anew.")
-
-
-def _say_what_is_cut(
-    lessons: "Lessons", checkpoint: "Checkpoint", copied: "tuple[TextTower, Tokenizer] | None"
-) -> None:
-    length = copied[0].context_length if copied else checkpoint.config.context_length
-    ids = checkpoint.tokenizer.token_ids(lessons.train.texts, length + 1)
-    cut = sum(len(row) > length for row in ids)
-    if cut:
-        err.print(
-            f"{cut:,} of {len(ids):,} texts are longer than {length} tokens, and are cut there",
-            soft_wrap=True,
-        )
-
-
-@contextmanager
-def listening() -> Iterator[tuple["TrainerCallback", Any]]:
-    """Bars of steps and of what is encoded, and a line a validation.
-
-    Yields:
-        A callback of transformers, and what to tell of what is encoded.
-    """
-
-    def said(metrics: Mapping[str, float]) -> str:
-        return f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
-
-    with named_bars() as progress, step_bar(said) as steps:
-        yield steps, progress
-
-
-def as_report(trained: "Trained", lessons: "Lessons", recipe: "ClassifierRecipe") -> dict[str, Any]:
-    """Give the figures by name, shares in [0, 1]."""
-    from dataclasses import asdict
-
-    from clip_text import Encoder
-
-    scores, calibration = trained.scores, trained.calibration
-    report: dict[str, Any] = {
-        "train": recipe.train,
-        "texts": len(lessons.train),
-        "validation_texts": len(lessons.validation),
-        "accuracy": scores.accuracy,
-        "macro_f1": scores.macro_f1,
-        "micro_f1": scores.micro_f1,
-        **asdict(calibration),
-        "seed": recipe.seed,
-        "seconds": round(trained.seconds, 1),
-        "fingerprint": Encoder(trained.checkpoint).fingerprint,
-    }
-    report |= {f"before_{name}": value for name, value in trained.retrieval_before.items()}
-    report |= {f"after_{name}": value for name, value in trained.retrieval_after.items()}
-    return report | {"classes": [asdict(one) for one in scores.classes]}
-
-
-def _draw(trained: "Trained", file: Path) -> Path | None:
+def _draw(trained: "TrainedClassifier", file: Path) -> Path | None:
     """Draw the confusion matrix, if there is one and something to draw with."""
     if trained.targets.ndim > 1 or find_spec("matplotlib") is None:
         return None
@@ -400,7 +220,8 @@ def _draw(trained: "Trained", file: Path) -> Path | None:
     return file
 
 
-def _tell(report: dict[str, Any], trained: "Trained", picture: Path | None, out_dir: Path) -> None:
+def _tell(trained: "TrainedClassifier", picture: Path | None, out_dir: Path) -> None:
+    report = trained.report
     table = Table(box=None, pad_edge=False)
     for column in ("class", "texts", "precision", "recall", "F1"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -422,5 +243,4 @@ def _tell(report: dict[str, Any], trained: "Trained", picture: Path | None, out_
         )
     lines += [f"confusion matrix: {picture}"] if picture else []
     lines.append(f"{out_dir}: Encoder.from_pretrained({str(out_dir)!r}).classify([…])")
-    for line in lines:
-        out.print(escape(line), soft_wrap=True)
+    tell(lines)

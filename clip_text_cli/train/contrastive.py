@@ -3,39 +3,20 @@
 python scripts/train_contrastive.py photos.jsonl --val val.jsonl --out my-model
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
+from clip_text_cli.drawing.curves import CURVES, draw_run
 from clip_text_cli.options import AsJson, Model, listed
-from clip_text_cli.output import err, named_bars, out, print_json
-from clip_text_cli.runs import write_report
+from clip_text_cli.output import out, print_json
+from clip_text_cli.train.runs import is_main, listening, tell
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text.data import RetrievalSet
-    from clip_text.training.finetune import Data, Listener, Outcome
-    from clip_text.training.stages import Stage
-
-HELD_OUT = 0.1
-MOST_HELD_OUT = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a run came to."""
-
-    outcome: "Outcome"
-    folder: Path
-    minutes: float
-    picture: Path | None
+    from clip_text.training.finetune import TrainedPair
 
 
 def command(
@@ -118,68 +99,38 @@ def command(
     given |= read_changes(changes or [])
     check_out(out_dir, model)
     loggers = _loggers(report_to)
-    from clip_text.training.finetune import Data
-    from clip_text.training.stages import fit_batches, read_stages
+    from clip_text.training import PictureData, read_stages, train_contrastive
+    from clip_text.training.stages import fit_batches
     from clip_text.training.trainer import Plumbing
 
     stages = read_stages(preset, given)
-    train, validation = _read(data, val, images, listed(kinds), listed(val_kinds), pictures)
+    lessons = PictureData.read(
+        *(data, val),
+        keep=keep,
+        images=images,
+        kinds=listed(kinds),
+        val_kinds=listed(val_kinds),
+        pictures=pictures,
+    )
     if "batch_size" not in given:
-        stages = fit_batches(stages, len(train.image_ids))
-    plumbing = Plumbing(workers=workers, report_to=loggers, compile=compiled)
-    kept = _read_one(keep, None, listed(val_kinds)) if keep else None
-    finished = run(
-        model,
-        Data(train, validation, {}, kept),
-        stages,
-        out_dir,
-        run_dir or out_dir.with_name(out_dir.name + ".run"),
-        plumbing,
-    )
-    if finished is None:  # another process tells
+        stages = fit_batches(stages, len(lessons.train.image_ids))
+    folder = run_dir or out_dir.with_name(out_dir.name + ".run")
+    with listening() as listener:
+        trained = train_contrastive(
+            *(model, lessons, stages, folder),
+            listener=listener,
+            out=out_dir,
+            plumbing=Plumbing(workers=workers, report_to=loggers, compile=compiled),
+        )
+    if not is_main():
         return
+    picture = None
+    if find_spec("matplotlib") is not None:
+        picture = draw_run([folder / stage.name for stage in stages], trained, folder / CURVES)
     if as_json:
-        print_json(_as_json(finished))
+        print_json(trained.report)
     else:
-        _tell(finished, out_dir)
-
-
-def run(
-    model: str,
-    data: "Data",
-    stages: "list[Stage]",
-    out_dir: Path,
-    folder: Path,
-    plumbing: Any,  # noqa: ANN401  (Plumbing: torch is not imported yet)
-) -> Finished | None:
-    """Fine-tune, write the model, the report and the curves; None in all processes but one."""
-    from clip_text.checkpoints import load_checkpoint, save_checkpoint
-    from clip_text.checkpoints.heads import backbone_digest
-    from clip_text.training.finetune import finetune
-    from clip_text.training.trainer import join_processes
-
-    started = time.monotonic()
-    main = join_processes().is_main_process
-    checkpoint = load_checkpoint(model)
-    read = backbone_digest(checkpoint.model.text) if checkpoint.heads else ""
-    sizes = f"{len(data.train.image_ids):,} pictures with {len(data.train.texts):,} captions"
-    if main:
-        err.print(f"learning from {sizes}, measured on {len(data.validation.image_ids):,} others")
-    with listener(main) as listening:
-        outcome = finetune(checkpoint, data, stages, folder, plumbing=plumbing, listener=listening)
-    if not main:
-        return None
-    if checkpoint.heads and backbone_digest(checkpoint.model.text) != read:
-        kept = checkpoint.without_readers()
-        for name in sorted(checkpoint.heads.keys() - kept.heads.keys()):
-            err.print(f"head {name} is left out: it reads the text tower as it was. Train it anew.")
-        checkpoint = kept
-    save_checkpoint(checkpoint, out_dir)
-    finished = Finished(
-        outcome, folder, (time.monotonic() - started) / 60, _curves(folder, stages, outcome)
-    )
-    write_report(folder, _as_json(finished))
-    return finished
+        _tell(trained, folder, picture, out_dir)
 
 
 def read_changes(changes: list[str]) -> dict[str, Any]:
@@ -233,83 +184,18 @@ def _loggers(names: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _read_one(data: str, images: Path | None, kinds: list[str] | None) -> "RetrievalSet":
-    from clip_text.data.readers import read_retrieval_set
-
-    return read_retrieval_set(data, images=images, kinds=kinds)
-
-
-def _read(
-    data: str,
-    val: str | None,
-    images: Path | None,
-    kinds: list[str] | None,
-    val_kinds: list[str] | None,
-    pictures: int | None,
-) -> "tuple[RetrievalSet, RetrievalSet]":
-    from clip_text.data.splits import held_out, part
-
-    train = _read_one(data, images, kinds)
-    if val is None:
-        number = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(train.image_ids))))
-        train, validation = held_out(train, number)
-    else:
-        validation = _read_one(val, images, val_kinds or kinds)
-    if pictures is not None:
-        train = part(train, range(min(pictures, len(train.image_ids))))
-    return train, validation
-
-
-@contextmanager
-def listener(shown: bool = True) -> "Iterator[Listener]":
-    """Lines on stderr, and a bar there on a terminal, of what a run says."""
-    from clip_text.training.finetune import Listener
-
-    def say(line: str) -> None:
-        err.print(escape(line), soft_wrap=True)
-
-    with named_bars(shown=shown) as progress:
-        yield Listener(say, progress) if shown else Listener(progress=progress)
-
-
-def _curves(folder: Path, stages: "list[Stage]", outcome: "Outcome") -> Path | None:
-    from clip_text_cli.drawing.curves import CURVES, draw_run
-
-    if find_spec("matplotlib") is None:
-        return None
-    return draw_run([folder / stage.name for stage in stages], outcome, folder / CURVES)
-
-
-def _as_json(finished: Finished) -> dict[str, Any]:
-    outcome = finished.outcome
-    flat: dict[str, Any] = {
-        "share_of_fine_tuned": outcome.chosen.share,
-        "rose": outcome.rose,
-        "minutes": round(finished.minutes, 2),
-    }
-    flat |= {f"start_{name}": value for name, value in outcome.start.items()}
-    flat |= {f"kept_{name}": value for name, value in outcome.chosen.metrics.items()}
-    for one in outcome.mixtures:
-        flat[f"mixture_{one.share:g}_{outcome.best_by}"] = one.metrics[outcome.best_by]
-    return flat
-
-
-def _tell(finished: Finished, out_dir: Path) -> None:
-    outcome = finished.outcome
+def _tell(trained: "TrainedPair", folder: Path, picture: Path | None, out_dir: Path) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("%", "start", "written", "change"):
         table.add_column(column, justify="left" if column == "%" else "right")
-    for name, before in outcome.start.items():
-        after = outcome.chosen.metrics[name]
+    for name, before in trained.start.items():
+        after = trained.chosen.metrics[name]
         cells = [f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"]
         table.add_row(name, *cells)
     out.print(table)
-    if outcome.rose:
-        how = f"{outcome.chosen.share:.0%} of the way from the start to the end of training"
+    if trained.rose:
+        how = f"{trained.chosen.share:.0%} of the way from the start to the end of training"
     else:
         how = "the start itself: nothing better was found. Try a lower learning rate or more data"
-    lines = [f"{out_dir}: {how}. {finished.minutes:.1f} minutes; the run lies in {finished.folder}"]
-    if finished.picture:
-        lines.append(f"curves: {finished.picture}")
-    for line in lines:
-        out.print(escape(line), soft_wrap=True)
+    lines = [f"{out_dir}: {how}. {trained.report['minutes']:.1f} minutes; the run lies in {folder}"]
+    tell([*lines, *([f"curves: {picture}"] if picture else [])])

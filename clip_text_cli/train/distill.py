@@ -3,150 +3,18 @@
 python scripts/distill_text.py captions.jsonl --from en --to zh --out tower
 """
 
-import hashlib
-import json
-import random
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from platformdirs import user_cache_path
-from rich.markup import escape
 
 from clip_text_cli.options import AsJson, listed
-from clip_text_cli.output import err, out, print_json, progress_bar
-from clip_text_cli.runs import begin, finished, how_it_went, step_bar, write_report
+from clip_text_cli.output import print_json
+from clip_text_cli.train.runs import is_main, listening, tell
 
-if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from transformers import TrainerCallback
-
-    from clip_text.checkpoints import LoadedTextTower
-    from clip_text.data.parallel import ParallelSentences
-    from clip_text.tokenizer import Tokenizer
-    from clip_text.training.distillation import (
-        DistillationModel,
-        DistillationRecipe,
-        DistillationTrainer,
-        Examination,
-    )
-    from clip_text.training.lessons import Lessons
-    from clip_text.training.teachers import Teacher
-
-CACHE = user_cache_path("clip-text") / "teachers"
 HELD_OUT = 1000
 MODEL = "model"
 PoolerChoice = Literal["auto", "cls", "mean", "max"]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One distillation: what is learnt, from whom, and by which numbers."""
-
-    teacher: "Teacher"
-    student: str
-    tokenizer: "Tokenizer"
-    lessons: "Lessons"
-    examination: "Examination"
-    recipe: "DistillationRecipe"
-    folder: Path
-
-    def start(self, pooler: str) -> "LoadedTextTower":
-        """Make the student; the same weights every time."""
-        from clip_text.training.students import make_student
-
-        return make_student(
-            self.student,
-            self.tokenizer,
-            self.teacher.width,
-            pooler=pooler,  # type: ignore[arg-type]
-            seed=self.recipe.seed,
-        )
-
-    def model(self, student: "LoadedTextTower") -> "DistillationModel":
-        """Make what is trained of a student."""
-        from clip_text.training.distillation import DistillationModel
-
-        return DistillationModel(student.tower, self.teacher.width, self.recipe)
-
-    def trainer(
-        self, model: "DistillationModel", callbacks: "list[TrainerCallback]"
-    ) -> "DistillationTrainer":
-        """Make its trainer, with a folder of its own for each pooler."""
-        from clip_text.training.distillation import DistillationTrainer
-
-        folder = self.folder / model.tower.pooler
-        return DistillationTrainer(
-            model, self.lessons, self.examination, self.recipe, folder, callbacks
-        )
-
-
-def run(job: Job, pooler: PoolerChoice, say: Callable[[str], None]) -> dict[str, Any]:
-    """Choose the pooler if asked to, train, write the model, and report.
-
-    Args:
-        job: What to do.
-        pooler: ``auto`` lets validation choose.
-        say: Is told what goes on, a line at a time.
-
-    Returns:
-        Figures by name; recall in [0, 1].
-    """
-    from clip_text.training.distillation import choose_pooler
-    from clip_text.training.students import save_student
-
-    report: dict[str, Any] = {}
-    steps = job.recipe.trial_steps
-    chosen: str = pooler
-    if pooler == "auto":
-        say(f"poolers: {steps} steps each, {2 * steps} of them for the two not chosen")
-        with step_bar(_recall, "poolers") as bar:
-            chosen, trials = choose_pooler(
-                lambda name: job.trainer(job.model(job.start(name)), [bar])
-            )
-        for name, metrics in trials.items():
-            report[f"trial_{name}_recall@1"] = metrics["recall@1"]
-            say(f"pooler {name}: recall@1 {metrics['recall@1']:.1%} after {steps} steps")
-    student = job.start(chosen)
-    model = job.model(student)
-    with step_bar(_recall) as bar:
-        trainer = job.trainer(model, [bar])
-        batches = len(trainer.sampler)
-        say(f"pooler {chosen}: {job.recipe.epochs} epochs of {batches} steps")
-        started = time.monotonic()
-        trainer.fit()
-    report |= how_it_went(trainer.state, started)
-    report |= trainer.measure()
-    report |= {"pooler": chosen, "candidates": len(job.examination.originals)}
-    report["parameters"] = sum(each.numel() for each in student.tower.parameters())
-    model.fold()
-    place = job.folder / MODEL
-    report["format"] = save_student(student, job.teacher, place)
-    report["model"] = str(place)
-    return report
-
-
-def _recall(metrics: Mapping[str, float]) -> str:
-    return f"recall@1 {metrics.get('recall@1', 0.0):.1%}"
-
-
-def split(
-    sentences: "ParallelSentences", held_out: int, seed: int
-) -> "tuple[ParallelSentences, ParallelSentences]":
-    """Hold out some lines at random: at most a tenth of them, and the first sentence of each.
-
-    Returns:
-        What to learn from, and what to examine by.
-    """
-    groups = sorted(set(sentences.groups))
-    count = min(held_out, max(1, len(groups) // 10))
-    kept = set(random.Random(seed).sample(groups, count))  # noqa: S311  (nothing secret)
-    inside = [at for at, group in enumerate(sentences.groups) if group in kept]
-    outside = [at for at, group in enumerate(sentences.groups) if group not in kept]
-    return sentences.take(outside), sentences.take(inside).first_of_each()
 
 
 def read_weights(text: str) -> tuple[list[str], dict[str, float] | None]:
@@ -217,7 +85,9 @@ def distill(
         int, typer.Option(min=1, help="Lines held out without --val; a tenth at most.")
     ] = HELD_OUT,
     seed: Annotated[int, typer.Option(help="Of weights, draws and dropout.")] = 0,
-    cache: Annotated[Path, typer.Option(help="Folder for the teacher's rows.")] = CACHE,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for the teacher's rows; in your cache if none.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Teach a text tower a language by a teacher of another, without pictures.
@@ -234,11 +104,10 @@ def distill(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from clip_text.training.distillation import DistillationRecipe
+    from clip_text.training import DistillationRecipe, ParallelData, train_distillation
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
     languages, weights = read_weights(to)
-    say = partial(err.print, highlight=False, soft_wrap=True, markup=False)
     recipe = DistillationRecipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -250,72 +119,20 @@ def distill(
         seed=seed,
         evaluations=evaluations,
     )
-    names = {"data": data, "val": val, "teacher": teacher, "student": student}
-    names |= {"tokenizer": tokenizer, "pooler": pooler, "from": source, "to": to}
-    settings = {name: None if value is None else str(value) for name, value in names.items()}
-    job, counts = prepare(recipe, settings, languages, held_out, cache, folder)
-    report = finished(folder)
-    if report is None:
-        report = counts | run(job, pooler, say)
-        write_report(folder, report)
-    if as_json:
-        print_json(report)
+    sentences = ParallelData.read(data, source, languages, val, number=held_out, seed=seed)
+    with listening() as listener:
+        trained = train_distillation(
+            *(student, sentences, recipe, folder),
+            listener=listener,
+            out=folder / MODEL,
+            teacher=teacher,
+            tokenizer=tokenizer,
+            pooler=pooler,
+            cache=cache,
+        )
+    if not is_main():
         return
-    for line in lines(report):
-        out.print(escape(line), soft_wrap=True)
-
-
-def prepare(
-    recipe: "DistillationRecipe",
-    settings: dict[str, str | None],
-    languages: list[str],
-    held_out: int,
-    cache: Path,
-    folder: Path,
-) -> tuple[Job, dict[str, int]]:
-    """Read sentences and teacher, and compute the teacher's rows; a job, and how much there is."""
-    from clip_text.checkpoints import resolve
-    from clip_text.data.parallel import read_parallel
-    from clip_text.tokenizer import Tokenizer
-    from clip_text.training.distillation import Examination
-    from clip_text.training.lessons import Lessons
-    from clip_text.training.students import SIZES, make_student
-    from clip_text.training.teachers import load_teacher, teacher_rows
-
-    source = str(settings["from"])
-    everything = read_parallel(Path(str(settings["data"])), [source, *languages])
-    if settings["val"] is None:
-        learnt, held = split(everything, held_out, recipe.seed)
+    if as_json:
+        print_json(trained.report)
     else:
-        learnt = everything
-        held = read_parallel(Path(settings["val"]), [source, *languages]).first_of_each()
-    master = load_teacher(str(settings["teacher"]))
-    student = str(settings["student"])
-    # fails before the teacher has read everything
-    tokenizer = Tokenizer.from_folder(Path(settings["tokenizer"] or resolve("starter")))
-    if student not in SIZES:
-        tokenizer = make_student(student, tokenizer, master.width).tokenizer
-    numbers = {field: getattr(recipe, field) for field in recipe.__slots__ if field != "bf16"}
-    texts = json.dumps([dict(learnt.by_language), dict(held.by_language)]).encode()
-    numbers["sentences"] = hashlib.blake2b(texts, digest_size=16).hexdigest()
-    numbers["teacher's weights"] = master.digest
-    # files may have moved
-    asked = {name: value for name, value in settings.items() if name not in ("data", "val")}
-    begin(folder, asked | numbers)
-
-    def read(what: "ParallelSentences") -> "Lessons":
-        texts = what.by_language[source]
-        with progress_bar() as bar:
-            task = bar.add_task("teacher", total=len(set(texts)))
-            rows = teacher_rows(master, texts, cache, on_progress=partial(bar.advance, task))
-        return Lessons(tokenizer, {name: what.by_language[name] for name in languages}, rows)
-
-    originals = held.by_language[source]
-    exam = Examination(read(held), originals)
-    lessons = read(learnt)
-    counts = {
-        "pairs": len(lessons),
-        "queries": len(exam.lessons),
-        "known_originals": len(set(originals) & set(learnt.by_language[source])),
-    }
-    return Job(master, student, tokenizer, lessons, exam, recipe, folder), counts
+        tell(lines(trained.report))

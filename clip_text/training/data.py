@@ -1,0 +1,385 @@
+"""What trainings learn from and are measured on, and how it is read; of pairs see `pairs.py`.
+
+Where no other data are given to measure on, some of the data to learn from are held out.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clip_text.data.collection import RetrievalSet
+from clip_text.data.labelled_texts import (
+    Columns,
+    LabelledTexts,
+    check_known,
+    hold_out,
+    is_multi_label,
+    labels_of,
+    read_labelled_texts,
+    without,
+)
+from clip_text.data.parallel import ParallelSentences, read_parallel
+from clip_text.data.plain_text import text_files
+from clip_text.data.questions import Questions, read_questions
+from clip_text.data.readers import read_retrieval_set
+from clip_text.data.splits import held_out, part
+from clip_text.data.tagged_text import TaggedTexts, check_labels, read_tagged
+from clip_text.errors import DataError
+from clip_text.heads.classification import Form, HeadConfig
+from clip_text.towers import Pooler
+
+HELD_OUT = 0.1
+"""Share of the data that is measured on where no others are given."""
+MOST_PICTURES, MOST_LABELLED, MOST_TAGGED, MOST_PARALLEL = 1000, 5000, 1000, 1000
+"""How many at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureData:
+    """Pictures with captions: what is learnt from, and what is measured on.
+
+    Args:
+        train: Pictures and captions to learn from.
+        validation: What the best checkpoint is chosen by; none of it is learnt.
+        weights: How often a batch asks for each kind of caption; all alike if empty.
+        keep: What should not get worse: measured along the line to the start, never learnt.
+    """
+
+    train: RetrievalSet
+    validation: RetrievalSet
+    weights: Mapping[str, float] = field(default_factory=dict)
+    keep: RetrievalSet | None = None
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        val: str | Path | None = None,
+        *,
+        keep: str | Path | None = None,
+        images: Path | None = None,
+        kinds: Sequence[str] | None = None,
+        val_kinds: Sequence[str] | None = None,
+        pictures: int | None = None,
+    ) -> "PictureData":
+        """Read pictures with captions, in any format of docs/data.md.
+
+        Args:
+            data: What to learn from.
+            val: What to measure on; a tenth of the pictures, at most 1,000, is held out if None.
+            keep: What should not get worse, if anything.
+            images: Folder that file names start from; the file's own if None.
+            kinds: Which captions to learn from, such as ``["zh"]``; all if None.
+            val_kinds: Which captions to measure by; those of ``kinds`` if None.
+            pictures: Learn from the first so many pictures only.
+
+        Raises:
+            DataError: If something cannot be read.
+        """
+        train = read_retrieval_set(str(data), images=images, kinds=kinds)
+        if val is None:
+            number = min(MOST_PICTURES, max(1, round(HELD_OUT * len(train.image_ids))))
+            train, validation = held_out(train, number)
+        else:
+            validation = read_retrieval_set(str(val), images=images, kinds=val_kinds or kinds)
+        if pictures is not None:
+            train = part(train, range(min(pictures, len(train.image_ids))))
+        kept = read_retrieval_set(str(keep), kinds=val_kinds) if keep is not None else None
+        return cls(train, validation, {}, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelData:
+    """Labelled texts, for a classification head.
+
+    Args:
+        train: Labelled texts to learn from.
+        validation: Others, of the same labels.
+        pictures: With captions, for a recipe that trains ``joint``.
+        held_pictures: With captions, to measure recall on before and after ``joint``.
+        labels: The classes, in order; those of the texts to learn from, sorted, if empty.
+        multi_label: Whether a text may have several labels; seen from the texts if None.
+    """
+
+    train: LabelledTexts
+    validation: LabelledTexts
+    pictures: RetrievalSet | None = None
+    held_pictures: RetrievalSet | None = None
+    labels: tuple[str, ...] = ()
+    multi_label: bool | None = None
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        val: str | Path | None = None,
+        *,
+        number: int | None = None,
+        seed: int = 0,
+        columns: Columns | None = None,
+    ) -> "LabelData":
+        """Read labelled texts from .jsonl, .csv, .tsv or .xlsx files.
+
+        Args:
+            data: What to learn from.
+            val: What to measure on; texts are held out if None.
+            number: How many; a tenth, at most 5,000, if None. Other texts of the same words are
+                not learnt.
+            seed: Of the draw.
+            columns: What to read of the files; columns are found by their usual names if None.
+
+        Raises:
+            DataError: If something cannot be read, there is one class only, or a text to measure
+                on has a label that is not learnt.
+        """
+        columns = columns or Columns()
+        train = read_labelled_texts(Path(data), columns)
+        several = is_multi_label(columns, train)
+        labels_of(train, multi_label=several)  # one class alone is refused before it is split
+        if val is not None:
+            validation = read_labelled_texts(Path(val), columns)
+        else:
+            number = number or min(MOST_LABELLED, max(1, len(train) // 10))
+            train, validation = hold_out(train, number, seed)
+            train = without(train, validation)
+        labels = columns.names or labels_of(train, multi_label=several)
+        check_known(validation, labels, multi_label=several)
+        return cls(train, validation, None, None, labels, several)
+
+    def config(self, pooler: Pooler, *, form: Form = "linear", dropout: float = 0.1) -> HeadConfig:
+        """Say what head tells these labels apart.
+
+        Args:
+            pooler: How the states of a text's tokens become one.
+            form: ``bert``: a dense layer and tanh first.
+            dropout: Before the head, a share.
+        """
+        several = self.multi_label
+        if several is None:
+            several = is_multi_label(Columns(), self.train)
+        labels = self.labels or labels_of(self.train, multi_label=several)
+        return HeadConfig(
+            labels=labels, multi_label=several, pooler=pooler, form=form, dropout=dropout
+        )
+
+    def with_pictures(
+        self,
+        pictures: str | None,
+        val: str | None = None,
+        *,
+        kinds: Sequence[str] | None = None,
+    ) -> "LabelData":
+        """Read pictures with captions beside the texts, for a recipe that trains ``joint``.
+
+        Args:
+            pictures: What holds retrieval as it is; none if None.
+            val: What recall is measured on; a tenth of the pictures, at most 1,000, if None.
+            kinds: Which captions; all if None.
+
+        Raises:
+            DataError: If something cannot be read.
+        """
+        learnt = read_retrieval_set(pictures, kinds=kinds) if pictures else None
+        held = read_retrieval_set(val, kinds=kinds) if val else None
+        if learnt and not held:
+            number = min(MOST_PICTURES, max(1, len(learnt.image_ids) // 10))
+            learnt, held = held_out(learnt, number)
+        return LabelData(self.train, self.validation, learnt, held, self.labels, self.multi_label)
+
+
+@dataclass(frozen=True, slots=True)
+class EntityData:
+    """Texts with named entities.
+
+    Args:
+        train: Texts to learn from.
+        validation: Others; none of their entities is of a type that is not learnt.
+    """
+
+    train: TaggedTexts
+    validation: TaggedTexts
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        val: str | Path | None = None,
+        *,
+        texts: int | None = None,
+        seed: int = 0,
+    ) -> "EntityData":
+        """Read texts with entities from .jsonl files, or files of CoNLL's form.
+
+        Args:
+            data: What to learn from.
+            val: What to measure on; a tenth, at most 1,000, is held out if None.
+            texts: Learn from so many texts, drawn at random; from all if None.
+            seed: Of the draws.
+
+        Raises:
+            DataError: If something cannot be read, there is no entity to learn from, or a text to
+                measure on has one of a type that is not learnt.
+        """
+        train = read_tagged(Path(data))
+        shuffled = list(train.texts)
+        random.Random(seed).shuffle(shuffled)  # noqa: S311  (nothing secret)
+        if val is None:
+            number = min(MOST_TAGGED, max(1, round(HELD_OUT * len(shuffled))))
+            held, shuffled = shuffled[:number], shuffled[number:]
+            drawn = shuffled[: texts or len(shuffled)]
+            known = {entity.label for text in drawn for entity in text.entities}
+            rare = [
+                text for text in held if any(entity.label not in known for entity in text.entities)
+            ]
+            # a type that was drawn for validation alone is to be learnt
+            learnt = TaggedTexts([*drawn, *rare], train.repaired)
+            validation = TaggedTexts([text for text in held if text not in rare])
+        else:
+            validation = read_tagged(Path(val))
+            learnt = TaggedTexts(shuffled[: texts or len(shuffled)], train.repaired)
+        if not learnt.labels:
+            raise DataError(f"expected entities to learn from in {data}, got none. Tag some.")
+        check_labels(validation, learnt.labels)
+        return cls(learnt, validation)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerData:
+    """Questions about passages.
+
+    Args:
+        train: Questions to learn from.
+        validation: Others.
+    """
+
+    train: Questions
+    validation: Questions
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        val: str | Path | None = None,
+        *,
+        mend: bool = False,
+        val_questions: int | None = None,
+        seed: int = 0,
+    ) -> "AnswerData":
+        """Read questions in SQuAD's format.
+
+        Args:
+            data: What to learn from.
+            val: What to measure on; a tenth of the passages is held out if None.
+            mend: See :func:`~clip_text.data.questions.read_questions`.
+            val_questions: Measure on so many, drawn at random; on all if None.
+            seed: Of the draws.
+
+        Raises:
+            DataError: If something cannot be read, or there are not two passages to hold one out.
+        """
+        draw = random.Random(seed)  # noqa: S311  (nothing secret)
+        train = read_questions(Path(data), mend=mend)
+        if val is None:
+            passages = list(dict.fromkeys(question.passage for question in train.questions))
+            if len(passages) < 2:
+                raise DataError(
+                    f"expected several passages in {data}, to hold some out, got {len(passages)}. "
+                    "Give validation questions by --val."
+                )
+            held = set(draw.sample(passages, max(1, round(HELD_OUT * len(passages)))))
+            validation = Questions([each for each in train.questions if each.passage in held])
+            learnt = [each for each in train.questions if each.passage not in held]
+            train = Questions(learnt, train.moved, train.lost, train.left_out)
+        else:
+            validation = read_questions(Path(val), mend=mend)
+        if val_questions is not None and val_questions < len(validation.questions):
+            kept = draw.sample(validation.questions, val_questions)
+            validation = Questions(kept, validation.moved, validation.lost, validation.left_out)
+        return cls(train, validation)
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelData:
+    """Sentences with their translations, for a tower that learns a teacher's rows.
+
+    Args:
+        train: Sentences to learn from.
+        validation: Others: one of each line, that look for their original.
+        source: Language that the teacher reads; all others are learnt.
+    """
+
+    train: ParallelSentences
+    validation: ParallelSentences
+    source: str
+
+    @property
+    def languages(self) -> list[str]:
+        """What is learnt: the languages but the source."""
+        return [name for name in self.train.by_language if name != self.source]
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        source: str,
+        languages: Sequence[str],
+        val: str | Path | None = None,
+        *,
+        number: int = MOST_PARALLEL,
+        seed: int = 0,
+    ) -> "ParallelData":
+        """Read parallel sentences from .jsonl, .csv, .tsv or .xlsx files.
+
+        Args:
+            data: What to learn from.
+            source: Field of the language that the teacher reads.
+            languages: Fields of the languages to learn.
+            val: What to measure on; lines are held out if None.
+            number: How many lines, at most; a tenth at most.
+            seed: Of the draw.
+
+        Raises:
+            DataError: If something cannot be read.
+        """
+        everything = read_parallel(Path(data), [source, *languages])
+        if val is not None:
+            held = read_parallel(Path(val), [source, *languages])
+            return cls(everything, held.first_of_each(), source)
+        lines = sorted(set(everything.groups))
+        count = min(number, max(1, len(lines) // 10))
+        drawn = set(random.Random(seed).sample(lines, count))  # noqa: S311  (nothing secret)
+        inside = [place for place, line in enumerate(everything.groups) if line in drawn]
+        outside = [place for place, line in enumerate(everything.groups) if line not in drawn]
+        return cls(everything.take(outside), everything.take(inside).first_of_each(), source)
+
+
+@dataclass(frozen=True, slots=True)
+class TextData:
+    """Plain text; training reads it by the model's tokenizer, without holding it.
+
+    Args:
+        train: Folders, or .txt, .jsonl, .csv, .tsv files, to learn from.
+        validation: The same, to validate on; some documents are held out if there are none.
+        held_out: Share of the documents to hold out then.
+        fields: Fields of the text in .jsonl and tables; see
+            :func:`~clip_text.data.plain_text.read_lines`.
+        line_documents: Whether each line of a .txt is a document; else a blank line ends one.
+        user_dict: File of words that jieba is to know, a line each.
+    """
+
+    train: Sequence[str | Path]
+    validation: Sequence[str | Path] = ()
+    held_out: float = 0.02
+    fields: Sequence[str] = ()
+    line_documents: bool = False
+    user_dict: Path | None = None
+
+    def files(self) -> tuple[list[Path], list[Path]]:
+        """List the files of the folders: those to learn from, and those to validate on.
+
+        Raises:
+            DataError: If there is no such file, or no text among them.
+        """
+        validation = text_files(list(map(Path, self.validation))) if self.validation else []
+        return text_files(list(map(Path, self.train))), validation

@@ -1,0 +1,85 @@
+"""A teacher's rows of sentences, computed once and kept on disk."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_text.errors import DataError
+from clip_text.storage import partial_file
+from clip_text.training.teachers import Rows, Teacher, text_digest
+
+
+def teacher_rows(
+    teacher: Teacher,
+    texts: Sequence[str],
+    cache: Path,
+    *,
+    batch_size: int = 256,
+    on_progress: Callable[[int], None] | None = None,
+) -> Rows:
+    """Encode texts into unit rows once; later calls with the same teacher and texts read them.
+
+    Args:
+        teacher: Whose rows.
+        texts: Any number; a text that comes twice is encoded once.
+        cache: Folder for the rows; a file for each teacher and set of texts.
+        batch_size: Texts per forward pass.
+        on_progress: Called with the number of texts just done.
+
+    Returns:
+        float32 [n, width], unit rows; zeros where the teacher has nothing to say.
+
+    Raises:
+        DataError: If its rows have no width, are not finite, or are not as many as the texts.
+    """
+    if teacher.width < 1:
+        raise DataError(
+            f"expected a teacher with rows of width 1 or more, got {teacher.width} from "
+            f"{teacher.name}. Use one that gives sentence vectors."
+        )
+    distinct = sorted(set(texts))
+    key = text_digest(teacher.digest, json.dumps(distinct, ensure_ascii=True))
+    file = cache / f"{key}.npy"
+    if file.is_file():
+        rows: Rows = np.load(file)
+        if on_progress:
+            on_progress(len(distinct))
+    else:
+        rows = _encode(teacher, distinct, batch_size, on_progress)
+        with partial_file(file) as partial, partial.open("wb") as stream:
+            np.save(stream, rows)
+    place = {text: at for at, text in enumerate(distinct)}
+    return rows[[place[text] for text in texts]]
+
+
+def _encode(
+    teacher: Teacher,
+    texts: Sequence[str],
+    batch_size: int,
+    on_progress: Callable[[int], None] | None,
+) -> Rows:
+    out = np.zeros((len(texts), teacher.width), np.float32)
+    # texts of like length share a batch, so little padding is computed
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = np.asarray(teacher.encode([texts[at] for at in batch]), np.float32)
+        if rows.shape != (len(batch), teacher.width):
+            raise DataError(
+                f"expected rows of shape {[len(batch), teacher.width]} from {teacher.name}, "
+                f"got {list(rows.shape)}. One row a text, as wide as the teacher says."
+            )
+        broken = np.flatnonzero(~np.isfinite(rows).all(1))
+        if len(broken):
+            raise DataError(
+                f"expected finite rows from {teacher.name}, got NaN or infinity for "
+                f"{texts[batch[broken[0]]]!r} and {len(broken) - 1} more of {len(batch)}. "
+                "Leave the texts out, or compute in float32."
+            )
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        out[batch] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+        if on_progress:
+            on_progress(len(batch))
+    return out

@@ -1,0 +1,63 @@
+"""What the commands that train share: the folder of a run, and its bars and lines."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from clip_text_cli.output import err, named_bars, out
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from clip_text.training import Listener
+
+
+def run_folder(out_dir: Path, given: Path | None, task: str, name: str) -> Path:
+    """Folder of a head's run: what was asked for, or one of its own in ``OUT.run``."""
+    own = task if name == task else f"{task}-{name}"
+    return given or out_dir.with_name(out_dir.name + ".run") / own
+
+
+@contextmanager
+def listening() -> "Iterator[Listener]":
+    """Lines on stderr, and a bar there on a terminal, of what a run says; in one process only."""
+    from clip_text.training import Listener
+    from clip_text.training.trainer import join_processes
+
+    def say(line: str) -> None:
+        err.print(escape(line), soft_wrap=True)
+
+    main = join_processes().is_main_process
+    with named_bars(shown=main) as progress:
+        yield Listener(say, progress) if main else Listener()
+
+
+def is_main() -> bool:
+    """Say whether this is the process that prints, where a launcher started several."""
+    from clip_text.training.trainer import join_processes
+
+    return bool(join_processes().is_main_process)
+
+
+def tell(lines: list[str]) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        out.print(escape(line), soft_wrap=True)
+
+
+def label_names(file: Path | None) -> tuple[str, ...]:
+    """Read the names of labels, one a line; none without a file.
+
+    Raises:
+        DataError: If there are none in the file.
+    """
+    if file is None:
+        return ()
+    from clip_text.data.text_files import read_entries
+    from clip_text.errors import DataError
+
+    names = tuple(read_entries(file))
+    if not names:
+        raise DataError(f"expected names of labels in {file}, got none. Write one a line.")
+    return names

@@ -1,0 +1,115 @@
+"""The protocol of runs: one stamp, one end, one report; and what training functions refuse."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerState
+
+from clip_text import training
+from clip_text.data.labelled_texts import LabelledTexts
+from clip_text.errors import ClipTextError
+from clip_text.training import EntityRecipe, LabelData, MaskedLMRecipe, TextData
+from clip_text.training.recipe import RecipeError
+from clip_text.training.runs import Run, check_export
+
+
+def trained(model, value, steps=3):
+    """What trains a layer: sets its weights."""
+
+    def train():
+        nn.init.constant_(model.weight, value)
+        return TrainerState(global_step=steps, best_model_checkpoint="run/checkpoint-2")
+
+    return train
+
+
+def layer():
+    return nn.Linear(2, 2, bias=False)
+
+
+def test_the_same_run_loads_its_end(tmp_path):
+    run, first, second = Run(tmp_path / "run", {"seed": 1}), layer(), layer()
+    course = run.fit(first, trained(first, 5.0))
+    assert (course.steps, course.best_step, course.finished_before) == (3, 2, False)
+    again = Run(tmp_path / "run", {"seed": 1}).fit(second, trained(second, 7.0))
+    assert again.finished_before
+    assert again.figures() == course.figures()
+    assert torch.equal(second.weight, torch.full((2, 2), 5.0))
+    assert run.report() is None
+    run.write_report({"f1": 0.5, "place": "好"})
+    assert run.report() == {"f1": 0.5, "place": "好"}
+
+
+def test_a_run_without_its_end_goes_on(tmp_path):
+    run, model = Run(tmp_path, {"seed": 1}), layer()
+
+    def cut():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(model, cut)
+    (tmp_path / "checkpoint-1").mkdir()  # ours: the settings say so
+    assert not Run(tmp_path, {"seed": 1}).fit(model, trained(model, 1.0)).finished_before
+
+
+def test_another_run_is_refused_or_takes_the_folder(tmp_path):
+    model = layer()
+    Run(tmp_path, {"seed": 1, "epochs": 2}).fit(model, trained(model, 1.0))
+    with pytest.raises(ClipTextError, match=r"got another epochs, rate\. Name another folder"):
+        Run(tmp_path, {"seed": 1, "epochs": 3, "rate": 0.1}).begin()
+    other = Run(tmp_path, {"seed": 1, "epochs": 3}, anew=True)
+    assert not other.fit(model, trained(model, 2.0)).finished_before
+    assert Run(tmp_path, {"seed": 1, "epochs": 3}).fit(model, trained(model, 3.0)).finished_before
+    assert torch.equal(model.weight, torch.full((2, 2), 2.0))
+
+
+@pytest.mark.parametrize("name", ["made-by.txt", "checkpoint-7", "finished.safetensors"])
+def test_what_an_earlier_version_left_is_not_mixed_in(name, tmp_path):
+    (tmp_path / name).mkdir()
+    for anew in (False, True):
+        with pytest.raises(FileExistsError, match=rf"earlier run of this version.*{name}"):
+            Run(tmp_path, {}, anew).begin()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_with_other_things_may_hold_a_run_but_is_never_emptied(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt lies there"):
+        Run(tmp_path, {}, anew=True).begin()
+    Run(tmp_path, {}).begin()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_export_is_new_or_of_the_same_run(tmp_path):
+    check_export(None, tmp_path)
+    check_export(tmp_path / "new", tmp_path)
+    with pytest.raises(FileExistsError, match="expected a new folder"):
+        check_export(tmp_path, tmp_path)
+    Run(tmp_path, {}).write_report({})
+    check_export(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", [each for each in training.__all__ if each.startswith("train_")])
+def test_data_and_recipes_of_another_training_are_refused(name, tmp_path):
+    labels = LabelData(LabelledTexts([], [], []), LabelledTexts([], [], []))
+    data = TextData(["x"]) if name == "train_classifier" else labels
+    recipe = EntityRecipe() if name != "train_entities" else MaskedLMRecipe()
+    function = getattr(training, name)
+    with pytest.raises(TypeError, match=r"expected data to be of \w+Data, got \w+Data\. Import"):
+        function("starter", data, recipe, tmp_path / "run")
+    with pytest.raises(TypeError, match=r"expected (data|recipe) to be of \w+, got str\. Import"):
+        function("starter", "file.csv", "fast", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_started(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("狗")
+    with pytest.raises(
+        RecipeError, match=r"expected a size .*, got 'starter'\. A model has its own"
+    ):
+        training.train_masked_lm(
+            "starter", TextData([text]), MaskedLMRecipe(), tmp_path / "run", tokenizer=tmp_path
+        )
+    with pytest.raises(AttributeError, match=r"expected one of AnswerData, .*, got 'train_all'"):
+        _ = training.train_all
