@@ -99,11 +99,10 @@ class Catalogue:
         path = index_dir / CATALOGUE_NAME
         opened = connect_reader(path)
         if opened is None:
-            msg = (
+            raise IndexNotFoundError(
                 f"expected an index in {index_dir}, got none. Build one with: "
                 "clip-text index FOLDER"
             )
-            raise IndexNotFoundError(msg)
         connection, is_live = opened
         return cls(connection, path, is_live=is_live)
 
@@ -115,17 +114,15 @@ class Catalogue:
         """
         remedy = "Use the model that built the index, or index into another index folder."
         if embed_dim != self.embed_dim:
-            msg = (
+            raise IndexMismatchError(
                 f"expected a model of width {self.embed_dim} (the index's embed_dim), "
                 f"got {embed_dim}. {remedy}"
             )
-            raise IndexMismatchError(msg)
         if fingerprint != self.fingerprint:
-            msg = (
+            raise IndexMismatchError(
                 f"expected the model with fingerprint {self.fingerprint}, which built the "
                 f"index, got {fingerprint}. {remedy}"
             )
-            raise IndexMismatchError(msg)
 
     # Reading
 
@@ -400,17 +397,15 @@ class Catalogue:
 
     def _write(self, sql: str, values: Iterable[Any]) -> sqlite3.Cursor:
         if not self._db.in_transaction:
-            msg = "expected a write inside Catalogue.transaction(), got one outside."
-            raise RuntimeError(msg)
+            raise RuntimeError("expected a write inside Catalogue.transaction(), got one outside.")
         return self._db.execute(sql, tuple(values))
 
     def _encode(self, feature: Features) -> bytes:
         if feature.shape != (self.embed_dim,):
-            msg = (
+            raise EncoderError(
                 f"expected features of shape [{self.embed_dim}] (the index's embed_dim), "
                 f"got {list(feature.shape)}. Use the model that built the index."
             )
-            raise EncoderError(msg)
         return feature.astype(_FEATURE).tobytes()
 
 

@@ -52,11 +52,13 @@ class FaissIndex:
         """Add unit rows [n, embed_dim] under new numbers [n]; see :class:`VectorIndex`."""
         self._check_width(features)
         if rows.shape != features.shape[:1]:
-            msg = f"expected {len(features)} rows, one per feature, got shape {list(rows.shape)}."
-            raise ValueError(msg)
+            raise ValueError(
+                f"expected {len(features)} rows, one per feature, got shape {list(rows.shape)}."
+            )
         if len(np.unique(rows)) != len(rows) or np.isin(rows, self.rows).any():
-            msg = "expected rows the index does not hold yet, got some twice. Remove them first."
-            raise ValueError(msg)
+            raise ValueError(
+                "expected rows the index does not hold yet, got some twice. Remove them first."
+            )
         if len(rows):
             self._faiss.add_with_ids(
                 np.ascontiguousarray(features, np.float32), np.ascontiguousarray(rows, np.int64)
@@ -72,8 +74,7 @@ class FaissIndex:
         """Find the nearest rows; see :class:`VectorIndex`."""
         self._check_width(features)
         if k < 1:
-            msg = f"expected k of at least 1, got {k}."
-            raise ValueError(msg)
+            raise ValueError(f"expected k of at least 1, got {k}.")
         k = min(k, len(self))
         scores = np.empty((len(features), k), np.float32)
         rows = np.empty((len(features), k), np.int64)
@@ -138,11 +139,10 @@ class FaissIndex:
 
     def _check_width(self, features: Features) -> None:
         if features.ndim != 2 or features.shape[1] != self.embed_dim:
-            msg = (
+            raise ValueError(
                 f"expected vectors of width {self.embed_dim} (the index's embed_dim), got "
                 f"shape {list(features.shape)}. Use the model that built the index."
             )
-            raise ValueError(msg)
 
     def _candidates(self, queries: Features, k: int) -> list[Rows]:
         """Rows of each query that hold its k best, ties and rounding considered."""

@@ -82,8 +82,9 @@ def index_folder(
         EncoderError: If the encoder returns anything but finite unit rows.
     """
     if batch_size < 1 or (workers is not None and workers < 1):
-        msg = f"expected batch_size and workers of at least 1, got {batch_size} and {workers}."
-        raise ValueError(msg)
+        raise ValueError(
+            f"expected batch_size and workers of at least 1, got {batch_size} and {workers}."
+        )
     root = os.fsencode(os.path.realpath(folder))
     _check_there(folder, root, index_dir, may_be_gone=allow_empty or prune)
     threads = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
@@ -134,15 +135,15 @@ def _check_not_lost(
 ) -> None:
     for path, reason in walk.unreadable:
         if path == root:
-            msg = f"expected to read {displayed(root)}, got: {reason}. Check its permissions."
-            raise FolderError(msg)
+            raise FolderError(
+                f"expected to read {displayed(root)}, got: {reason}. Check its permissions."
+            )
     known = catalogue.count_under(root)
     if total == 0 and known and not allow_empty:
-        msg = (
+        raise FolderError(
             f"expected pictures in {displayed(root)}, where {known} were indexed before, got "
             "none. Is it mounted? To forget them, index with --allow-empty (allow_empty)."
         )
-        raise FolderError(msg)
 
 
 def _ahead(
@@ -318,8 +319,9 @@ class _Run:
         remedy = "The encoder is at fault; nothing of this batch was stored."
         check_unit_rows(rows, self._catalogue.embed_dim, EncoderError, remedy)
         if len(rows) != len(self._to_encode):
-            msg = f"expected {len(self._to_encode)} features, got {len(rows)}. {remedy}"
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"expected {len(self._to_encode)} features, got {len(rows)}. {remedy}"
+            )
         self.report.encoded += len(rows)
         return dict(zip(self._to_encode, rows, strict=True))
 

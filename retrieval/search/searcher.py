@@ -335,11 +335,9 @@ def _open_catalogue(index_dir: Path, encoder: Encoder) -> Catalogue:
 
 def _checked_query(query: object) -> str:
     if not isinstance(query, str):
-        msg = f"expected a text to search for, got {type(query).__name__}. Pass a str."
-        raise QueryError(msg)
+        raise QueryError(f"expected a text to search for, got {type(query).__name__}. Pass a str.")
     if not query.strip():
-        msg = "expected a text to search for, got a blank one. Say what to look for."
-        raise QueryError(msg)
+        raise QueryError("expected a text to search for, got a blank one. Say what to look for.")
     return query
 
 
@@ -349,6 +347,5 @@ def _checked_top_k(top_k: int) -> int:
     except TypeError:
         number = 0
     if number < 1 or isinstance(top_k, bool):
-        msg = f"expected top_k of at least 1, got {top_k!r}. Ask for one hit or more."
-        raise QueryError(msg)
+        raise QueryError(f"expected top_k of at least 1, got {top_k!r}. Ask for one hit or more.")
     return number

@@ -79,14 +79,12 @@ def contact_sheet(
         OSError: If the file cannot be written.
     """
     if not groups or columns < 1 or tile < 32:
-        msg = (
+        raise ValueError(
             f"expected at least one query, one column and tiles of 32 pixels, got {len(groups)}, "
             f"{columns} and {tile}."
         )
-        raise ValueError(msg)
     if out.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
-        msg = f"expected a name ending in .png, .jpg or .webp, got {out.name}."
-        raise ValueError(msg)
+        raise ValueError(f"expected a name ending in .png, .jpg or .webp, got {out.name}.")
     across = max(1, min(columns, max(len(hits) for _, hits in groups)))
     chosen = font or find_font()
     style = _Style(
@@ -100,11 +98,10 @@ def contact_sheet(
     heights = [_group_height(len(hits), style) for _, hits in groups]
     height = 2 * _MARGIN + sum(heights) - _GAP
     if max(width, height) > _LONGEST_SIDE:
-        msg = (
+        raise ValueError(
             f"expected a sheet of at most {_LONGEST_SIDE} pixels a side, got {width} x {height}. "
             "Draw fewer queries or hits, or smaller tiles."
         )
-        raise ValueError(msg)
     sheet = Image.new("RGB", (width, height), _PAPER)
     top = _MARGIN
     for (query, hits), group_height in zip(groups, heights, strict=True):
