@@ -13,8 +13,7 @@ import faiss
 import numpy as np
 
 from retrieval.errors import CorruptIndexError
-from retrieval.index.engine import Rows
-from retrieval.protocols import Features
+from retrieval.protocols import Feature, Features, Rows, Scores
 
 __all__ = ["FaissIndex"]
 
@@ -70,7 +69,7 @@ class FaissIndex:
         if len(held):  # FAISS goes over everything it holds, even to remove nothing
             self._faiss.remove_ids(np.ascontiguousarray(held, np.int64))
 
-    def search(self, features: Features, k: int) -> tuple[Features, Rows]:
+    def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
         """Find the nearest rows; see :class:`VectorIndex`."""
         self._check_width(features)
         if k < 1:
@@ -146,7 +145,7 @@ class FaissIndex:
 
     def _candidates(self, queries: Features, k: int) -> list[Rows]:
         """Rows of each query that hold its k best, ties and rounding considered."""
-        found: list[Rows] = [np.empty(0, np.int64)] * len(queries)
+        candidates: list[Rows] = [np.empty(0, np.int64)] * len(queries)
         open_queries = np.arange(len(queries))
         fetch = min(k + 16, len(self))
         while len(open_queries):
@@ -155,12 +154,12 @@ class FaissIndex:
             if fetch == len(self):
                 settled[:] = True
             for i in np.flatnonzero(settled):
-                found[open_queries[i]] = rows[i]
+                candidates[open_queries[i]] = rows[i]
             open_queries = open_queries[~settled]
             fetch = min(2 * fetch, len(self))
-        return found
+        return candidates
 
-    def _rescore(self, query: Features, rows: Rows) -> Features:
+    def _rescore(self, query: Feature, rows: Rows) -> Scores:
         """Cosines in float64, so that equal rows get equal scores wherever they lie."""
         scores = np.empty(len(rows), np.float32)
         wide = query.astype(np.float64)
@@ -213,5 +212,7 @@ def _verify(file: IO[bytes], path: Path) -> tuple[int, int, str]:
 
 
 def _corrupt(path: Path, what: str) -> CorruptIndexError:
-    msg = f"expected an index of format {_FORMAT} in {path}, got a damaged file ({what})."
-    return CorruptIndexError(f"{msg} Delete it; it is rebuilt from the catalogue.")
+    return CorruptIndexError(
+        f"expected an index of format {_FORMAT} in {path}, got a damaged file ({what}). "
+        "Delete it; it is rebuilt from the catalogue."
+    )
