@@ -125,7 +125,7 @@ class Catalogue:
         return int(self._connection.read("SELECT count(*) FROM images")[0][0])
 
     def __iter__(self) -> Iterator[Record]:
-        """All pictures in the order of their rows."""
+        """Go through all pictures in the order of their rows."""
         last = 0
         while page := self._connection.read(
             f"{_SELECT} WHERE row > ? ORDER BY row LIMIT {_PAGE}", (last,)
@@ -148,12 +148,12 @@ class Catalogue:
         return self._connection.is_replaced
 
     def find(self, path: bytes) -> Record | None:
-        """The picture at a path, as the file system spells it."""
+        """Find the picture at a path, as the file system spells it."""
         selected = self._connection.read(f"{_SELECT} WHERE path = ?", (path,))
         return _record(selected[0]) if selected else None
 
     def find_content(self, content_hash: bytes) -> tuple[Record, Feature] | None:
-        """Some picture with this content, and its features [embed_dim]."""
+        """Find some picture with this content, and its feature, [embed_dim]."""
         selected = self._connection.read(
             f"SELECT row, {_COLUMNS}, feature FROM images WHERE content_hash = ? "  # noqa: S608
             "ORDER BY row LIMIT 1",
@@ -165,12 +165,12 @@ class Catalogue:
         return _record(tuple(values)), _decode([blob])[0]
 
     def find_all_content(self, content_hash: bytes) -> list[Record]:
-        """All pictures with this content, in the order of their rows."""
+        """Find all pictures with this content, in the order of their rows."""
         sql = f"{_SELECT} WHERE content_hash = ? ORDER BY row"
         return [_record(values) for values in self._connection.read(sql, (content_hash,))]
 
     def records(self, rows: Iterable[int]) -> dict[int, Record]:
-        """The pictures of these rows; rows that are gone are absent from the answer."""
+        """Read the pictures of these rows; rows that are gone are absent from the answer."""
         records: dict[int, Record] = {}
         wanted = [int(row) for row in rows]
         for start in range(0, len(wanted), _PAGE):
@@ -180,7 +180,7 @@ class Catalogue:
         return records
 
     def rows(self, since: int = 0) -> Rows:
-        """Rows whose features were written after a generation, ascending, int64 [n]."""
+        """Read which rows have features written after a generation, ascending, int64 [n]."""
         # Named, since SQLite would rather read the whole table than sort a few rows.
         sql = (
             "SELECT row FROM images INDEXED BY images_by_generation WHERE generation > ? "
@@ -189,7 +189,7 @@ class Catalogue:
         return _rows(self._connection.read(sql, (since,)))
 
     def features(self, since: int = 0) -> Iterator[tuple[Rows, Features]]:
-        """Features written after a generation, in the order of their rows, page by page.
+        """Read features written after a generation, in the order of their rows, page by page.
 
         Args:
             since: A generation; 0 gives all features.
@@ -206,7 +206,7 @@ class Catalogue:
 
     @contextlib.contextmanager
     def changes(self, since: int) -> Iterator[Change]:
-        """What happened to the features after a generation, all of it as of one moment.
+        """Read what happened to the features after a generation, all as of one moment.
 
         What it costs follows what changed. Where the catalogue kept no record of removed
         rows so far back, it reads the numbers of all rows instead.
@@ -223,7 +223,7 @@ class Catalogue:
             )
 
     def _removed(self, since: int) -> Rows:
-        """Rows that were there at a generation and are not now; perhaps others long gone."""
+        """Read which rows of a generation are not there now; perhaps others long gone."""
         if since == 0:
             return np.empty(0, np.int64)
         recorded = self._connection.read("SELECT value FROM meta WHERE key = 'removals_since'")
@@ -245,12 +245,12 @@ class Catalogue:
         return [(row, blob) for row, blob in selected]
 
     def count_under(self, folder: bytes) -> int:
-        """How many pictures lie below a folder."""
+        """Count the pictures below a folder."""
         sql = "SELECT count(*) FROM images WHERE path >= ? AND path < ?"
         return int(self._connection.read(sql, bounds_under(folder))[0][0])
 
     def roots(self) -> list[bytes]:
-        """The indexed folders that pictures belong to, in byte order."""
+        """Read which indexed folders pictures belong to, in byte order."""
         roots: list[bytes] = []
         sql = "SELECT root FROM images WHERE root > ? ORDER BY root LIMIT 1"
         # From one root to the next by the index: DISTINCT would look at every picture.
@@ -259,26 +259,26 @@ class Catalogue:
         return roots
 
     def failure(self, path: bytes) -> Failure | None:
-        """Why this file was set aside, if it was."""
+        """Read why this file was set aside; None if it was not."""
         selected = self._connection.read("SELECT * FROM failures WHERE path = ?", (path,))
         return Failure(*selected[0]) if selected else None
 
     def failures(self) -> list[Failure]:
-        """All files set aside, in byte order of their paths."""
+        """Read all files set aside, in byte order of their paths."""
         return [
             Failure(*values)
             for values in self._connection.read("SELECT * FROM failures ORDER BY path")
         ]
 
     def snapshot(self) -> contextlib.AbstractContextManager[None]:
-        """Everything read inside belongs to one moment, whoever writes meanwhile."""
+        """Let everything read inside belong to one moment, whoever writes meanwhile."""
         return self._connection.snapshot()
 
     # Writing, always inside a transaction
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen, or none; bumps the generation if features changed.
+        """Let all writes inside happen, or none; the generation grows if features changed.
 
         Raises:
             StorageError: If the disk is full or failing; none has happened then.
@@ -342,11 +342,11 @@ class Catalogue:
             self._connection.write("INSERT OR IGNORE INTO temp.seen VALUES (?)", (path,))
 
     def unseen_under(self, folder: bytes, table: str = "images") -> list[bytes]:
-        """Paths below a folder that no :meth:`mark_seen` named, in byte order.
+        """Read the paths below a folder that no :meth:`mark_seen` named, in byte order.
 
         Args:
-            folder: As the file system spells it.
-            table: ``images`` or ``failures``.
+            folder: The folder, as the file system spells it.
+            table: Which paths: ``images`` or ``failures``.
         """
         assert table in {"images", "failures"}
         sql = (

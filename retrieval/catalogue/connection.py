@@ -65,7 +65,7 @@ class Connection:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything read inside belongs to one moment, whoever writes meanwhile."""
+        """Let everything read inside belong to one moment, whoever writes meanwhile."""
         with self._lock:
             self.db.execute("BEGIN")
             try:
@@ -75,7 +75,7 @@ class Connection:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen, or none.
+        """Let all writes inside happen, or none.
 
         Raises:
             CorruptIndexError: If the file is damaged.
@@ -99,7 +99,7 @@ class Connection:
 
 
 def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:
-    """Which file it is, and, for a connection that does not see changes, in which state."""
+    """Tell which file it is, and, where changes are not seen, in which state."""
     try:
         status = path.stat()
     except FileNotFoundError:

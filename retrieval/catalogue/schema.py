@@ -181,8 +181,8 @@ def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:
-    found = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    version = found[0] if found else "none"
+    stored = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    version = stored[0] if stored else "none"
     if version != SCHEMA_VERSION:
         raise CorruptIndexError(
             f"expected schema version {SCHEMA_VERSION} in {path}, got {version}. "
@@ -225,6 +225,6 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's kind of error; 0 for errors of the Python module itself, which carry none."""
+    """Give SQLite's kind of error; 0 for those of the Python module itself, which carry none."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF

@@ -55,7 +55,7 @@ class VectorIndex(Protocol):
         ...
 
     def copy(self) -> Self:
-        """An independent index with the same content."""
+        """Make an independent index with the same content."""
         ...
 
     def save(self, path: Path, stamp: str) -> None:

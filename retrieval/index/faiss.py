@@ -87,7 +87,7 @@ class FaissIndex:
         return scores, rows
 
     def copy(self) -> Self:
-        """An independent index with the same content."""
+        """Make an independent index with the same content."""
         twin = type(self)(self.embed_dim)
         twin._faiss = faiss.clone_index(self._faiss)
         return twin
@@ -144,7 +144,7 @@ class FaissIndex:
             )
 
     def _candidates(self, queries: Features, k: int) -> list[Rows]:
-        """Rows of each query that hold its k best, ties and rounding considered."""
+        """Fetch rows of each query that hold its k best, ties and rounding considered."""
         candidates: list[Rows] = [np.empty(0, np.int64)] * len(queries)
         open_queries = np.arange(len(queries))
         fetch = min(k + 16, len(self))
@@ -160,7 +160,7 @@ class FaissIndex:
         return candidates
 
     def _rescore(self, query: Feature, rows: Rows) -> Scores:
-        """Cosines in float64, so that equal rows get equal scores wherever they lie."""
+        """Score in float64, so that equal rows get equal scores wherever they lie."""
         scores = np.empty(len(rows), np.float32)
         wide = query.astype(np.float64)
         for start in range(0, len(rows), _RESCORE_BLOCK):
