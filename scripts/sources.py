@@ -27,7 +27,7 @@ Style = Literal["google", "twitter", "fluent-3d", "fluent-flat"]
 class Package(NamedTuple):
     """One pinned npm package.
 
-    Attributes:
+    Args:
         name: Name at npm, with its scope.
         version: Exact version.
         licence: SPDX identifier of the part used here (pictures or names).
@@ -106,7 +106,7 @@ class SourceError(ClipTextError, RuntimeError):
 class EmojiNames:
     """What one emoji is called.
 
-    Attributes:
+    Args:
         hexcode: Normalised code points, the key of `emoji_pictures`, such as "1F436".
         emoji: The character itself.
         group: Unicode group, such as "animals-nature".
