@@ -84,7 +84,6 @@ CLDR = Package(
     "2004-2026 Unicode, Inc.",
     "https://cldr.unicode.org",
 )
-PACKAGES = (GOOGLE, TWITTER, FLUENT_3D, FLUENT_FLAT, EMOJIBASE, CLDR)
 
 # style → (package, folder of the pictures inside it)
 _PICTURES: dict[Style, tuple[Package, str]] = {
