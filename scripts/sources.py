@@ -150,29 +150,7 @@ def npm_package(name: str, version: str, cache: Path) -> Path:
         )
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
-        done = subprocess.run(
-            [npm, "pack", f"{name}@{version}", "--ignore-scripts", "--silent"],
-            cwd=scratch,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-        archives = list(Path(scratch).glob("*.tgz"))
-        if done.returncode != 0 or len(archives) != 1:
-            raise SourceError(
-                f"expected npm pack to fetch {name}@{version}, got exit status "
-                f"{done.returncode}: {done.stderr.strip() or 'no message'}. "
-                "Check the network and npm's configuration, then run the same command again."
-            )
-        unpacked = Path(scratch) / "unpacked"
-        try:
-            with tarfile.open(archives[0]) as archive:
-                archive.extractall(unpacked, filter="data")
-        except tarfile.TarError as error:
-            raise SourceError(
-                f"expected a sound archive of {name}@{version}, got {error}. "
-                "Run the same command again."
-            ) from error
+        unpacked = _fetch(npm, f"{name}@{version}", Path(scratch))
         try:
             unpacked.rename(home)
         except OSError:
@@ -185,6 +163,33 @@ def npm_package(name: str, version: str, cache: Path) -> Path:
             f"{sorted(path.name for path in home.iterdir())}. Delete {home} and report this."
         )
     return package
+
+
+def _fetch(npm: str, package: str, scratch: Path) -> Path:
+    """Fetch and unpack a package named ``name@version``; gives the folder it lies in."""
+    done = subprocess.run(
+        [npm, "pack", package, "--ignore-scripts", "--silent"],
+        cwd=scratch,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    archives = list(scratch.glob("*.tgz"))
+    if done.returncode != 0 or len(archives) != 1:
+        raise SourceError(
+            f"expected npm pack to fetch {package}, got exit status "
+            f"{done.returncode}: {done.stderr.strip() or 'no message'}. "
+            "Check the network and npm's configuration, then run the same command again."
+        )
+    unpacked = scratch / "unpacked"
+    try:
+        with tarfile.open(archives[0]) as archive:
+            archive.extractall(unpacked, filter="data")
+    except tarfile.TarError as error:
+        raise SourceError(
+            f"expected a sound archive of {package}, got {error}. Run the same command again."
+        ) from error
+    return unpacked
 
 
 def normalise_hexcode(code: str) -> str:
