@@ -126,7 +126,7 @@ def _open_heif(file: IO[bytes]) -> Image.Image:
 
 
 def _open_tiff(file: IO[bytes]) -> Image.Image:
-    """A TIFF, unless it is one of camera raw: then what it shows first is a tiny copy."""
+    """Open a TIFF as such, or as camera raw, where what it shows first is a tiny copy."""
     image = TiffImagePlugin.TiffImageFile(file)
     tags = image.tag_v2
     is_reduced = bool(int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1)
@@ -137,7 +137,7 @@ def _open_tiff(file: IO[bytes]) -> Image.Image:
 
 
 def _open_raw(file: IO[bytes]) -> Image.Image:
-    """The preview that the camera made; the raw picture itself is not developed."""
+    """Open the preview that the camera made; the raw picture itself is not developed."""
     rawpy = _package("rawpy", "raw", "a camera's raw picture")
     try:
         with rawpy.RawPy() as raw:
@@ -194,8 +194,8 @@ def open_picture(file: IO[bytes], ending: str = "") -> Image.Image:
     """Read the header of a picture, as ``Image.open`` does, by one decoder alone.
 
     Args:
-        file: At its beginning; must stay open until the picture is loaded.
-        ending: Of its name, in lower case and with the dot; empty if there is none.
+        file: The picture's file at its beginning; must stay open until the picture is loaded.
+        ending: How its name ends, in lower case and with the dot; empty if there is none.
 
     Returns:
         The picture, to be decoded by ``load()``. Its first one, if it holds several.
@@ -249,7 +249,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A copy of a picture, turned as its EXIF data say."""
+    """Copy a picture, turned as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(image)
     except _DECODE_ERRORS:

@@ -27,11 +27,11 @@ class Kind:
     """A kind of picture file.
 
     Args:
-        name: For people, with its article.
-        endings: Of file names, in lower case and with the dot.
+        name: What people call it, with its article.
+        endings: How names of such files end, in lower case and with the dot.
         signature: Matches at the first bytes of such a file.
         decoder: Which of the decoders reads it; empty if none does.
-        media_type: As HTTP names it, if the kind is read.
+        media_type: What HTTP calls it; empty if the kind is never read.
         remedy: What to do about a kind that is never read.
         is_weak: The signature alone could be anything, so the ending must be right as well.
     """
@@ -170,7 +170,7 @@ _NOT_OPENED = frozenset(_OTHERS.split())
 
 
 def ending_of(path: str | bytes | os.PathLike[str]) -> str:
-    """The ending of a name, in lower case and with the dot; empty if there is none."""
+    """Give the ending of a name, in lower case and with the dot; empty if there is none."""
     return os.path.splitext(os.fsdecode(path))[1].lower()  # noqa: PTH122  (bytes, too)
 
 
@@ -199,7 +199,7 @@ def looks_like_picture(path: str | bytes | os.PathLike[str]) -> bool:
 
 
 def kind_of(path: str | bytes | os.PathLike[str]) -> Kind | None:
-    """The kind that a file is, going by its name where that tells; None if it is no picture.
+    """Tell of what kind a file is, by its name where that says it; None if it is no picture.
 
     Only what opens the file, :func:`recognise`, is to be relied on for how it is decoded.
     """
@@ -210,7 +210,7 @@ def kind_of(path: str | bytes | os.PathLike[str]) -> Kind | None:
 
 
 def read_start(path: str | bytes | os.PathLike[str]) -> bytes:
-    """The first bytes of a file; none where there is no file or it cannot be read."""
+    """Read the first bytes of a file; none where there is no file or it cannot be read."""
     try:
         # Opening a named pipe would wait for a writer, for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (bytes, too)
@@ -226,8 +226,8 @@ def recognise(start: bytes, ending: str = "") -> Kind | None:
 
     Args:
         start: The first bytes of the file, as :func:`read_start` gives them.
-        ending: Of its name, as :func:`ending_of` gives it. It never overrules the bytes, but some
-            kinds have no signature that is enough without.
+        ending: How its name ends, as :func:`ending_of` gives it. That never overrules the bytes,
+            but some kinds have no signature that is enough without.
     """
     for kind in KINDS:
         if (ending in kind.endings or not kind.is_weak) and kind.signature.match(start):

@@ -27,17 +27,14 @@ def check_unit_rows(
     """
     if not isinstance(features, np.ndarray) or features.ndim != 2:
         got = f"shape {list(features.shape)}" if isinstance(features, np.ndarray) else "no array"
-        msg = f"expected features of shape [n, {embed_dim}], got {got}. {remedy}"
-        raise error(msg)
+        raise error(f"expected features of shape [n, {embed_dim}], got {got}. {remedy}")
     if features.shape[1] != embed_dim:
-        msg = (
+        raise error(
             f"expected vectors of width {embed_dim} (the index's embed_dim), got "
             f"{features.shape[1]}. {remedy}"
         )
-        raise error(msg)
     lengths = np.linalg.norm(features.astype(np.float64), axis=1)
     off = ~(np.abs(lengths - 1.0) <= _TOLERANCE)  # NaN is off, too
     if off.any():
         first = int(np.flatnonzero(off)[0])
-        msg = f"expected unit rows, got length {lengths[first]:.4g} in row {first}. {remedy}"
-        raise error(msg)
+        raise error(f"expected unit rows, got length {lengths[first]:.4g} in row {first}. {remedy}")

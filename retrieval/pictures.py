@@ -35,7 +35,7 @@ _TURNED = frozenset({5, 6, 7, 8})  # orientations with the sides swapped
 
 
 def shown_size(path: Path) -> tuple[int, int] | None:
-    """Width and height in pixels after EXIF rotation; None where they cannot be told."""
+    """Read width and height in pixels after EXIF rotation; None where they cannot be told."""
     try:
         with _opened(path) as image, damage_told():
             width, height = image.size
@@ -46,7 +46,7 @@ def shown_size(path: Path) -> tuple[int, int] | None:
 
 
 def media_type(path: Path) -> str:
-    """What HTTP calls a picture file, by its first bytes.
+    """Tell what HTTP calls a picture file, by its first bytes.
 
     Raises:
         PictureError: If it is no picture of a kind that is read.
@@ -58,7 +58,7 @@ def media_type(path: Path) -> str:
 
 
 def open_thumbnail(path: Path, size: tuple[int, int]) -> Image.Image | None:
-    """A picture scaled into a box, transparency over white; None if it cannot be shown.
+    """Scale a picture into a box, transparency over white; None if it cannot be shown.
 
     Args:
         path: The picture.
@@ -94,7 +94,7 @@ def render_thumbnail(path: Path, size: int) -> bytes:
 
 
 def _loaded(path: Path, size: tuple[int, int]) -> Image.Image:
-    """The upright picture in RGB or RGBA, a JPEG with no more detail than the size needs."""
+    """Decode a picture, upright, in RGB or RGBA, a JPEG in no more detail than the size needs."""
     with _opened(path) as image, damage_told():
         if image.format == "JPEG":
             image.draft(None, (2 * size[0], 2 * size[1]))

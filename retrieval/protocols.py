@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 Features = NDArray[np.float32]
 """Unit rows of the shared space, float32 [n, embed_dim]."""
 
+Feature = NDArray[np.float32]
+"""One unit row of the shared space, float32 [embed_dim]."""
+
+Rows = NDArray[np.int64]
+"""Numbers of pictures: the catalogue's rows, int64 [n]."""
+
+Scores = NDArray[np.float32]
+"""Cosines in [-1, 1], higher is better, float32."""
+
 Pixels = NDArray[np.uint8]
 """One decoded picture at the model's input size, uint8 [height, width, 3], RGB."""
 

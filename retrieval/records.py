@@ -18,17 +18,17 @@ _UNSAFE = frozenset("\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 class Picture(NamedTuple):
     """One picture without its features; the fields are the catalogue's columns.
 
-    Attributes:
-        root: The indexed folder, as the file system spells it (``os.fsencode``).
+    Args:
+        root: The indexed folder that it belongs to, as the file system spells it (``os.fsencode``).
         path: The file, absolute, as the file system spells it; any bytes but NUL.
         image_id: Path below the root, with ``/``, safe to print.
-        size: Bytes.
-        mtime_ns: Modification time in nanoseconds.
+        size: Bytes of the file.
+        mtime_ns: Modification time of the file, in nanoseconds since 1970.
         content_hash: BLAKE2b of the file's bytes.
-        width: Pixels as shown, after EXIF rotation; None where unknown.
-        height: Pixels as shown, after EXIF rotation; None where unknown.
-        caption: From ``metadata.jsonl``, if any.
-        metadata: The other keys of that line, as JSON text of one object.
+        width: Pixels across, as shown, after EXIF rotation; None where unknown.
+        height: Pixels down, as shown, after EXIF rotation; None where unknown.
+        caption: What ``metadata.jsonl`` says the picture shows; None if it says nothing.
+        metadata: The other keys of its line in ``metadata.jsonl``, as JSON text of one object.
     """
 
     root: bytes
@@ -65,13 +65,13 @@ class Record:
 class Failure(NamedTuple):
     """A file that was set aside.
 
-    Attributes:
+    Args:
         path: The file, as the file system spells it.
-        size: Bytes when it failed; None where it could not be read at all, which may
+        size: Bytes of the file when it failed; None where it could not be read at all, which may
             heal without a change of the file, so it is tried again on every run.
-        mtime_ns: Modification time when it failed; None as for the size.
-        reason: Why, on one line.
-        failed_at: UTC, ISO 8601.
+        mtime_ns: Modification time when it failed, in nanoseconds; None where size is.
+        reason: Why it was set aside, on one line.
+        failed_at: When it was set aside: UTC, ISO 8601.
     """
 
     path: bytes
@@ -82,13 +82,13 @@ class Failure(NamedTuple):
 
 
 def bounds_under(folder: bytes) -> tuple[bytes, bytes]:
-    """Bounds of all paths below a folder: ``low <= path < high`` in byte order."""
+    """Bound all paths below a folder: ``low <= path < high`` in byte order."""
     low = folder if folder.endswith(_SEPARATOR) else folder + _SEPARATOR
     return low, low[:-1] + bytes([low[-1] + 1])
 
 
 def displayed(path: bytes) -> str:
-    r"""A path as text that is safe to print: one line, valid Unicode, no two alike.
+    r"""Spell a path so that it is safe to print: one line, valid Unicode, no two alike.
 
     Control characters, line ends, bytes that are no UTF-8 and the backslash itself are
     written as Python would escape them (``\n``, ``\xff``, ``\\``).
@@ -98,7 +98,7 @@ def displayed(path: bytes) -> str:
 
 
 def displayed_id(root: bytes, path: bytes) -> str:
-    """The path below the indexed folder, with ``/`` between its parts, safe to print."""
+    """Spell the path below the indexed folder, with ``/`` between its parts, safe to print."""
     below = path[len(root) :].lstrip(_SEPARATOR)
     return "/".join(displayed(part) for part in below.split(_SEPARATOR))
 

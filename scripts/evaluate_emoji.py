@@ -89,7 +89,7 @@ def emoji_recall(
     encoded = encode_set(encoder, everything)
     # one text a picture, so both lie at the same places
     kept = [everything.image_ids.index(code) for code in plain.image_ids]
-    digests = [encoded.digests[at] for at in kept]
+    digests = [encoded.digests[place] for place in kept]
     part = Encoded(encoded.texts[kept], encoded.images[kept], digests)
     return {
         "without skin tones": measure(plain, part).by_direction["t2i"],

@@ -67,20 +67,20 @@ def _by_language(
     from clip_text.evaluation.measure import measure
 
     for language in dict.fromkeys(text.kind for text in collection.texts):
-        at = [i for i, text in enumerate(collection.texts) if text.kind == language]
+        own = [i for i, text in enumerate(collection.texts) if text.kind == language]
         part = replace(
             collection,
-            texts=[collection.texts[i] for i in at],
-            answers=[collection.answers[i] for i in at],
+            texts=[collection.texts[i] for i in own],
+            answers=[collection.answers[i] for i in own],
         )
-        found = measure(part, replace(encoded, texts=encoded.texts[at]))
+        measured = measure(part, replace(encoded, texts=encoded.texts[own]))
         yield Row(
             collection.name,
             language,
             model,
-            len(at),
+            len(own),
             len(collection.images),
-            found.intervals("t2i", resamples=resamples),
+            measured.intervals("t2i", resamples=resamples),
         )
 
 
@@ -140,9 +140,9 @@ def _machine() -> str:
 def as_json(results: Sequence[Row]) -> dict[str, float]:
     """Flatten the page: ``model/data/language recall@1`` and so on, shares in [0, 1]."""
     return {
-        f"{row.model}/{row.data}/{row.language} {name}{suffix}": getattr(each, end)
+        f"{row.model}/{row.data}/{row.language} {name}{suffix}": getattr(interval, end)
         for row in results
-        for name, each in row.figures.items()
+        for name, interval in row.figures.items()
         for suffix, end in (("", "value"), (" low", "low"), (" high", "high"))
     }
 
@@ -178,8 +178,8 @@ def command(
     models = model or ["starter"]
     collections = [read_retrieval_set(path, kinds=listed(kind)) for path in data or []]
     collections += [
-        emoji_set(each, listed(language) or [], cache)  # type: ignore[arg-type]
-        for each in listed(style) or []
+        emoji_set(name, listed(language) or [], cache)  # type: ignore[arg-type]
+        for name in listed(style) or []
     ]
     results = list(rows(models, collections, resamples))
     files = " ".join(f"{path.parent.name}/{path.name}" for path in data or [])

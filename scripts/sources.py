@@ -27,7 +27,7 @@ Style = Literal["google", "twitter", "fluent-3d", "fluent-flat"]
 class Package(NamedTuple):
     """One pinned npm package.
 
-    Attributes:
+    Args:
         name: Name at npm, with its scope.
         version: Exact version.
         licence: SPDX identifier of the part used here (pictures or names).
@@ -84,7 +84,6 @@ CLDR = Package(
     "2004-2026 Unicode, Inc.",
     "https://cldr.unicode.org",
 )
-PACKAGES = (GOOGLE, TWITTER, FLUENT_3D, FLUENT_FLAT, EMOJIBASE, CLDR)
 
 # style → (package, folder of the pictures inside it)
 _PICTURES: dict[Style, tuple[Package, str]] = {
@@ -106,7 +105,7 @@ class SourceError(ClipTextError, RuntimeError):
 class EmojiNames:
     """What one emoji is called.
 
-    Attributes:
+    Args:
         hexcode: Normalised code points, the key of `emoji_pictures`, such as "1F436".
         emoji: The character itself.
         group: Unicode group, such as "animals-nature".
@@ -151,29 +150,7 @@ def npm_package(name: str, version: str, cache: Path) -> Path:
         )
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
-        done = subprocess.run(
-            [npm, "pack", f"{name}@{version}", "--ignore-scripts", "--silent"],
-            cwd=scratch,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-        archives = list(Path(scratch).glob("*.tgz"))
-        if done.returncode != 0 or len(archives) != 1:
-            raise SourceError(
-                f"expected npm pack to fetch {name}@{version}, got exit status "
-                f"{done.returncode}: {done.stderr.strip() or 'no message'}. "
-                "Check the network and npm's configuration, then run the same command again."
-            )
-        unpacked = Path(scratch) / "unpacked"
-        try:
-            with tarfile.open(archives[0]) as archive:
-                archive.extractall(unpacked, filter="data")
-        except tarfile.TarError as error:
-            raise SourceError(
-                f"expected a sound archive of {name}@{version}, got {error}. "
-                "Run the same command again."
-            ) from error
+        unpacked = _fetch(npm, f"{name}@{version}", Path(scratch))
         try:
             unpacked.rename(home)
         except OSError:
@@ -186,6 +163,33 @@ def npm_package(name: str, version: str, cache: Path) -> Path:
             f"{sorted(path.name for path in home.iterdir())}. Delete {home} and report this."
         )
     return package
+
+
+def _fetch(npm: str, package: str, scratch: Path) -> Path:
+    """Fetch and unpack a package named ``name@version``; gives the folder it lies in."""
+    done = subprocess.run(
+        [npm, "pack", package, "--ignore-scripts", "--silent"],
+        cwd=scratch,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    archives = list(scratch.glob("*.tgz"))
+    if done.returncode != 0 or len(archives) != 1:
+        raise SourceError(
+            f"expected npm pack to fetch {package}, got exit status "
+            f"{done.returncode}: {done.stderr.strip() or 'no message'}. "
+            "Check the network and npm's configuration, then run the same command again."
+        )
+    unpacked = scratch / "unpacked"
+    try:
+        with tarfile.open(archives[0]) as archive:
+            archive.extractall(unpacked, filter="data")
+    except tarfile.TarError as error:
+        raise SourceError(
+            f"expected a sound archive of {package}, got {error}. Run the same command again."
+        ) from error
+    return unpacked
 
 
 def normalise_hexcode(code: str) -> str:

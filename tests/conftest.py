@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test downloads
+# Before torch reads it. Threads of models so small wait for each other more than they compute, on
+# a loaded machine many times more; what reads a thousand pictures asks for all cores itself.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from hypothesis import settings

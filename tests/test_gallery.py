@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts import build_gallery, sources
+from scripts import archives, build_gallery, gallery_notice, sources
 
 GALLERY = Path(build_gallery.__file__).resolve().parent.parent / "retrieval" / "gallery"
 LIMIT = 12_000_000  # bytes
@@ -150,7 +150,7 @@ def test_table_and_gallery_agree(entries):
     ],
 )
 def test_licence_url(licence, url):
-    assert build_gallery.licence_url(licence) == url
+    assert gallery_notice.licence_url(licence) == url
 
 
 def qt_resource(flags: int, body: bytes) -> bytes:
@@ -179,25 +179,25 @@ def qt_resource(flags: int, body: bytes) -> bytes:
 
 
 def test_qt_resource_plain_and_packed():
-    assert build_gallery.read_qt_resource(qt_resource(0, b"hello")) == {"a/b.txt": b"hello"}
+    assert archives.read_qt_resource(qt_resource(0, b"hello")) == {"a/b.txt": b"hello"}
     packed = struct.pack(">I", 5) + zlib.compress(b"hello")
-    assert build_gallery.read_qt_resource(qt_resource(1, packed)) == {"a/b.txt": b"hello"}
+    assert archives.read_qt_resource(qt_resource(1, packed)) == {"a/b.txt": b"hello"}
 
 
 def test_qt_resource_refuses_what_it_cannot_read():
     with pytest.raises(sources.SourceError, match="got zstd"):
-        build_gallery.read_qt_resource(qt_resource(4, b"?"))
+        archives.read_qt_resource(qt_resource(4, b"?"))
     with pytest.raises(sources.SourceError, match="expected a Qt resource of version 2 or 3"):
-        build_gallery.read_qt_resource(b"PK" + bytes(40))
+        archives.read_qt_resource(b"PK" + bytes(40))
 
 
 def test_members_of_a_wheel(tmp_path):
     wheel = tmp_path / "a-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("a/x.png", b"x")
-    assert build_gallery.read_members(wheel, {"a/x.png"}) == {"a/x.png": b"x"}
+    assert archives.read_members(wheel, {"a/x.png"}) == {"a/x.png": b"x"}
     with pytest.raises(sources.SourceError, match=r"expected a/y\.png in a-1-py3"):
-        build_gallery.read_members(wheel, {"a/y.png"})
+        archives.read_members(wheel, {"a/y.png"})
 
 
 def test_members_of_a_debian_package(tmp_path, monkeypatch):
@@ -210,18 +210,18 @@ def test_members_of_a_debian_package(tmp_path, monkeypatch):
     class Done:
         stdout = content.getvalue()
 
-    monkeypatch.setattr(build_gallery.shutil, "which", lambda _: "dpkg-deb")
-    monkeypatch.setattr(build_gallery.subprocess, "run", lambda *_, **__: Done)
+    monkeypatch.setattr(archives.shutil, "which", lambda _: "dpkg-deb")
+    monkeypatch.setattr(archives.subprocess, "run", lambda *_, **__: Done)
     package = tmp_path / "x_1_all.deb"
-    assert build_gallery.read_members(package, {"usr/share/x.jpg"}) == {"usr/share/x.jpg": b"x"}
+    assert archives.read_members(package, {"usr/share/x.jpg"}) == {"usr/share/x.jpg": b"x"}
 
 
 def test_a_missing_client_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_gallery.shutil, "which", lambda _: None)
+    monkeypatch.setattr(archives.shutil, "which", lambda _: None)
     with pytest.raises(sources.SourceError, match="expected the client apt-get"):
-        build_gallery.fetch_archive("scratch", {"client": "apt", "version": "1:2"}, tmp_path)
+        archives.fetch_archive("scratch", {"client": "apt", "version": "1:2"}, tmp_path)
     with pytest.raises(sources.SourceError, match="expected dpkg-deb"):
-        build_gallery.read_members(tmp_path / "x.deb", {"x"})
+        archives.read_members(tmp_path / "x.deb", {"x"})
 
 
 def test_photos_are_shrunk_and_flattened(tmp_path):

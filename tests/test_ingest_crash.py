@@ -209,7 +209,7 @@ def test_an_index_from_before_removals_were_recorded_killed_while_it_gets_the_re
         assert code == -signal.SIGKILL
         case.check_resumed(index_dir)
         with Catalogue.open(index_dir) as catalogue:
-            seen = catalogue._all("SELECT value FROM meta WHERE key = 'removals_since'")
+            seen = catalogue._connection.read("SELECT value FROM meta WHERE key = 'removals_since'")
             assert int(seen[0][0]) < catalogue.generation
 
 

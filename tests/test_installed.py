@@ -45,8 +45,8 @@ def files_of_the_packages():
 
 
 def environment(*without):
-    """Give our variables, without those that would lead Python back to the checkout."""
-    left_out = {"PYTHONPATH", *without}
+    """Give our variables, without what leads back to the checkout or leaves cores idle."""
+    left_out = {"PYTHONPATH", "OMP_NUM_THREADS", *without}
     return {name: value for name, value in os.environ.items() if name not in left_out}
 
 

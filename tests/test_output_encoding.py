@@ -15,18 +15,23 @@ PROGRAM = """
 import json, sys
 from clip_text_cli.main import main
 codes = []
-for arguments in json.load(open(sys.argv[1], encoding="utf-8")):
-    sys.argv = ["clip-text", *arguments]
-    try:
-        main()
-        codes.append(0)
-    except SystemExit as stop:
-        codes.append(stop.code or 0)
-    sys.stdout.write("\\x1e")
-    sys.stdout.flush()
+for encoding, commands in json.load(open(sys.argv[1], encoding="utf-8")):
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding=encoding, errors="strict")
+    for arguments in commands:
+        sys.argv = ["clip-text", *arguments]
+        try:
+            main()
+            codes.append(0)
+        except SystemExit as stop:
+            codes.append(stop.code or 0)
+        for stream in (sys.stdout, sys.stderr):
+            stream.write("\\x1e")
+            stream.flush()
 sys.stdout.write(json.dumps(codes))
 """
 NAMES = ["🐶 狗.png", "œuvre.png", "日.png"]
+ENCODINGS = ("gbk", "cp1252", "ascii")
 CAPTION = "a ★ 狗 🐶 \ud800"
 
 
@@ -49,11 +54,11 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("encoding", ["gbk", "cp1252", "ascii"])
-def test_what_cannot_be_written_is_escaped(encoding, pictures, tiny_folder, tmp_path):
-    model, index = ["-m", str(tiny_folder)], ["--index", str(tmp_path / "index")]
+def cases(pictures, tiny_folder, index_dir):
+    """Commands by what they are called here."""
+    model, index = ["-m", str(tiny_folder)], ["--index", str(index_dir)]
     captions = [str(pictures / "captions.jsonl"), "--images", str(pictures)]
-    cases = {
+    return {
         "index": ["index", str(pictures), *index, *model],
         "index again": ["index", str(pictures), *index, *model, "--retry-failed", "--json"],
         "search": ["search", "🐶", *index, *model],
@@ -64,24 +69,45 @@ def test_what_cannot_be_written_is_escaped(encoding, pictures, tiny_folder, tmp_
         "help": ["train", "contrastive", "--help"],
         "error": ["data", "check", "🐶 nowhere"],
     }
-    (tmp_path / "cases.json").write_text(json.dumps(list(cases.values())), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def told_in(pictures, tiny_folder, tmp_path_factory):
+    """By encoding: of each command, what it wrote to stdout and stderr and its exit code."""
+    folder = tmp_path_factory.mktemp("encodings")
+    commands = {name: cases(pictures, tiny_folder, folder / name) for name in ENCODINGS}
+    given = [(name, list(of_one.values())) for name, of_one in commands.items()]
+    (folder / "cases.json").write_text(json.dumps(given), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tmp_path / "cases.json"],
-        env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"},
+        [sys.executable, "-c", PROGRAM, folder / "cases.json"],
+        env=os.environ | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"},
         cwd=Path(__file__).parents[1],
         capture_output=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr.decode(encoding)
-    assert b"Traceback" not in done.stderr, done.stderr.decode(encoding)
-    *outputs, codes = done.stdout.decode(encoding).split("\x1e")
-    told = dict(zip(cases, outputs, strict=True))
-    expected = dict.fromkeys(cases, 0) | {"index": 3, "index again": 3, "error": 1}
-    assert dict(zip(cases, json.loads(codes), strict=True)) == expected
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    *outputs, codes = done.stdout.split(b"\x1e")
+    *errors, _ = done.stderr.split(b"\x1e")
+    results = iter(zip(outputs, errors, json.loads(codes), strict=True))
+    return {
+        encoding: {
+            name: (out.decode(encoding), err.decode(encoding), code)
+            for name, (out, err, code) in zip(of_one, results, strict=False)
+        }
+        for encoding, of_one in commands.items()
+    }
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_cannot_be_written_is_escaped(encoding, told_in):
+    told = {name: out for name, (out, _, _) in told_in[encoding].items()}
+    codes = {name: code for name, (_, _, code) in told_in[encoding].items()}
+    assert codes == dict.fromkeys(told, 0) | {"index": 3, "index again": 3, "error": 1}
+    assert not [err for _, err, _ in told_in[encoding].values() if "Traceback" in err]
     hits = json.loads(told["search as json"])
     assert hits["query"] == "🐶"
-    found = {Path(hit["path"]).name for hit in hits["hits"]}
-    assert found == {*NAMES, r"\xff\xfe.png"}
+    names = {Path(hit["path"]).name for hit in hits["hits"]}
+    assert names == {*NAMES, r"\xff\xfe.png"}
     (failure,) = json.loads(told["index again"])["failures"]
     assert Path(failure["path"]).name == "broken 🐱.png"
     assert json.loads(told["tokens as json"])["with_unknown"] == 30

@@ -3,6 +3,8 @@
 import doctest
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,8 @@ BLOCKS = blocks_of("README.md")
 SHELL = [text for language, text in BLOCKS if language == "bash"]
 MAKE = [text for text in SHELL if text.startswith("make ")]
 RUN = [text for text in SHELL if text not in MAKE]
+# as our commands alone, these need no shell
+PLAIN = re.compile(r"(?:(?:clip-text|python scripts/\w+\.py)( [^|&;<>$\\\n]+)\n)+")
 SERVICE = [text for language, text in blocks_of("docs/service.md") if language == "bash"]
 
 
@@ -62,7 +66,7 @@ def test_python_block_prints_what_it_says(monkeypatch):
 
 @pytest.mark.parametrize("command", MAKE[0].split("\n")[:-1])
 def test_the_two_commands_are_make_targets(command):
-    # `make test` would run this test again; what demo does is tested in test_cli.py
+    # `make test` would run this test again; what demo does is tested in test_installed.py
     dry = subprocess.run(
         [*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -78,21 +82,44 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "block",
-    [*RUN, *(pytest.param(block, marks=pytest.mark.slow) for block in SERVICE)],
-    ids=lambda block: block.split("\n")[0],
-)
-def test_shell_block_runs(block, folder):
-    scripts = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": scripts + os.pathsep + os.environ["PATH"]}
+BLOCKS_RUN = [*RUN, *(pytest.param(block, marks=pytest.mark.slow) for block in SERVICE)]
+
+
+@pytest.mark.parametrize("block", BLOCKS_RUN, ids=lambda block: block.split("\n")[0])
+def test_shell_block_runs(block, folder, run, monkeypatch):
     if "curl " in block and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     searches = "--index my.index" in block and "clip-text index" not in block
     if searches and not (folder / "my.index").exists():  # whichever test comes first
         built = next(line for line in "".join(RUN).split("\n") if "--index my.index" in line)
         block = f"{built}\n{block}"
-    run = subprocess.run(
+    if PLAIN.fullmatch(block):  # one after the other in this process, which has loaded torch
+        monkeypatch.chdir(folder)
+        for line in block.splitlines():
+            run_line(line, run, monkeypatch)
+        return
+    output = run_in_bash(block, folder)
+    if "curl " in block:
+        assert '"hits"' in output
+
+
+def run_line(line, run, monkeypatch):
+    """Run a line of ours as if it had been typed."""
+    program, *words = shlex.split(line)
+    if program == "clip-text":
+        code, out, err = run(*words)
+        assert code == 0, out + err
+        return
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(words[0], run_name="__main__")
+    assert not stop.value.code, line
+
+
+def run_in_bash(block, folder):
+    scripts = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": scripts + os.pathsep + os.environ["PATH"]}
+    done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", "set -m\n" + block],
         cwd=folder,
         env=environment,
@@ -101,6 +128,5 @@ def test_shell_block_runs(block, folder):
         timeout=300,
         check=False,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    if "curl " in block:
-        assert '"hits"' in run.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

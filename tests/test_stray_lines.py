@@ -14,7 +14,19 @@ from test_entities import lesson
 from clip_text.data.tags import spell
 from clip_text.training.trainer import KEPT, step_of
 
-PROGRAM = "import sys; sys.path.insert(0, {root!r}); from clip_text_cli.main import main; main()"
+PROGRAM = """
+import json, sys
+sys.path.insert(0, {root!r})
+from clip_text_cli.main import main
+for words in json.load(sys.stdin):
+    sys.argv = ["clip-text", *words]
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    sys.stderr.write("\\x1e")
+"""
 OURS = {
     "contrastive": r"(learning from|warning: measured|before training:|text, step|\d+% of the way)",
     "ner": r"(\d+ texts to learn from|\d+ epochs of|  step )",
@@ -33,11 +45,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def told(folder, root, *arguments):
-    """What a command writes to stderr, run from another folder as a user would."""
+def told(folder, root, commands):
+    """What each of some commands writes to stderr, run from another folder as a user would."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(root=str(root)), *map(str, arguments)],
+        [sys.executable, "-c", PROGRAM.format(root=str(root))],
+        input=json.dumps([list(map(str, words)) for words in commands]),
         env=environment | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"},
         cwd=folder,
         capture_output=True,
@@ -45,7 +58,9 @@ def told(folder, root, *arguments):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stderr.splitlines()
+    *told_by_each, rest = done.stderr.split("\x1e")
+    assert rest == ""
+    return [lines.splitlines() for lines in told_by_each]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +70,11 @@ def told_by(folder, tiny_folder, pytestconfig):
         "contrastive": ["train.jsonl", "--val", "val.jsonl", "--lr", "1e-3", "--epochs", 2],
         "ner": ["names.jsonl", "--val", "names.jsonl", "--epochs", 4, "--export", "exported"],
     }
-    return {
-        name: told(
-            folder, pytestconfig.rootpath,
-            "train", name, *options, "-m", tiny_folder, "--out", f"{name}-model",
-        )
+    commands = [
+        ["train", name, *options, "-m", tiny_folder, "--out", f"{name}-model"]
         for name, options in data.items()
-    }  # fmt: skip
+    ]
+    return dict(zip(data, told(folder, pytestconfig.rootpath, commands), strict=True))
 
 
 @pytest.mark.parametrize("name", OURS)

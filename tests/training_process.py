@@ -59,7 +59,6 @@ class Kept(TrainerCallback):
 
 def main(out: Path, changes: dict, die_at: int = 0) -> None:
     """Train, and save the first gradients and the last weights."""
-    torch.set_num_threads(1)
     main_process = join_processes().is_main_process
     dropout = changes.pop("dropout", 0.0)
     numbers = {"epochs": 3, "learning_rate": 1e-2, "warmup_steps": 0, "bf16": False}
@@ -93,5 +92,6 @@ def main(out: Path, changes: dict, die_at: int = 0) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent))
     main(Path(sys.argv[1]), json.loads(sys.argv[2]), int((sys.argv[3:] or ["0"])[0]))

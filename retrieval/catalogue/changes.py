@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from retrieval.protocols import Features
+from retrieval.protocols import Features, Rows
 
 __all__ = ["Change"]
 
@@ -26,6 +23,6 @@ class Change:
     """
 
     generation: int
-    removed: NDArray[np.int64]
-    written: NDArray[np.int64]
-    features: Iterator[tuple[NDArray[np.int64], Features]]
+    removed: Rows
+    written: Rows
+    features: Iterator[tuple[Rows, Features]]

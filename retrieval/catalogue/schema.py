@@ -181,14 +181,13 @@ def _create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:
-    found = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    version = found[0] if found else "none"
+    stored = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    version = stored[0] if stored else "none"
     if version != SCHEMA_VERSION:
-        msg = (
+        raise CorruptIndexError(
             f"expected schema version {SCHEMA_VERSION} in {path}, got {version}. "
             "Index the folder anew with this version of clip-text."
         )
-        raise CorruptIndexError(msg)
 
 
 _REMEDIES = {
@@ -214,11 +213,10 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
         return
     damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     if _primary_code(error) in damage or "no such table" in str(error):
-        msg = (
+        raise CorruptIndexError(
             f"expected a catalogue in {path}, got a damaged or foreign file ({error}). "
             "Delete the index folder and index again."
-        )
-        raise CorruptIndexError(msg) from error
+        ) from error
     if remedy := _REMEDIES.get(_primary_code(error)):
         raise StorageError(
             f"expected to read and write {path}, got: {error}. {remedy}; what was stored before "
@@ -227,6 +225,6 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's kind of error; 0 for errors of the Python module itself, which carry none."""
+    """Give SQLite's kind of error; 0 for those of the Python module itself, which carry none."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF

@@ -3,15 +3,9 @@
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from retrieval.protocols import Features, Rows, Scores
 
-from retrieval.protocols import Features
-
-__all__ = ["AnyIndex", "Rows", "VectorIndex"]
-
-Rows = NDArray[np.int64]
-"""Numbers of pictures, int64; the catalogue's rows."""
+__all__ = ["AnyIndex", "VectorIndex"]
 
 
 class VectorIndex(Protocol):
@@ -45,7 +39,7 @@ class VectorIndex(Protocol):
         """Remove rows [n]; those not held are ignored."""
         ...
 
-    def search(self, features: Features, k: int) -> tuple[Features, Rows]:
+    def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
         """Find the nearest rows.
 
         Args:
@@ -61,7 +55,7 @@ class VectorIndex(Protocol):
         ...
 
     def copy(self) -> Self:
-        """An independent index with the same content."""
+        """Make an independent index with the same content."""
         ...
 
     def save(self, path: Path, stamp: str) -> None:

@@ -13,8 +13,7 @@ import faiss
 import numpy as np
 
 from retrieval.errors import CorruptIndexError
-from retrieval.index.engine import Rows
-from retrieval.protocols import Features
+from retrieval.protocols import Feature, Features, Rows, Scores
 
 __all__ = ["FaissIndex"]
 
@@ -52,11 +51,13 @@ class FaissIndex:
         """Add unit rows [n, embed_dim] under new numbers [n]; see :class:`VectorIndex`."""
         self._check_width(features)
         if rows.shape != features.shape[:1]:
-            msg = f"expected {len(features)} rows, one per feature, got shape {list(rows.shape)}."
-            raise ValueError(msg)
+            raise ValueError(
+                f"expected {len(features)} rows, one per feature, got shape {list(rows.shape)}."
+            )
         if len(np.unique(rows)) != len(rows) or np.isin(rows, self.rows).any():
-            msg = "expected rows the index does not hold yet, got some twice. Remove them first."
-            raise ValueError(msg)
+            raise ValueError(
+                "expected rows the index does not hold yet, got some twice. Remove them first."
+            )
         if len(rows):
             self._faiss.add_with_ids(
                 np.ascontiguousarray(features, np.float32), np.ascontiguousarray(rows, np.int64)
@@ -68,12 +69,11 @@ class FaissIndex:
         if len(held):  # FAISS goes over everything it holds, even to remove nothing
             self._faiss.remove_ids(np.ascontiguousarray(held, np.int64))
 
-    def search(self, features: Features, k: int) -> tuple[Features, Rows]:
+    def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
         """Find the nearest rows; see :class:`VectorIndex`."""
         self._check_width(features)
         if k < 1:
-            msg = f"expected k of at least 1, got {k}."
-            raise ValueError(msg)
+            raise ValueError(f"expected k of at least 1, got {k}.")
         k = min(k, len(self))
         scores = np.empty((len(features), k), np.float32)
         rows = np.empty((len(features), k), np.int64)
@@ -87,7 +87,7 @@ class FaissIndex:
         return scores, rows
 
     def copy(self) -> Self:
-        """An independent index with the same content."""
+        """Make an independent index with the same content."""
         twin = type(self)(self.embed_dim)
         twin._faiss = faiss.clone_index(self._faiss)
         return twin
@@ -138,15 +138,14 @@ class FaissIndex:
 
     def _check_width(self, features: Features) -> None:
         if features.ndim != 2 or features.shape[1] != self.embed_dim:
-            msg = (
+            raise ValueError(
                 f"expected vectors of width {self.embed_dim} (the index's embed_dim), got "
                 f"shape {list(features.shape)}. Use the model that built the index."
             )
-            raise ValueError(msg)
 
     def _candidates(self, queries: Features, k: int) -> list[Rows]:
-        """Rows of each query that hold its k best, ties and rounding considered."""
-        found: list[Rows] = [np.empty(0, np.int64)] * len(queries)
+        """Fetch rows of each query that hold its k best, ties and rounding considered."""
+        candidates: list[Rows] = [np.empty(0, np.int64)] * len(queries)
         open_queries = np.arange(len(queries))
         fetch = min(k + 16, len(self))
         while len(open_queries):
@@ -155,13 +154,13 @@ class FaissIndex:
             if fetch == len(self):
                 settled[:] = True
             for i in np.flatnonzero(settled):
-                found[open_queries[i]] = rows[i]
+                candidates[open_queries[i]] = rows[i]
             open_queries = open_queries[~settled]
             fetch = min(2 * fetch, len(self))
-        return found
+        return candidates
 
-    def _rescore(self, query: Features, rows: Rows) -> Features:
-        """Cosines in float64, so that equal rows get equal scores wherever they lie."""
+    def _rescore(self, query: Feature, rows: Rows) -> Scores:
+        """Score in float64, so that equal rows get equal scores wherever they lie."""
         scores = np.empty(len(rows), np.float32)
         wide = query.astype(np.float64)
         for start in range(0, len(rows), _RESCORE_BLOCK):
@@ -213,5 +212,7 @@ def _verify(file: IO[bytes], path: Path) -> tuple[int, int, str]:
 
 
 def _corrupt(path: Path, what: str) -> CorruptIndexError:
-    msg = f"expected an index of format {_FORMAT} in {path}, got a damaged file ({what})."
-    return CorruptIndexError(f"{msg} Delete it; it is rebuilt from the catalogue.")
+    return CorruptIndexError(
+        f"expected an index of format {_FORMAT} in {path}, got a damaged file ({what}). "
+        "Delete it; it is rebuilt from the catalogue."
+    )

@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[FaissIndex, int]:
-    """The index of a catalogue, whatever state its file is in.
+    """Open the index of a catalogue, whatever state its file is in.
 
     A file that is missing, damaged, stale or of another catalogue is brought up to date
     and written again; where it cannot be written, the next call does the same work.
@@ -37,7 +37,7 @@ def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[FaissIndex, int]:
 
 
 def _load_of(path: Path, catalogue: Catalogue) -> tuple[FaissIndex, int] | None:
-    """The index in a file and its generation, if it is a past state of this catalogue."""
+    """Read an index and its generation, if it is a past state of this catalogue."""
     try:
         index, stamp = FaissIndex.load(path)
     except FileNotFoundError:
@@ -57,8 +57,8 @@ def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyInd
 
     Args:
         index: Holds the catalogue's features as of ``generation``; changed in place.
-        generation: 0 for an empty index.
-        catalogue: What to follow.
+        generation: Of the catalogue, the one that the index holds; 0 for an empty index.
+        catalogue: The pictures that the index is to hold.
 
     Returns:
         The index and the generation it now holds.

@@ -47,17 +47,15 @@ class Annotations:
     Args:
         top: The folder that pictures belong to; files above it are not looked at.
         walked: The folder whose pictures are asked for: ``top``, or one that lies in it.
-
-    Attributes:
-        top: As given.
-        notes: Lines that were passed over, with their number and the reason.
     """
 
     def __init__(self, top: bytes, walked: bytes) -> None:
         self.top = top
+        """The folder that pictures belong to."""
         self._walked = walked
         self._by_folder: dict[bytes, tuple[_Lines, ...]] = {}
         self.notes: list[str] = []
+        """Lines that were passed over, with their number and the reason."""
 
     def survey(self, paths: Iterable[bytes]) -> int:
         """Read the lines on pictures, and see which picture each means.
@@ -87,12 +85,12 @@ class Annotations:
         return count
 
     def find(self, path: bytes) -> Annotation:
-        """What is said of a picture, after :meth:`survey`."""
+        """Give what is said of a picture, after :meth:`survey`."""
         said = (lines.find(path) for lines in self._lines_for(_parent(path)))
         return next((annotation for annotation in said if annotation), NO_ANNOTATION)
 
     def _lines_for(self, folder: bytes) -> "tuple[_Lines, ...]":
-        """The lines that may speak of pictures in a folder, the nearest first."""
+        """Give the lines that may speak of pictures in a folder, the nearest first."""
         unknown: list[bytes] = []
         while folder not in self._by_folder and folder not in unknown[-1:]:
             unknown.append(folder)
@@ -109,8 +107,8 @@ class _Lines:
     """The lines of one ``metadata.jsonl``.
 
     Args:
-        folder: Where it lies.
-        name: What notes call it.
+        folder: Where the file lies.
+        name: What notes call the file.
     """
 
     def __init__(self, folder: bytes, name: str) -> None:
@@ -179,7 +177,7 @@ class _Lines:
         return notes
 
     def find(self, path: bytes) -> Annotation | None:
-        """What is said of a picture."""
+        """Give what is said of a picture; None if nothing is."""
         return self._by_file.get(path[self._start :])
 
     def _is_within(self, name: bytes, low: bytes, high: bytes) -> bool:
@@ -188,7 +186,7 @@ class _Lines:
 
 
 def _read_lines(folder: bytes, below: str) -> _Lines | None:
-    """The lines of the file in a folder; None if it has none."""
+    """Read the lines of the file in a folder; None if it has none."""
     path = Path(os.fsdecode(os.path.join(folder, ANNOTATIONS_NAME)))  # noqa: PTH118  (bytes)
     try:
         mode = path.stat().st_mode
@@ -208,7 +206,7 @@ def _read_lines(folder: bytes, below: str) -> _Lines | None:
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, in UTF-8, with their numbers from 1."""
+    """Read the lines that are not blank, in UTF-8, with their numbers from 1."""
     with path.open("rb") as file:
         start = file.read(2)
         if start in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:  # what PowerShell's > writes
@@ -225,7 +223,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(line: bytes) -> tuple[str, Annotation]:
-    """One line's file name and what it says; ValueError with a reason if it is of no use."""
+    """Read one line's file name and what it says; ValueError with a reason if it is of no use."""
     try:
         entry: Any = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:

@@ -56,17 +56,17 @@ class Verdict(Enum):
 class Examined:
     """One file and what was found out about it.
 
-    Attributes:
-        path: As the file system spells it.
-        verdict: What is to be done.
+    Args:
+        path: The file, as the file system spells it.
+        verdict: What is to be done about the file.
         record: What the catalogue holds for this path.
-        size: Bytes, taken before the content was read, like ``mtime_ns``: a file that
+        size: Bytes of the file, taken before the content was read, like ``mtime_ns``: a file that
             changes meanwhile then counts as changed in the next run. None if unknown.
         mtime_ns: Modification time in nanoseconds; None if unknown.
-        content_hash: BLAKE2b of the content, if it was read.
-        pixels: If decoded.
-        shown_size: Width and height after EXIF rotation, if decoded and known.
-        reason: Why it failed, on one line.
+        content_hash: BLAKE2b of the content, 20 bytes; empty if it was not read.
+        pixels: The picture at the model's input size, if it was decoded.
+        shown_size: Width and height in pixels after EXIF rotation, if decoded and known.
+        reason: Why the file failed, on one line; empty if it did not.
     """
 
     path: bytes
@@ -84,7 +84,7 @@ class Examiner:
     """Looks at files on behalf of one run.
 
     Args:
-        catalogue: What is known.
+        catalogue: What is known about files from earlier runs.
         load_pixels: The encoder's decoder, safe with threads.
         retry_failed: Read files again that failed and have not changed.
     """
@@ -100,16 +100,16 @@ class Examiner:
         """Judge a file without opening it, as far as that goes."""
         record = self._catalogue.find(path)
         try:
-            found = os.stat(path)  # noqa: PTH116  (bytes)
+            status = os.stat(path)  # noqa: PTH116  (bytes)
         except OSError as error:
             gone = error.errno in _GONE
             verdict = Verdict.BROKEN if gone else Verdict.UNREADABLE
             return Examined(path, verdict, record, reason=_reason(error))
-        seen = Examined(path, Verdict.UNREAD, record, found.st_size, found.st_mtime_ns)
-        if not stat.S_ISREG(found.st_mode):
-            kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "another")
+        seen = Examined(path, Verdict.UNREAD, record, status.st_size, status.st_mtime_ns)
+        if not stat.S_ISREG(status.st_mode):
+            kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "another")
             return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
-        state = (found.st_size, found.st_mtime_ns)
+        state = (status.st_size, status.st_mtime_ns)
         if record and (record.picture.size, record.picture.mtime_ns) == state:
             return replace(seen, verdict=Verdict.SAME, content_hash=record.picture.content_hash)
         failure = None if self._retry_failed else self._catalogue.failure(path)
@@ -156,6 +156,6 @@ def _hash(path: Path) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """One line, and without the path, which stands beside it anyway."""
+    """Say why on one line, without the path, which stands beside it anyway."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:_MOST_REASON] or type(error).__name__

@@ -2,20 +2,30 @@
 
 import errno
 import os
+from pathlib import Path
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import FolderError
 from retrieval.ingest.report import IngestReport
+from retrieval.ingest.walk import Walk
 from retrieval.records import Record, bounds_under, displayed
 
-__all__ = ["MovedPictures", "forget_folder", "is_gone", "owner_of", "prune_or_tell"]
+__all__ = [
+    "MovedPictures",
+    "check_not_lost",
+    "check_there",
+    "forget_folder",
+    "is_gone",
+    "owner_of",
+    "prune_or_tell",
+]
 
 # There is no such name any more. Anything else, a drive that does not answer say, tells nothing.
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 def is_gone(path: bytes) -> bool:
-    """True if there is nothing at a path; False if there is, or if that cannot be told."""
+    """Tell whether there is nothing at a path; False if that cannot be told."""
     try:
         os.stat(path)  # noqa: PTH116  (bytes)
     except OSError as error:
@@ -23,8 +33,64 @@ def is_gone(path: bytes) -> bool:
     return False
 
 
+def check_there(folder: Path, root: bytes, index_dir: Path, *, may_be_gone: bool) -> None:
+    """Refuse to index what is no folder.
+
+    Args:
+        folder: The folder as the caller named it.
+        root: Its real path, as the file system spells it.
+        index_dir: Folder of the index.
+        may_be_gone: Accept that the folder is not there, where there is an index to forget it in.
+
+    Raises:
+        FolderError: If it is no folder, or is not there.
+    """
+    if os.path.isdir(root):  # noqa: PTH112  (keeps names that are no UTF-8)
+        return
+    if not is_gone(root):
+        raise FolderError(f"expected a folder of pictures, got {folder}. Is it mounted?")
+    if not may_be_gone:
+        raise FolderError(
+            f"expected a folder of pictures, got {folder}, which is not there. Is it mounted? If "
+            "it was indexed and is gone for good, --allow-empty (allow_empty) forgets it."
+        )
+    if not (index_dir / CATALOGUE_NAME).is_file():
+        raise FolderError(
+            f"expected a folder of pictures, got {folder}, which is not there. There is no index "
+            f"in {index_dir} to forget it in."
+        )
+
+
+def check_not_lost(
+    root: bytes, walk: Walk, total: int, catalogue: Catalogue, *, allow_empty: bool
+) -> None:
+    """Refuse to take a folder that cannot be read, or is not mounted, for an empty one.
+
+    Args:
+        root: The folder, as the file system spells it.
+        walk: The walk over it, done once.
+        total: How many pictures the walk came by.
+        catalogue: What was indexed before.
+        allow_empty: Accept that there were pictures and are none now.
+
+    Raises:
+        FolderError: If the folder cannot be read, or has lost all its pictures.
+    """
+    for path, reason in walk.unreadable:
+        if path == root:
+            raise FolderError(
+                f"expected to read {displayed(root)}, got: {reason}. Check its permissions."
+            )
+    known = catalogue.count_under(root)
+    if total == 0 and known and not allow_empty:
+        raise FolderError(
+            f"expected pictures in {displayed(root)}, where {known} were indexed before, got "
+            "none. Is it mounted? To forget them, index with --allow-empty (allow_empty)."
+        )
+
+
 def owner_of(folder: bytes, catalogue: Catalogue) -> bytes:
-    """The folder that pictures below ``folder`` belong to: their ids are paths below it.
+    """Find the folder that pictures below ``folder`` belong to: their ids are paths below it.
 
     Returns:
         The outermost indexed folder that ``folder`` lies in, or ``folder`` itself.
@@ -85,15 +151,16 @@ class MovedPictures:
         self._lost: dict[bytes, list[Record]] = {}  # only of contents that several files had
 
     def claim(self, content_hash: bytes, image_id: str) -> Record | None:
-        """The picture that was moved to where this content has turned up.
+        """Take the picture that was moved to where this content has turned up.
 
         Args:
-            content_hash: Of the file that is new.
-            image_id: Of the file that is new. Of several pictures with this content, the one
-                with the same id is taken, else with the same file name, else the first.
+            content_hash: BLAKE2b of the file that is new.
+            image_id: What the new file is called. Of several pictures with this content, the
+                one of that id is taken, else of that file name, else the first.
 
         Returns:
-            None if no picture with this content has lost its file: it is a copy.
+            The picture as it was stored; None if none with this content has lost its file, so
+            that the new one is a copy.
         """
         lost = self._lost.get(content_hash)
         if lost is None:

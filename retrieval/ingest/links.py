@@ -8,7 +8,7 @@ __all__ = ["leads_back", "leads_elsewhere"]
 
 
 def leads_back(link: bytes, root: bytes) -> bool:
-    """True for a link to the folder that is walked, or to one in it.
+    """Tell whether a link leads to the folder that is walked, or to one in it.
 
     Args:
         link: A folder or a link to one.
@@ -18,7 +18,7 @@ def leads_back(link: bytes, root: bytes) -> bool:
 
 
 def leads_elsewhere(link: bytes, root: bytes) -> bool:
-    """True for a link to a folder that has nothing to do with the one walked, or to nothing.
+    """Tell whether a link leads to nothing, or to a folder apart from the one walked.
 
     Args:
         link: A symbolic link.

@@ -20,14 +20,14 @@ _MOST_ALIKE = 5  # files that failed for one reason and have a line each
 class Progress:
     """Where a run stands.
 
-    Attributes:
-        done: Files dealt with and stored, failures included.
-        total: Files to deal with.
+    Args:
+        done: Files dealt with and stored so far, failures included.
+        total: Files to deal with in this run.
         encoded: Pictures the model has read so far.
         failed: Files set aside so far.
-        seconds: Since the run began.
+        seconds: Seconds since the run began.
         images_per_second: Files stored per second, over the last 20 seconds.
-        seconds_left: At that rate; None as long as it is unknown.
+        seconds_left: Seconds until the end at that rate; None as long as it is unknown.
     """
 
     done: int
@@ -47,7 +47,7 @@ OnProgress = Callable[[Progress], None]
 class IngestReport:
     """What a run did; added + updated + unchanged + duplicates + moved + failed is all files.
 
-    Attributes:
+    Args:
         added: New pictures the model has read.
         updated: Known pictures with new content, caption, metadata or place.
         unchanged: Known pictures left as they were.
@@ -56,12 +56,12 @@ class IngestReport:
         moved: Known pictures found at another place, and no longer at the one before; each
             keeps its row and features.
         removed: Pictures forgotten because their files are gone.
-        failed: Files set aside.
+        failed: How many files were set aside.
         ignored: Files that are no pictures, and links to folders.
         encoded: Pictures the model has read.
         total: Pictures in the index now, those of other folders included.
-        seconds: The run took.
-        failures: Files set aside, each with its reason on one line.
+        seconds: How many seconds the run took.
+        failures: Paths of the files set aside, each with its reason on one line.
         notes: Other things worth knowing: bad lines of ``metadata.jsonl``, folders that
             could not be read or are gone.
     """
@@ -92,7 +92,7 @@ class IngestReport:
         return self.done / self.seconds if self.seconds > 0.0 else 0.0
 
     def lines(self) -> list[str]:
-        """The report for people, line by line."""
+        """Write the report for people, line by line."""
         counts = [
             (self.added, "added"),
             (self.updated, "updated"),
@@ -109,7 +109,7 @@ class IngestReport:
         return lines + self._failure_lines() + [f"  note: {note}" for note in self.notes]
 
     def _failure_lines(self) -> list[str]:
-        """A line for each file, but one for many that failed alike."""
+        """Write a line for each file that failed, but one for many that failed alike."""
         alike: dict[str, list[Path]] = {}
         for path, reason in self.failures:
             alike.setdefault(reason, []).append(path)
@@ -139,7 +139,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return time.monotonic() - self._started
 
     def tell(self, report: IngestReport) -> None:

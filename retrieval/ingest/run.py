@@ -13,14 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock
-from retrieval.errors import EncoderError, FolderError
+from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.errors import EncoderError
 from retrieval.features import check_unit_rows
 from retrieval.index import open_index
 from retrieval.ingest.annotations import Annotations
 from retrieval.ingest.examine import Examined, Examiner, Verdict
 from retrieval.ingest.folders import (
     MovedPictures,
+    check_not_lost,
+    check_there,
     forget_folder,
     is_gone,
     owner_of,
@@ -28,7 +30,7 @@ from retrieval.ingest.folders import (
 )
 from retrieval.ingest.report import IngestReport, OnProgress, Pace, Progress
 from retrieval.ingest.walk import Walk
-from retrieval.protocols import Encoder, Features, Pixels
+from retrieval.protocols import Encoder, Feature, Pixels
 from retrieval.records import Picture, bounds_under, displayed, displayed_id
 
 __all__ = ["IngestReport", "OnProgress", "Progress", "index_folder"]
@@ -59,12 +61,12 @@ def index_folder(
     another indexed folder belongs to the outer one.
 
     Args:
-        folder: Where the pictures are, in any depth; with ``metadata.jsonl`` for captions.
+        folder: Folder of the pictures, in any depth; with ``metadata.jsonl`` for captions.
         index_dir: Where the index is or shall be; may lie inside the folder.
         encoder: Turns pictures into features.
         batch_size: Pictures per call of the encoder and per transaction.
         workers: Threads that read and decode; by default one per core, at most 8.
-        on_progress: Called after each batch.
+        on_progress: Called after each batch with where the run stands.
         allow_empty: Accept that a folder which had pictures has none any more, or is gone.
         retry_failed: Try again files that failed before and have not changed since.
         follow_directory_links: Enter links to folders, each folder once.
@@ -82,10 +84,11 @@ def index_folder(
         EncoderError: If the encoder returns anything but finite unit rows.
     """
     if batch_size < 1 or (workers is not None and workers < 1):
-        msg = f"expected batch_size and workers of at least 1, got {batch_size} and {workers}."
-        raise ValueError(msg)
+        raise ValueError(
+            f"expected batch_size and workers of at least 1, got {batch_size} and {workers}."
+        )
     root = os.fsencode(os.path.realpath(folder))
-    _check_there(folder, root, index_dir, may_be_gone=allow_empty or prune)
+    check_there(folder, root, index_dir, may_be_gone=allow_empty or prune)
     threads = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
     with (
         IndexLock(index_dir),
@@ -100,7 +103,7 @@ def index_folder(
             walk = Walk(root, excluded=index_dir, follow_directory_links=follow_directory_links)
             annotations = Annotations(owner_of(root, catalogue), root)
             total = annotations.survey(walk)
-            _check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
+            check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
             run = _Run(root, catalogue, encoder, annotations, Pace(total, on_progress))
             examiner = Examiner(catalogue, encoder.load_pixels, retry_failed=retry_failed)
             run.go_through(walk, examiner, batch_size, threads)
@@ -112,46 +115,13 @@ def index_folder(
     return report
 
 
-def _check_there(folder: Path, root: bytes, index_dir: Path, *, may_be_gone: bool) -> None:
-    if os.path.isdir(root):  # noqa: PTH112  (keeps names that are no UTF-8)
-        return
-    if not is_gone(root):
-        raise FolderError(f"expected a folder of pictures, got {folder}. Is it mounted?")
-    if not may_be_gone:
-        raise FolderError(
-            f"expected a folder of pictures, got {folder}, which is not there. Is it mounted? If "
-            "it was indexed and is gone for good, --allow-empty (allow_empty) forgets it."
-        )
-    if not (index_dir / CATALOGUE_NAME).is_file():
-        raise FolderError(
-            f"expected a folder of pictures, got {folder}, which is not there. There is no index "
-            f"in {index_dir} to forget it in."
-        )
-
-
-def _check_not_lost(
-    root: bytes, walk: Walk, total: int, catalogue: Catalogue, *, allow_empty: bool
-) -> None:
-    for path, reason in walk.unreadable:
-        if path == root:
-            msg = f"expected to read {displayed(root)}, got: {reason}. Check its permissions."
-            raise FolderError(msg)
-    known = catalogue.count_under(root)
-    if total == 0 and known and not allow_empty:
-        msg = (
-            f"expected pictures in {displayed(root)}, where {known} were indexed before, got "
-            "none. Is it mounted? To forget them, index with --allow-empty (allow_empty)."
-        )
-        raise FolderError(msg)
-
-
 def _ahead(
     walk: Walk, examiner: Examiner, pool: ThreadPoolExecutor, limit: int
 ) -> Iterator[Examined]:
     """Examine files with threads, at most ``limit`` ahead, and yield them in order."""
     pending: deque[Future[Examined] | Examined] = deque()
 
-    def next_one() -> Examined:
+    def next_examined() -> Examined:
         first = pending.popleft()
         return first if isinstance(first, Examined) else first.result()
 
@@ -160,24 +130,24 @@ def _ahead(
         needs_reading = examined.verdict is Verdict.UNREAD
         pending.append(pool.submit(examiner.read, examined) if needs_reading else examined)
         if len(pending) >= limit:
-            yield next_one()
+            yield next_examined()
     while pending:
-        yield next_one()
+        yield next_examined()
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
     """A file whose outcome the next transaction stores.
 
-    Attributes:
+    Args:
         examined: What was found out about it.
-        feature: [embed_dim], if some picture with this content had one already.
+        feature: Its unit row, [embed_dim], if some picture with this content had one already.
         is_copy: The content is known from another file, or from one before it in the batch.
-        shown_size: Width and height, where known.
+        shown_size: Width and height in pixels after EXIF rotation, where known.
     """
 
     examined: Examined
-    feature: Features | None
+    feature: Feature | None
     is_copy: bool
     shown_size: tuple[int | None, int | None]
 
@@ -220,7 +190,7 @@ class _Run:
         self.finish(walk)
 
     def is_due(self, batch_size: int) -> bool:
-        """True if it is time to commit."""
+        """Tell whether it is time to commit."""
         return len(self._to_encode) >= batch_size or len(self._due) >= _MOST_PENDING
 
     def take(self, examined: Examined, examiner: Examiner) -> None:
@@ -311,15 +281,16 @@ class _Run:
                 f"{owner} now: their ids are paths below it."
             )
 
-    def _encode(self) -> dict[bytes, Features]:
+    def _encode(self) -> dict[bytes, Feature]:
         if not self._to_encode:
             return {}
         rows = self._encoder.encode_pixels(list(self._to_encode.values()))
         remedy = "The encoder is at fault; nothing of this batch was stored."
         check_unit_rows(rows, self._catalogue.embed_dim, EncoderError, remedy)
         if len(rows) != len(self._to_encode):
-            msg = f"expected {len(self._to_encode)} features, got {len(rows)}. {remedy}"
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"expected {len(self._to_encode)} features, got {len(rows)}. {remedy}"
+            )
         self.report.encoded += len(rows)
         return dict(zip(self._to_encode, rows, strict=True))
 
@@ -334,7 +305,7 @@ class _Run:
         self.report.failed += 1
         self.report.failures.append((Path(os.fsdecode(examined.path)), examined.reason))
 
-    def _store(self, due: _Due, features: dict[bytes, Features]) -> None:
+    def _store(self, due: _Due, features: dict[bytes, Feature]) -> None:
         examined, report = due.examined, self.report
         self._catalogue.forgive(examined.path)
         picture = self._picture(due)

@@ -23,10 +23,10 @@ class Walk:
     Links to files are yielded, links to folders are not entered unless asked for. Paths
     are bytes, as names need not be UTF-8. Every iteration walks anew.
 
-    Attributes:
-        ignored: Files and folder links passed over so far.
-        unreadable: Folders that could not be read so far, with the reason.
-        links: Links to folders elsewhere that were not entered so far, and links to nothing.
+    Args:
+        root: The folder to walk, as the file system spells it.
+        excluded: A folder that is passed over, as that of the index.
+        follow_directory_links: Enter links to folders, each folder once.
     """
 
     def __init__(
@@ -36,10 +36,13 @@ class Walk:
         self._real_root = os.path.realpath(root)
         self._excluded = _identity(os.fsencode(excluded))
         self._follow = follow_directory_links
-        self.ignored = 0
-        self.unreadable: list[tuple[bytes, str]] = []
         self._looked_into: dict[bytes, bool] = {}  # a second walk opens nothing again
+        self.ignored = 0
+        """Files and folder links passed over so far."""
+        self.unreadable: list[tuple[bytes, str]] = []
+        """Folders that could not be read so far, with the reason."""
         self.links: list[bytes] = []
+        """Links to folders elsewhere that were not entered so far, and links to nothing."""
 
     def __iter__(self) -> Iterator[bytes]:
         self.ignored = 0
@@ -64,25 +67,25 @@ class Walk:
                 stack.append(iter(self._entries(path)))
 
     def _entries(self, folder: bytes) -> list[bytes]:
-        """Paths in one folder: pictures, and folders with a separator at the end.
+        """List the paths in one folder: pictures, and folders with a separator at the end.
 
         With the separator, sorting each folder by itself sorts whole paths.
         """
-        found = []
+        paths = []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if self._is_folder(entry):
-                        found.append(entry.path + _SEPARATOR)
+                        paths.append(entry.path + _SEPARATOR)
                     elif self._is_picture(entry):
-                        found.append(entry.path)
+                        paths.append(entry.path)
                     elif entry.name != ANNOTATIONS_NAME:
                         self.ignored += 1
                         if entry.is_symlink() and leads_elsewhere(entry.path, self._real_root):
                             self.links.append(entry.path)
         except OSError as error:
             self.unreadable.append((folder.rstrip(_SEPARATOR), error.strerror or str(error)))
-        return sorted(found)
+        return sorted(paths)
 
     def _is_folder(self, entry: "os.DirEntry[bytes]") -> bool:
         try:
@@ -106,7 +109,7 @@ class Walk:
 
 def _identity(path: bytes) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116  (bytes)
+        status = os.stat(path)  # noqa: PTH116  (bytes)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

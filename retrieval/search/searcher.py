@@ -35,14 +35,14 @@ _MOST_CANDIDATES = 16_384
 class Hit:
     """One picture found for one query.
 
-    Attributes:
-        rank: Place in the result, 1 is best.
+    Args:
+        rank: Place in the result; 1 is best.
         score: Cosine in [-1, 1], higher is better.
         row: The picture's number in the index; never used again for another picture.
         image_id: Path below the indexed folder, with ``/``, safe to print.
         path: Where the picture lies; may hold surrogates where the name is not UTF-8.
         caption: The picture's caption from ``metadata.jsonl``, if any.
-        metadata: The other keys of its line in ``metadata.jsonl``.
+        metadata: The other keys of the picture's line in ``metadata.jsonl``.
     """
 
     rank: int
@@ -69,7 +69,7 @@ class Hit:
 class Answer:
     """What a query came to.
 
-    Attributes:
+    Args:
         hits: Pictures, best first.
         category: What kind of query it is, and the probability of that in [0, 1]; None without
             a classifier, or where it says nothing.
@@ -119,8 +119,9 @@ class Searcher:
 
         Args:
             index_dir: The folder ``clip-text index`` wrote.
-            encoder: The model that built the index.
-            classify: Encodes texts in its place, and says of what category each is.
+            encoder: The model that built the index; encodes the queries.
+            classify: Encodes the queries in the encoder's place, and says of what category
+                each of them is.
 
         Raises:
             IndexNotFoundError: If there is no index.
@@ -139,7 +140,7 @@ class Searcher:
         """Find the pictures nearest to a text, among those taken over by the last refresh.
 
         Args:
-            query: What to look for.
+            query: What to look for, in words.
             top_k: How many hits at most; more than the index holds gives all of it.
 
         Returns:
@@ -156,7 +157,16 @@ class Searcher:
     def answer(self, query: str, top_k: int = 10) -> Answer:
         """Find the pictures nearest to a text, and say of what category the text is.
 
-        Arguments and errors as for :meth:`search`.
+        Args:
+            query: What to look for, in words.
+            top_k: How many hits at most; more than the index holds gives all of it.
+
+        Returns:
+            Hits as :meth:`search` gives them, and the category.
+
+        Raises:
+            QueryError: If the query is no text or blank, or ``top_k`` is below 1.
+            EncoderError: If the encoder returns no unit row.
         """
         text = _checked_query(query)
         limit = _checked_top_k(top_k)
@@ -172,8 +182,8 @@ class Searcher:
         """Find the pictures nearest to each row of features.
 
         Args:
-            features: Unit rows, [n, embed_dim].
-            top_k: How many hits at most per row.
+            features: Unit rows of the model that built the index, [n, embed_dim].
+            top_k: How many hits at most per row of features.
 
         Returns:
             One list of hits per row, best first.
@@ -187,11 +197,11 @@ class Searcher:
         return self._search(features, limit)
 
     def hit_path(self, row: int) -> Path | None:
-        """Where the picture of a row lies, or None if the index has no such row."""
+        """Tell where the picture of a row lies; None if the index has no such row."""
         if not 0 < row <= _LAST_ROW:
             return None
-        found = self._state.catalogue.records([row])
-        return found[row].path if row in found else None
+        record = self._state.catalogue.records([row]).get(row)
+        return record.path if record else None
 
     def refresh(self) -> bool:
         """Take over what another process has indexed since; True if anything changed.
@@ -242,7 +252,7 @@ class Searcher:
         self.close()
 
     def _latest(self) -> _State | None:
-        """The state of the index folder now, or None if it is the one we have."""
+        """Read the state of the index folder now; None if it is the one we have."""
         now = self._state
         try:
             feed = self._feed = self._follow()
@@ -257,7 +267,7 @@ class Searcher:
         return _State(now.catalogue, index, generation)
 
     def _follow(self) -> Catalogue:
-        """The connection that refreshes read over, to the file that is there now."""
+        """Give the connection that refreshes read over, to the file that is there now."""
         feed, self._feed = self._feed, None
         if feed is not None and not feed.is_replaced:
             return feed
@@ -266,7 +276,7 @@ class Searcher:
         return _open_catalogue(self._index_dir, self._encoder)
 
     def _begin_anew(self, feed: Catalogue) -> _State | None:
-        """The state of another catalogue than the one we have, or None if that, too, is gone."""
+        """Read the state of another catalogue than the one we have; None if that, too, is gone."""
         catalogue = _open_catalogue(self._index_dir, self._encoder)
         try:
             if catalogue.uid != feed.uid:
@@ -281,22 +291,22 @@ class Searcher:
 
     def _search(self, features: Features, top_k: int) -> list[list[Hit]]:
         state = self._state
-        found = _look_up(state, features, top_k)
+        hits_of = _look_up(state, features, top_k)
         wanted, candidates = min(top_k, len(state.index)), top_k
         most = min(len(state.index), max(_MOST_CANDIDATES, top_k))
         while candidates < most:
-            short = [i for i, hits in enumerate(found) if len(hits) < wanted]
+            short = [i for i, hits in enumerate(hits_of) if len(hits) < wanted]
             if not short:
                 break
             candidates = min(candidates * _WIDER, most)
-            again = _look_up(state, features[short], candidates)
-            for i, hits in zip(short, again, strict=True):
-                found[i] = hits[:top_k]
-        return found
+            wider = _look_up(state, features[short], candidates)
+            for i, hits in zip(short, wider, strict=True):
+                hits_of[i] = hits[:top_k]
+        return hits_of
 
 
 def _look_up(state: _State, features: Features, k: int) -> list[list[Hit]]:
-    """Those of the nearest k rows whose pictures are still there, for each row of features."""
+    """Find which of the k rows nearest to each feature have pictures that are still there."""
     scores, rows = state.index.search(features, k)
     records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
     return [
@@ -335,11 +345,9 @@ def _open_catalogue(index_dir: Path, encoder: Encoder) -> Catalogue:
 
 def _checked_query(query: object) -> str:
     if not isinstance(query, str):
-        msg = f"expected a text to search for, got {type(query).__name__}. Pass a str."
-        raise QueryError(msg)
+        raise QueryError(f"expected a text to search for, got {type(query).__name__}. Pass a str.")
     if not query.strip():
-        msg = "expected a text to search for, got a blank one. Say what to look for."
-        raise QueryError(msg)
+        raise QueryError("expected a text to search for, got a blank one. Say what to look for.")
     return query
 
 
@@ -349,6 +357,5 @@ def _checked_top_k(top_k: int) -> int:
     except TypeError:
         number = 0
     if number < 1 or isinstance(top_k, bool):
-        msg = f"expected top_k of at least 1, got {top_k!r}. Ask for one hit or more."
-        raise QueryError(msg)
+        raise QueryError(f"expected top_k of at least 1, got {top_k!r}. Ask for one hit or more.")
     return number

@@ -97,7 +97,7 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
         query=body.query,
         took_ms=took_ms,
         total=len(searcher),
-        hits=[_as_found(hit, prefix) for hit in answer.hits],
+        hits=[_as_found_picture(hit, prefix) for hit in answer.hits],
         category=_as_category(answer),
     )
 
@@ -115,7 +115,7 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     },
 )
 def read_image(row: int, request: Request, searcher: _TheSearcher) -> Response:
-    """The file of one hit, byte for byte, with the content type its first bytes show."""
+    """Send the file of one hit, byte for byte, with the content type its first bytes show."""
     path, status, etag = _find_picture(searcher, row)
     headers = {"etag": etag}
     if _still_right(request, etag):
@@ -153,7 +153,7 @@ def read_thumbnail(
         ),
     ] = 256,
 ) -> Response:
-    """The picture of one hit, drawn small."""
+    """Send the picture of one hit, drawn small."""
     path, status, file_etag = _find_picture(searcher, row)
     etag = f'{file_etag[:-1]}-{size}"'
     headers = {"etag": etag, "last-modified": formatdate(status.st_mtime, usegmt=True)}
@@ -178,7 +178,7 @@ def read_thumbnail(
 @_router.head("/health", include_in_schema=False)
 @_router.get("/health", tags=["service"], summary="Is the service up?")
 async def check_health(request: Request, searcher: _TheSearcher) -> HealthResponse:
-    """Answers from the event loop, so that a queue of searches does not look like a crash."""
+    """Answer from the event loop, so that a queue of searches does not look like a crash."""
     return HealthResponse(status="ok", total=len(searcher), version=request.app.version)
 
 
@@ -188,7 +188,7 @@ async def read_page(request: Request) -> HTMLResponse:
     return HTMLResponse(request.app.state.page)
 
 
-def _as_found(hit: Hit, prefix: str) -> FoundPicture:
+def _as_found_picture(hit: Hit, prefix: str) -> FoundPicture:
     image_url = f"{prefix}/v1/images/{hit.row}"
     return FoundPicture(
         rank=hit.rank,
@@ -238,11 +238,11 @@ def _still_right(request: Request, etag: str) -> bool:
     )
 
 
-def _gone(row: int, found: str) -> ProblemError:
+def _gone(row: int, got: str) -> ProblemError:
     return ProblemError(
         HTTPStatus.GONE,
         "image_gone",
-        f"expected the picture of row {row} on the disk, got {found}. "
+        f"expected the picture of row {row} on the disk, got {got}. "
         "Put it back, or index the folder again.",
     )
 

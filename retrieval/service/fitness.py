@@ -40,7 +40,7 @@ def settle_range(request: Request, size: int) -> None:
 
     Args:
         request: Loses its ``Range`` where that is none.
-        size: Of the file, in bytes.
+        size: Bytes of the picture's file.
 
     Raises:
         ProblemError: 416, if it is a range that the file does not have.

@@ -87,7 +87,7 @@ class Guard:
 
 
 def _declared_length(scope: Scope) -> tuple[int, bool]:
-    """How many bytes the caller means to send, 0 if unsaid; whether it waits to be asked."""
+    """Read how many bytes are to be sent, 0 if unsaid, and whether the caller waits for a word."""
     headers = Headers(scope=scope)
     length = headers.get("content-length", "")
     can_wait = headers.get("expect", "").lower() == "100-continue"

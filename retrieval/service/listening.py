@@ -38,14 +38,14 @@ def listen(host: str, port: int) -> list[socket.socket]:
                     continue
                 raise _explain(error, host, port) from error
     except BaseException:
-        for one in listening:
-            one.close()
+        for bound in listening:
+            bound.close()
         raise
     return listening
 
 
 def address_of(listening: socket.socket, host: str) -> str:
-    """The URL at which a socket is reached, with the port it got.
+    """Spell the URL at which a socket is reached, with the port it got.
 
     Args:
         listening: One that :func:`listen` gave.
@@ -60,12 +60,12 @@ def address_of(listening: socket.socket, host: str) -> str:
 
 def _resolve(host: str, port: int) -> list[tuple[int, str]]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no name at all
         raise AddressError(
             f"expected the name or address of a host, got {host!r}, which leads nowhere. {_ADVICE}"
         ) from error
-    addresses = {(family, str(where[0])): None for family, _, _, _, where in found}
+    addresses = {(family, str(where[0])): None for family, _, _, _, where in answers}
     # IPv4 first: what does not say which it means means that.
     return sorted(addresses, key=lambda pair: pair[0] != socket.AF_INET)
 

@@ -40,7 +40,7 @@ class ProblemError(Exception):
 
 
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for the OpenAPI page."""
+    """Describe the error answers of a route, for the OpenAPI page."""
     described = {
         400: "The query has nothing to search for, or the body cannot be read.",
         404: "No such row in the index.",
@@ -117,7 +117,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 def _expectation(fault: dict[str, Any], request: Request) -> str:
-    """One of pydantic's findings as ``expected <what>, got <value>``."""
+    """Say one of pydantic's findings as ``expected <what>, got <value>``."""
     field = ".".join(_clip(str(part)) for part in fault["loc"][1:]) or "the body"
     if fault["type"] == "json_invalid":
         return f"expected a body in JSON, got {fault['ctx']['error']} at character {field}"
@@ -135,7 +135,7 @@ def _expectation(fault: dict[str, Any], request: Request) -> str:
 
 
 def shorten(value: object) -> str:
-    """A value as Python writes it, at most one short line."""
+    """Write a value as Python does, in at most one short line."""
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = 40
     shortener.maxdict = shortener.maxlist = 3
@@ -144,7 +144,7 @@ def shorten(value: object) -> str:
 
 
 def _clip(text: str) -> str:
-    """At most one short line, however long what the caller sent is."""
+    """Cut a text to one short line, however long what the caller sent is."""
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 
 

@@ -14,7 +14,7 @@ class ThumbnailCache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> bytes | None:
-        """The thumbnail under a key, which then counts as used last."""
+        """Give the thumbnail under a key, which then counts as used last; None if there is none."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)

@@ -48,7 +48,7 @@ _MOST_FACES = 10  # in one collection
 
 
 def find_font() -> Path | None:
-    """A font file with Chinese: the system's, else one of the package mplfonts, else None."""
+    """Find a font file with Chinese: the system's, else one of the package mplfonts, else None."""
     for path in _candidates():
         try:
             face = Face(path, 16)
@@ -60,12 +60,12 @@ def find_font() -> Path | None:
 
 
 def _candidates() -> Iterator[Path]:
-    found: dict[str, Path] = {}
+    installed: dict[str, Path] = {}
     for folder in _FOLDERS:
         for place, _, names in os.walk(Path(folder).expanduser()):
             for name in names:
-                found.setdefault(name, Path(place, name))
-    yield from (found[name] for name in _NAMES if name in found)
+                installed.setdefault(name, Path(place, name))
+    yield from (installed[name] for name in _NAMES if name in installed)
     spec = find_spec("mplfonts")  # found without being imported, which would need matplotlib
     for place in (spec.submodule_search_locations or []) if spec else []:
         fonts = Path(place, "fonts")
@@ -77,7 +77,7 @@ class Face:
 
     Args:
         path: A font file; None for Pillow's own font, which knows Latin letters only.
-        size: Pixels.
+        size: Height of a line's letters, in pixels.
 
     Raises:
         OSError: If the file is no font.
@@ -89,18 +89,18 @@ class Face:
         self._known: dict[str, bool] = {}
 
     def can_write(self, char: str) -> bool:
-        """True if the font has this character."""
+        """Tell whether the font has this character."""
         if char not in self._known:
             drawn = self._drawn(char)
             self._known[char] = char.isspace() or (drawn is not None and drawn != self._missing)
         return self._known[char]
 
     def writable(self, text: str) -> str:
-        r"""The text on one line, characters the font lacks written as ``\u732b``."""
+        r"""Put the text on one line, characters the font lacks written as ``\u732b``."""
         return "".join(map(self._spelled, " ".join(text.split())))
 
     def width(self, text: str) -> float:
-        """Of the text as it stands, in pixels."""
+        """Measure the text as it stands, in pixels."""
         return float(self.font.getlength(text))
 
     def wrapped(self, text: str, width: float, lines: int) -> list[str]:
@@ -109,24 +109,24 @@ class Face:
         Chinese breaks anywhere; words in Latin letters stay whole where they can.
         """
         rest = self.writable(text)
-        found: list[str] = []
-        while rest and len(found) < lines:
+        broken: list[str] = []
+        while rest and len(broken) < lines:
             fits = self._fitting(rest, width)
             if fits == len(rest):
-                found.append(rest)
+                broken.append(rest)
                 break
-            if len(found) == lines - 1:
+            if len(broken) == lines - 1:
                 dots = "…" if self.can_write("…") else "..."
-                found.append(rest[: self._fitting(rest, width - self.width(dots))].rstrip() + dots)
+                broken.append(rest[: self._fitting(rest, width - self.width(dots))].rstrip() + dots)
                 break
             space = rest.rfind(" ", 0, fits + 1)
             cut = space if space > 0 and rest[fits].isascii() else fits
-            found.append(rest[:cut].rstrip())
+            broken.append(rest[:cut].rstrip())
             rest = rest[cut:].lstrip()
-        return found
+        return broken
 
     def _fitting(self, text: str, width: float) -> int:
-        """How many characters from the start fit into a width; one at least."""
+        """Count the characters from the start that fit into a width; one at least."""
         low, high = 1, len(text)
         while low < high:
             middle = (low + high + 1) // 2

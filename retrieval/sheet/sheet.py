@@ -79,32 +79,21 @@ def contact_sheet(
         OSError: If the file cannot be written.
     """
     if not groups or columns < 1 or tile < 32:
-        msg = (
+        raise ValueError(
             f"expected at least one query, one column and tiles of 32 pixels, got {len(groups)}, "
             f"{columns} and {tile}."
         )
-        raise ValueError(msg)
     if out.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
-        msg = f"expected a name ending in .png, .jpg or .webp, got {out.name}."
-        raise ValueError(msg)
-    across = max(1, min(columns, max(len(hits) for _, hits in groups)))
-    chosen = font or find_font()
-    style = _Style(
-        tile,
-        across,
-        query=Face(chosen, round(tile * 0.12)),
-        score=Face(chosen, round(tile * 0.08)),
-        caption=Face(chosen, round(tile * 0.07)),
-    )
-    width = 2 * _MARGIN + across * (tile + _GAP) - _GAP
+        raise ValueError(f"expected a name ending in .png, .jpg or .webp, got {out.name}.")
+    style = _style(groups, columns, tile, font or find_font())
+    width = 2 * _MARGIN + style.across * (tile + _GAP) - _GAP
     heights = [_group_height(len(hits), style) for _, hits in groups]
     height = 2 * _MARGIN + sum(heights) - _GAP
     if max(width, height) > _LONGEST_SIDE:
-        msg = (
+        raise ValueError(
             f"expected a sheet of at most {_LONGEST_SIDE} pixels a side, got {width} x {height}. "
             "Draw fewer queries or hits, or smaller tiles."
         )
-        raise ValueError(msg)
     sheet = Image.new("RGB", (width, height), _PAPER)
     top = _MARGIN
     for (query, hits), group_height in zip(groups, heights, strict=True):
@@ -112,6 +101,18 @@ def contact_sheet(
         top += group_height
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
+
+
+def _style(
+    groups: Sequence[tuple[str, Sequence[Hit]]], columns: int, tile: int, font: Path | None
+) -> _Style:
+    return _Style(
+        tile,
+        across=max(1, min(columns, max(len(hits) for _, hits in groups))),
+        query=Face(font, round(tile * 0.12)),
+        score=Face(font, round(tile * 0.08)),
+        caption=Face(font, round(tile * 0.07)),
+    )
 
 
 def _group_height(hits: int, style: _Style) -> int:
@@ -149,7 +150,7 @@ def _draw_hit(sheet: Image.Image, corner: tuple[int, int], style: _Style, hit: H
 
 
 def _tile(hit: Hit, style: _Style) -> Image.Image:
-    """The thumbnail in the middle of a square."""
+    """Draw the thumbnail in the middle of a square."""
     side = style.tile
     picture = open_thumbnail(hit.path, (side, side))
     if picture is None:
@@ -171,7 +172,7 @@ def _missing_tile(name: str, style: _Style) -> Image.Image:
 
 
 def _rounded(side: int) -> Image.Image:
-    """A mask with smooth round corners."""
+    """Draw a mask with smooth round corners."""
     fine = 4
     mask = Image.new("L", (fine * side, fine * side), 0)
     box = (0, 0, fine * side - 1, fine * side - 1)

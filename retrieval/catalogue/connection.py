@@ -1,0 +1,108 @@
+"""A SQLite file spoken to from several threads: read, written, and is it still there."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retrieval.catalogue.schema import raise_if_damaged
+
+__all__ = ["Connection"]
+
+
+class Connection:
+    """A connection to a catalogue's file behind one lock.
+
+    Args:
+        db: The connection; closed by :meth:`close`.
+        path: The file it leads to.
+        is_live: True if it sees what other processes write from now on.
+    """
+
+    def __init__(self, db: sqlite3.Connection, path: Path, *, is_live: bool = True) -> None:
+        self.db = db
+        self._lock = threading.RLock()
+        self._path = path
+        self._is_live = is_live
+        self._identity = _identity(path, is_live=is_live)
+
+    @property
+    def is_replaced(self) -> bool:
+        """True if the file is gone, or another one has taken its place.
+
+        Or if it has changed and this connection, in a folder that could not be written,
+        does not see that.
+        """
+        return _identity(self._path, is_live=self._is_live) != self._identity
+
+    def read(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Give all rows that a statement selects.
+
+        Raises:
+            CorruptIndexError: If the file is damaged.
+            StorageError: If the file cannot be read now.
+        """
+        with self._lock:
+            try:
+                return self.db.execute(sql, tuple(values)).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise_if_damaged(self._path, error)
+                raise
+
+    def write(self, sql: str, values: Iterable[Any]) -> sqlite3.Cursor:
+        """Execute a statement that changes something, inside :meth:`transaction`.
+
+        Raises:
+            RuntimeError: If no transaction has begun.
+        """
+        if not self.db.in_transaction:
+            raise RuntimeError(
+                "expected a write inside Catalogue.transaction(), got one outside. Begin one."
+            )
+        return self.db.execute(sql, tuple(values))
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything read inside belong to one moment, whoever writes meanwhile."""
+        with self._lock:
+            self.db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.db.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Let all writes inside happen, or none.
+
+        Raises:
+            CorruptIndexError: If the file is damaged.
+            StorageError: If the disk is full or failing; none has happened then.
+        """
+        with self._lock:
+            try:
+                self.db.execute("BEGIN IMMEDIATE")
+                yield
+                self.db.execute("COMMIT")
+            except BaseException as error:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise_if_damaged(self._path, error)
+                raise
+
+    def close(self) -> None:
+        """Close the file, once no other thread is reading or writing."""
+        with self._lock:
+            self.db.close()
+
+
+def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:
+    """Tell which file it is, and, where changes are not seen, in which state."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    state = () if is_live else (status.st_size, status.st_mtime_ns)
+    return status.st_dev, status.st_ino, *state
