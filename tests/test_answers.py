@@ -26,8 +26,6 @@ from clip_text.training.heads_answers import (
 )
 from clip_text.training.heads_tokens import HeadRecipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def finder(kind="bert", context_length=16, **changes):
     with torch.random.fork_rng():

@@ -45,9 +45,6 @@ LABELS = ("动物", "植物")
 CONFIG = HeadConfig(labels=LABELS, pooler="mean")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def labelled(*, several=False):
     """Sixty-four texts about an animal or a plant; with ``several``, of a colour too."""
     texts, labels = [], []

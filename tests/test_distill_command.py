@@ -14,8 +14,6 @@ from clip_text import Encoder
 from clip_text.data.parallel import read_parallel
 from clip_text.errors import DataError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def write(path, text):
     path.write_text(text, encoding="utf-8")

@@ -34,9 +34,6 @@ WIDTH = 12
 NUMBER = len(ZH)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def unit_rows(number=NUMBER, width=WIDTH, seed=0):
     rows = np.random.default_rng(seed).standard_normal((number, width)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

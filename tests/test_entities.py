@@ -49,8 +49,6 @@ from clip_text.training.heads_tokens import (
     entity_trainer,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def write(path, text):
     path.write_text(text, encoding="utf-8")

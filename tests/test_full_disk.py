@@ -25,8 +25,6 @@ from clip_text.storage import disk_trouble, partial_file, partial_folder
 from clip_text_cli import main, wiring
 from retrieval.catalogue import CATALOGUE_NAME
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FULL = "File too large"  # how the limit below reads; a full disk reads No space left on device
 
 

@@ -21,8 +21,6 @@ from clip_text.data.tags import spell
 from clip_text.training import train_classifier
 from clip_text.training import trainer as trainer_module
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def commands(tmp_path, tiny_folder):

@@ -59,9 +59,6 @@ TEXT = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @cache
 def text(folder: Path):
     """180 documents of one sentence; those held out are drawn by the text."""

@@ -34,8 +34,6 @@ PAIRS = [
     ("狗", "猫" * 99),
 ]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def pair_classifier(kind="bert", config=CONFIG, context_length=16):
     """An untrained head whose logits differ, with a temperature."""

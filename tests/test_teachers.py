@@ -29,8 +29,6 @@ from clip_text.training.teachers import (
     load_teacher,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def plain_encoder(folder):
     """Save a plain Hugging Face encoder with random weights; returns its folder."""

@@ -24,9 +24,6 @@ TEXTS = ["红绿蓝黄黑白色心星圆", "", "狗猫在水上 running１２" *
 QUESTIONS = ["狗在", "猫", "狗"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def with_token_heads(checkpoint=None):
     """A checkpoint with a head of each kind."""
     checkpoint = checkpoint or with_head()

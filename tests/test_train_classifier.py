@@ -24,8 +24,6 @@ from clip_text.training.masked_models import load_masked_lm
 from clip_text.training.trainer import last_checkpoint
 from clip_text_cli.train.runs import label_names
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def write(path, text):
     path.write_text(text, encoding="utf-8")

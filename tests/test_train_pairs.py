@@ -18,8 +18,6 @@ from clip_text.training import PairData
 from clip_text.training.heads_pairs import measure_pairs, pair_examples, pair_trainer
 from clip_text.training.heads_tokens import HeadRecipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def lessons():
     """Pairs of animals or of plants, which are the same, and pairs of one and the other."""

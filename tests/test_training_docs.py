@@ -13,8 +13,6 @@ from clip_text import Encoder, training
 from clip_text.checkpoints import load_answers, load_entities
 from clip_text.training.masked_models import load_masked_lm
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXT = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 BLOCKS = {
     re.search(r"\btrain_\w+", block)[0]: block

@@ -47,8 +47,6 @@ TEXTS = ["红色的狗在跑", "", "cat running１２！" * 3]
 QUESTIONS = ["狗在", "猫", "狗"]
 PICTURES = np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def encoder():
