@@ -65,6 +65,9 @@ def test_a_finished_run_writes_what_is_missing(name, commands, run, tmp_path):
     again = json.loads(run(*commands[name], "--json")[1])
     assert (place / "head.safetensors").read_bytes() == weights
     assert again["f1"] == first["f1"]
+    for end in (tmp_path / "model.run" / name).glob("finished.*"):
+        end.unlink()  # as a run of before there was that file
+    assert json.loads(run(*commands[name], "--json")[1]) == again
     code, _, err = run(*commands[name], "--name", "second")
     assert code == 0, err
     assert (tmp_path / "model" / "heads" / "second" / "head.safetensors").is_file()

@@ -143,7 +143,7 @@ class Run:
             raise FileExistsError(
                 f"expected an earlier run of this version, or nothing, in {self.folder} "
                 f"({strange[0].name} lies there), got files of something else. Name another folder "
-                "for the run."
+                "for the run, or delete this one if an earlier version left it."
             )
 
     def fit(
