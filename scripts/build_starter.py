@@ -47,6 +47,7 @@ from clip_text.evaluation.measure import encode_set, measure
 from clip_text.features import Pixels, cached_features, module_digest
 from clip_text.images import load_image, squash
 from clip_text.precision import bf16_pays
+from clip_text.progress import part_of
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
 from clip_text.training.callbacks import StepProgress
@@ -56,6 +57,7 @@ from clip_text.training.recipe import Recipe
 from clip_text.training.stages import run_stage
 from clip_text.training.trainer import Plumbing
 from clip_text_cli.main import run
+from clip_text_cli.output import named_bars
 from scripts.evaluate_emoji import emoji_recall
 from scripts.sources import EmojiNames, Style, emoji_names, emoji_pictures, load_picture
 
@@ -469,8 +471,8 @@ class Build:
             for view in range(min(3, self.sizes.views))
         ]
         found: dict[str, list[NDArray[Any]]] = {"photos": [], "emoji": []}
-        with progress_bar() as bar:
-            task = bar.add_task("image stems", total=sum(len(job[1]) for job in jobs))
+        done, total = 0, sum(len(job[1]) for job in jobs)
+        with named_bars() as progress:
             for name, items, load, ids in jobs:
                 found[name.split(".")[0]].append(
                     cached_features(
@@ -479,9 +481,10 @@ class Build:
                         items,
                         load,
                         lambda pixels: self.split.stem(self.encoder.to_input(pixels)),
-                        on_progress=lambda done: bar.advance(task, done),
+                        progress=part_of("image stems", done, total, progress),
                     )
                 )
+                done += len(items)
         return found["photos"], found["emoji"]
 
     def train(self) -> None:

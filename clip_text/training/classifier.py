@@ -22,7 +22,7 @@ from clip_text.data.labelled_texts import LabelledTexts, check_known
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
 from clip_text.evaluation.classification import Calibration, Scores, calibrate, decide, score
-from clip_text.features import counted, module_digest
+from clip_text.features import module_digest
 from clip_text.heads.classification import (
     ClassificationHead,
     HeadConfig,
@@ -30,6 +30,7 @@ from clip_text.heads.classification import (
     own_tower,
     targets_of,
 )
+from clip_text.progress import counted
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 from clip_text.training.classifier_steps import ClassifierModel, ClassifierTrainer, Labelled, Mode

@@ -49,11 +49,11 @@ def read(
         def some(paths: list[Path], share: float) -> "tuple[Tokens, Tokens]":
             task = bar.add_task("tokens")
 
-            def told(done: int, total: int) -> None:
+            def told(_: str, done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
 
             return tokenise(
-                text_files(paths), tokenizer, cache, held_out=share, on_progress=told, **options
+                text_files(paths), tokenizer, cache, held_out=share, progress=told, **options
             )
 
         learnt, held = some(texts, 0.0 if val else held_out)
