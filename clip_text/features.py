@@ -1,13 +1,12 @@
 """Frozen image features, computed once and kept on disk."""
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_text.precision import bf16_pays
-from clip_text.storage import partial_file
+from clip_text.progress import Progress, counted, silent
+from clip_text.storage import keep
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -32,26 +32,6 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int, depth: i
             done = waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in islice(iterator, 1))
             yield done
-
-
-def counted(
-    name: str, total: int, progress: Callable[[str, int, int], None]
-) -> Callable[[int], None]:
-    """Count up for a progress: gives what to call with the number just done.
-
-    Args:
-        name: Of what is done.
-        total: How many there are.
-        progress: Called with the name, how many are done, and the total.
-    """
-    done = 0
-
-    def advance(number: int) -> None:
-        nonlocal done
-        done += number
-        progress(name, done, total)
-
-    return advance
 
 
 def hash_weights(module: nn.Module, digest: "hashlib.blake2b") -> None:
@@ -76,52 +56,48 @@ def cached_features(
     compute: Callable[[NDArray[np.uint8]], Tensor],
     *,
     batch_size: int = 64,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> NDArray[np.float16]:
     """Compute features of pictures once; later calls with the same key map the file.
 
     Args:
-        file: A ``.npy`` file; it appears only when complete. A ``.json`` beside it holds the key.
+        file: A ``.npy`` file; see :func:`~clip_text.storage.keep`.
         key: Everything the features depend on, as JSON: weights, pictures, view.
         items: The pictures.
         load: Decodes one, uint8 [size, size, 3]; None where there is no such picture.
         compute: Features of a stack of pictures, [n, ...]; runs on the calling thread.
         batch_size: Pictures per forward pass.
-        on_progress: Called with the number of pictures just done.
+        progress: Is told how many ``pictures`` are done.
 
     Returns:
         float16 [len(items), ...], memory-mapped; a NaN row where ``load`` gave None.
 
     Raises:
-        StorageError: If the disk is full.
+        StorageError: If the disk is full, or the place cannot be written.
+        ValueError: If there is no picture at all.
     """
-    stamp = file.with_suffix(".json")
-    wanted = json.dumps(key, sort_keys=True)
-    if file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        if on_progress:
-            on_progress(len(items))
-        return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
-    stamp.unlink(missing_ok=True)
-    out: NDArray[np.float16] | None = None
-    pictures = enumerate(ahead(load, items, workers=2, depth=2 * batch_size))
-    with partial_file(file) as partial:
+
+    def make(partial: Path) -> None:
+        out: NDArray[np.float16] | None = None
+        pictures = enumerate(ahead(load, items, workers=2, depth=2 * batch_size))
         while batch := list(islice(pictures, batch_size)):
-            usable = [(at, pixels) for at, pixels in batch if pixels is not None]
+            usable = [(place, pixels) for place, pixels in batch if pixels is not None]
             if usable:
                 rows = _compute(compute, np.stack([pixels for _, pixels in usable]))
                 if out is None:
                     out = _map_new(partial, (len(items), *rows.shape[1:]))
-                out[[at for at, _ in usable]] = rows
-            if on_progress:
-                on_progress(len(batch))
+                out[[place for place, _ in usable]] = rows
+            advance(len(batch))
         if out is None:
             raise ValueError(
                 f"expected at least one picture for {file.name}, got none. Check the data."
             )
         out.flush()  # type: ignore[attr-defined]
-        del out
-    stamp.write_text(wanted, encoding="utf-8")
-    return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+    advance = counted("pictures", len(items), progress)
+    features = keep(file, key, make, lambda path: np.load(path, mmap_mode="r"))
+    progress("pictures", len(items), len(items))
+    return cast(NDArray[np.float16], features)
 
 
 def _map_new(file: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from clip_text_cli.options import AsJson, Model, listed
-from clip_text_cli.output import out, picture_bar, print_json
+from clip_text_cli.output import named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.check import Finding, Report
@@ -97,15 +97,14 @@ def check_data(
         for other in other_splits
     ]
     tokenizer = wiring.load_encoder(model).tokenizer
-    total = sum(len(one.image_ids) for one in (collection, *others))
-    with picture_bar(total) as advance:
+    with named_bars() as progress:
         report = check(
             collection,
             tokenizer=tokenizer,
             against=others,
             problems=problems,
             workers=workers,
-            on_progress=advance,
+            progress=progress,
         )
     if as_json:
         print_json(flat(report))

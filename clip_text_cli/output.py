@@ -4,19 +4,21 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
+
+from clip_text.progress import Progress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -50,7 +52,7 @@ def print_json(value: object) -> None:
 
 def progress_bar(
     count: ProgressColumn | None = None, *more: str | ProgressColumn, shown: bool = True
-) -> Progress:
+) -> Bars:
     """A bar with the name of what is done, a count and the time left, on stderr.
 
     Args:
@@ -58,7 +60,7 @@ def progress_bar(
         more: Columns behind it, in rich's words.
         shown: False for none; there is none off a terminal either.
     """
-    return Progress(
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         count or MofNCompleteColumn(),
@@ -71,23 +73,11 @@ def progress_bar(
 
 
 @contextmanager
-def picture_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of pictures.
-
-    Yields:
-        What to call with the number of pictures just done.
-    """
-    with progress_bar() as bar:
-        task = bar.add_task("pictures", total=total)
-        yield lambda done: bar.advance(task, done)
-
-
-@contextmanager
-def named_bars(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+def named_bars(*, shown: bool = True) -> Iterator[Progress]:
     """A bar for each thing that is told of, as long as it goes on.
 
     Yields:
-        What to call with a name, how many are done, and how many there are.
+        What to tell.
     """
     tasks: dict[str, TaskID] = {}
     with progress_bar(shown=shown) as bar:

@@ -40,6 +40,7 @@ from clip_text.data.batches import Source
 from clip_text.encoder import Encoder
 from clip_text.features import cached_features, module_digest
 from clip_text.precision import bf16_pays
+from clip_text.progress import part_of
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig, build_model
 from clip_text.training.callbacks import StepProgress
@@ -51,7 +52,7 @@ from clip_text.training.teacher_rows import teacher_rows
 from clip_text.training.teachers import MINILM, load_teacher
 from clip_text.training.trainer import Plumbing
 from clip_text_cli.main import run
-from clip_text_cli.output import err, progress_bar
+from clip_text_cli.output import err, named_bars, progress_bar
 from scripts.evaluate_emoji import emoji_recall
 from scripts.starter_pictures import PHOTO_WEIGHTS, STYLES, Emoji, Photos
 
@@ -297,8 +298,8 @@ class Build:
             for view in range(min(3, self.sizes.views))
         ]
         views: dict[str, list[NDArray[Any]]] = {"photos": [], "emoji": []}
-        with progress_bar() as bar:
-            task = bar.add_task("image stems", total=sum(len(job[1]) for job in jobs))
+        done, total = 0, sum(len(job[1]) for job in jobs)
+        with named_bars() as progress:
             for name, items, load, ids in jobs:
                 views[name.split(".")[0]].append(
                     cached_features(
@@ -307,9 +308,10 @@ class Build:
                         items,
                         load,
                         lambda pixels: self.split.stem(self.encoder.to_input(pixels)),
-                        on_progress=lambda done: bar.advance(task, done),
+                        progress=part_of("image stems", done, total, progress),
                     )
                 )
+                done += len(items)
         return views["photos"], views["emoji"]
 
     def train(self) -> None:

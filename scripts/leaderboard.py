@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clip_text_cli.main import run
 from clip_text_cli.options import listed
-from clip_text_cli.output import err, picture_bar, print_json
+from clip_text_cli.output import err, named_bars, print_json
 from scripts.evaluate_emoji import CACHE, emoji_set
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -56,8 +56,8 @@ def rows(
         encoder = Encoder.from_pretrained(model)
         for collection in collections:
             err.print(f"{model} on {collection.name}", markup=False)
-            with picture_bar(len(collection.images)) as advance:
-                encoded = encode_set(encoder, collection, on_progress=advance)
+            with named_bars() as progress:
+                encoded = encode_set(encoder, collection, progress=progress)
             yield from _by_language(collection, encoded, model, resamples)
 
 

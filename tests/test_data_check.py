@@ -129,10 +129,11 @@ def test_leaks():
     val = made({"x": png(2), "y": png(9), "z": b"broken"}, {"x": ["狗"], "y": ["1"], "z": ["2"]})
     test = made({"t": png(1)}, {"t": ["3"]}, name="test")
     seen = []
-    report = check(train, against=[val, test], on_progress=seen.append)
+    report = check(train, against=[val, test], progress=lambda *told: seen.append(told))
     assert found(report)["leaked_pictures"] == (2, ["b = x of toy", "a = t of test"])
     assert found(report)["leaked_captions"] == (2, ["狗 (toy)"])
-    assert sum(seen) == report.decoded == 7
+    assert seen == [("pictures", number, 7) for number in range(1, 8)]
+    assert report.decoded == 7
     assert [finding.kind for finding in report.harmful] == ["broken_pictures", "leaked_pictures"]
 
 

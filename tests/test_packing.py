@@ -18,6 +18,7 @@ from clip_text.data.corpus import tokenise
 from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, lines, pack, render, split
 from clip_text.data.plain_text import Line, read_lines, text_files
 from clip_text.errors import DataError
+from clip_text.storage import STAMP
 
 TOKENIZER = tiny_tokenizer(12)
 
@@ -243,9 +244,9 @@ def test_tokens_are_kept_by_all_they_depend_on(tmp_path, monkeypatch):
     file = tmp_path / "a.txt"
     file.write_text("红色的狗\n\n猫", encoding="utf-8")
     told = []
-    first, _ = tokens_of(tmp_path, on_progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (file.stat().st_size, file.stat().st_size)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    first, _ = tokens_of(tmp_path, progress=lambda *told_of: told.append(told_of))
+    assert told[-1] == ("bytes", file.stat().st_size, file.stat().st_size)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "Annotator", None)  # nothing is tokenised again
         assert tokens_of(tmp_path)[0].path == first.path
@@ -322,6 +323,7 @@ def test_processes_that_race_get_the_same(tmp_path):
         "ids",
         "flags",
         "sequences-12-document",
+        f"sequences-12-document.{STAMP}",
     }
 
 
@@ -335,7 +337,7 @@ def test_a_slower_process_uses_what_the_faster_one_made(tmp_path, monkeypatch):
             found, _ = tokens_of(tmp_path)
             faster[:] = [found.path / "ids", (found.path / "ids").stat()]
 
-    learnt, _ = tokens_of(tmp_path, on_progress=overtaken)
+    learnt, _ = tokens_of(tmp_path, progress=overtaken)
     assert faster[0] == learnt.path / "ids"
     assert os.path.samestat(faster[1], faster[0].stat())  # nothing was put in its place
     real, other = corpus.pack, []
@@ -350,7 +352,7 @@ def test_a_slower_process_uses_what_the_faster_one_made(tmp_path, monkeypatch):
     assert learnt.sequences(12).tolist() == [[0, 4, 6], [4, 5, 3]]
     assert os.path.samestat(other[0], (learnt.path / "sequences-12-document").stat())
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert len(list(learnt.path.iterdir())) == 3
+    assert len(list(learnt.path.iterdir())) == 4  # with the stamp of the sequences
 
 
 def test_what_killed_processes_left_goes_after_a_day(tmp_path):

@@ -21,6 +21,7 @@ from clip_text.losses import (
     multi_positive_contrastive,
     sigmoid_contrastive,
 )
+from clip_text.storage import STAMP
 from clip_text.towers import MAX_LOGIT_SCALE, build_model
 from clip_text.training import trainer
 from clip_text.training.contrastive import (
@@ -477,9 +478,11 @@ class Loader:
 
 
 def cache(folder, key, load, done=None):
-    progress = None if done is None else done.append
+    heard = [] if done is None else done
     file = folder / "features" / "photos.0.npy"
-    return cached_features(file, key, range(7), load, mean_of, batch_size=3, on_progress=progress)
+    return cached_features(
+        file, key, range(7), load, mean_of, batch_size=3, progress=lambda *told: heard.append(told)
+    )
 
 
 def test_features_are_computed_once(tmp_path):
@@ -488,11 +491,12 @@ def test_features_are_computed_once(tmp_path):
     assert rows.dtype == np.float16
     np.testing.assert_array_equal(rows, EXPECTED)
     assert sorted(first.asked) == list(range(7))
-    assert done == [3, 3, 1]
+    assert done == [("pictures", number, 7) for number in (3, 6, 7, 7)]
+    done.clear()
     again = cache(tmp_path, {"a": 2, "b": 1}, second, done)  # the same key in another order
     np.testing.assert_array_equal(again, EXPECTED)
     assert second.asked == []
-    assert done == [3, 3, 1, 7]
+    assert done == [("pictures", 7, 7)]
     assert isinstance(again, np.memmap)
 
 
@@ -525,8 +529,9 @@ def test_an_interrupted_computation_leaves_nothing_that_looks_complete(older, fa
     else:  # complete already: nothing is loaded, so nothing fails
         assert np.isnan(cache(tmp_path, "key", Loader(fail_at=fail_at))[2]).all()
     (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["photos.0.json", "photos.0.npy"]
-    assert json.loads((folder / "photos.0.json").read_text(encoding="utf-8")) == "key"
+    stamp = folder / f"photos.0.npy.{STAMP}"
+    assert sorted(folder.iterdir()) == [folder / "photos.0.npy", stamp]
+    assert json.loads(stamp.read_text(encoding="utf-8"))["key"] == "key"
 
 
 def test_new_features_never_stand_beside_an_old_key(tmp_path, monkeypatch):

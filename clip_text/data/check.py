@@ -17,6 +17,7 @@ from clip_text.data.collection import OTHER_ENCODINGS, ROWS_OVER_LINES, Problem,
 from clip_text.data.duplicates import content_digest, find_duplicates, pictures_by_wording
 from clip_text.features import ahead
 from clip_text.images import load_image
+from clip_text.progress import Progress, counted, silent
 from clip_text.tokenizer import Tokenizer
 
 SMALL = 32
@@ -216,7 +217,7 @@ def check(
     against: Sequence[RetrievalSet] = (),
     problems: Iterable[Problem] = (),
     workers: int | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Report:
     """Look a data set through. Nothing is changed, and nothing that is wrong with data raises.
 
@@ -228,13 +229,14 @@ def check(
         against: Other splits, which must not have the same pictures.
         problems: What the reader told.
         workers: Decoding threads; one per core if not given.
-        on_progress: Called with the number of pictures just looked at, those of ``against``
-            included.
+        progress: Is told how many ``pictures`` were looked at, those of ``against`` included.
     """
     started = time.perf_counter()
     workers = workers or os.cpu_count() or 1
-    pictures = _look(collection, workers, on_progress)
-    others = [(other, _look(other, workers, on_progress).digests) for other in against]
+    total = sum(len(each.image_ids) for each in (collection, *against))
+    advance = counted("pictures", total, progress)
+    pictures = _look(collection, workers, advance)
+    others = [(other, _look(other, workers, advance).digests) for other in against]
     tokens = _tokenise(collection, tokenizer) if tokenizer else None
     found = [
         *_told(problems),
@@ -268,9 +270,7 @@ def check(
     )
 
 
-def _look(
-    collection: RetrievalSet, workers: int, on_progress: Callable[[int], None] | None
-) -> _Pictures:
+def _look(collection: RetrievalSet, workers: int, advance: Callable[[int], None]) -> _Pictures:
     """Decode every picture. One that can't be has a digest of its own, which equals no other."""
 
     def load(at: int) -> tuple[str, tuple[int, int] | None, str]:
@@ -293,8 +293,7 @@ def _look(
             seen.missing.append(name)
         elif min(size) < SMALL:
             seen.small.append(f"{name}: {size[0]} x {size[1]}")
-        if on_progress:
-            on_progress(1)
+        advance(1)
     return seen
 
 

@@ -3,11 +3,8 @@
 import hashlib
 import itertools
 import json
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,15 +17,16 @@ from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, Bits, Packing, pa
 from clip_text.data.plain_text import STOPS, Line, read_lines
 from clip_text.data.text_files import open_file
 from clip_text.errors import DataError
-from clip_text.storage import write_json
+from clip_text.progress import Progress, silent
+from clip_text.storage import digest, keep, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.contracts import PREPARE, origins, pipeline, valid_unicode
 
 _VERSION = 1
 _BATCH = 1 << 18
 """Characters that are tokenised together."""
-_STALE = 24 * 3600.0
-"""Seconds; what was left half-written and has not grown for so long is of a process that died."""
+_SIDES = ("learnt", "held")
+"""Folders of what is learnt, and of what is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,19 @@ class Tokens:
 
     def sequences(self, context_length: int, packing: Packing = "document") -> NDArray[np.int64]:
         """Pack them, once; begin, end and length of each sequence, [n, 3], mapped from a file."""
-        file = self.path / f"sequences-{context_length}-{packing}"
-        _remove_stale(file)
-        if not file.is_file():
+
+        def make(partial: Path) -> None:
             packed = pack(self.flags, context_length, packing)
-            with _first_to_end(file) as partial, partial.open("wb") as out:
-                while some := list(itertools.islice(packed, 10_000)):
-                    np.array(some, np.int64).tofile(out)
-        return np.memmap(file, np.int64, "r").reshape(-1, 3)
+            with partial.open("wb") as out:
+                while places := list(itertools.islice(packed, 10_000)):
+                    np.array(places, np.int64).tofile(out)
+
+        return keep(
+            self.path / f"sequences-{context_length}-{packing}",
+            [_VERSION, self.path.parent.name, self.path.name, context_length, packing],
+            make,
+            lambda file: np.memmap(file, np.int64, "r").reshape(-1, 3),
+        )
 
 
 @dataclass(slots=True)
@@ -131,7 +134,7 @@ def tokenise(
     user_dict: Path | None = None,
     held_out: float = 0.0,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> tuple[Tokens, Tokens]:
     """Tokenise files of text, or find what that gave before.
 
@@ -147,7 +150,7 @@ def tokenise(
         user_dict: Words that jieba is to know; see :class:`~clip_text.data.masking.Segmenter`.
         held_out: Share of the documents to hold out, drawn by what their first lines say.
         seed: Of that draw.
-        on_progress: Is told of bytes done, about, and of all.
+        progress: Is told how many ``bytes`` are done, about.
 
     Returns:
         What to learn from, and what is held out: nothing if no share was asked for.
@@ -155,30 +158,22 @@ def tokenise(
     Raises:
         DataError: If a file is not what it should be, or one of the two is empty.
     """
-    asked = [_VERSION, fields, line_documents, held_out, seed]
-    key = hashlib.blake2b(json.dumps(asked).encode(), digest_size=16)
-    key.update(tokenizer.contract.encode())
-    key.update(tokenizer.backend.backend_tokenizer.to_str().encode())
-    for file in [*files, *([user_dict] if user_dict else [])]:
-        with open_file(file) as content:
-            key.update(hashlib.file_digest(content, "blake2b").digest())
-    folder = cache / key.hexdigest()
-    _remove_stale(folder)
-    if not folder.exists():
+    backend = tokenizer.backend.backend_tokenizer.to_str()
+    contents = [_content_digest(file) for file in [*files, *([user_dict] if user_dict else [])]]
+    asked = [list(fields), line_documents, held_out, seed]
+    key = [_VERSION, asked, tokenizer.contract, digest(backend), contents]
+
+    def make(partial: Path) -> None:
         annotate = Annotator(tokenizer, Segmenter(user_dict))
         dtype = np.uint16 if tokenizer.vocab_size < 1 << 16 else np.uint32
-        with _first_to_end(folder) as partial, ExitStack() as stack:
-            partial.mkdir()
-            sides = [_Writer(partial / name, dtype, stack) for name in ("learnt", "held")]
-            source = _all_lines(files, fields, line_documents, on_progress)
+        with ExitStack() as stack:
+            sides = [_Writer(partial / name, dtype, stack) for name in _SIDES]
+            source = _all_lines(files, fields, line_documents, progress)
             _write(source, annotate, sides, held_out, seed)
             counts = [[side.tokens, side.documents] for side in sides]
-            write_json(partial / "made.json", {"dtype": np.dtype(dtype).name, "counts": counts})
-    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
-    learnt, held = (
-        _open(folder / name, made["dtype"], *counts)
-        for name, counts in zip(("learnt", "held"), made["counts"], strict=True)
-    )
+        write_json(partial / "made.json", {"dtype": np.dtype(dtype).name, "counts": counts})
+
+    learnt, held = keep(cache / digest(key), key, make, _read, folder=True)
     if not len(learnt.ids) or (held_out and not len(held.ids)):
         raise DataError(
             f"expected documents to learn from and to hold out, got {learnt.documents} and "
@@ -188,41 +183,18 @@ def tokenise(
     return learnt, held
 
 
-@contextmanager
-def _first_to_end(place: Path) -> Iterator[Path]:
-    """Write a file or a folder that other processes may be writing as well, with equal contents.
-
-    Gives a path beside ``place`` that nobody else has. At the end it becomes ``place``, whole.
-    Where another process was first, what that one made stays, as it may be in use.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    own = place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield own
-        if not place.exists():
-            try:
-                own.rename(place)
-            except OSError:
-                if not place.exists():  # else another was first, just now
-                    raise
-    finally:
-        _remove(own)
+def _content_digest(file: Path) -> str:
+    with open_file(file) as content:
+        return hashlib.file_digest(content, "blake2b").hexdigest()
 
 
-def _remove_stale(place: Path) -> None:
-    """Remove what processes that were killed had begun to write for a place."""
-    for partial in place.parent.glob(f"{place.name}.*partial"):
-        with suppress(OSError):  # another process removes it, too
-            touched = max(each.stat().st_mtime for each in [partial, *partial.rglob("*")])
-            if time.time() - touched > _STALE:
-                _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _read(folder: Path) -> tuple[Tokens, Tokens]:
+    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+    learnt, held = (
+        _open(folder / name, made["dtype"], *counts)
+        for name, counts in zip(_SIDES, made["counts"], strict=True)
+    )
+    return learnt, held
 
 
 def _open(folder: Path, dtype: str, tokens: int, documents: int) -> Tokens:
@@ -236,16 +208,16 @@ def _all_lines(
     files: Sequence[Path],
     fields: Sequence[str],
     line_documents: bool,
-    on_progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Iterator[Line]:
     sizes = [file.stat().st_size for file in files]
     for at, file in enumerate(files):
         done = sum(sizes[:at])
         for line in read_lines(file, fields, line_documents=line_documents):
             done = min(done + len(line.text.encode("utf-8", "replace")), sum(sizes[: at + 1]))
-            on_progress(done, sum(sizes))
+            progress("bytes", done, sum(sizes))
             yield line
-        on_progress(sum(sizes[: at + 1]), sum(sizes))
+        progress("bytes", sum(sizes[: at + 1]), sum(sizes))
 
 
 def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:

@@ -1,6 +1,6 @@
 """From an encoder and a data set to figures in both directions, with intervals."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -15,6 +15,7 @@ from clip_text.evaluation.ranking import Features, PerQuery, Retrieval, retrieva
 from clip_text.evaluation.statistics import Comparison, Interval, compare, groups_of, interval
 from clip_text.features import ahead
 from clip_text.images import ImageSource
+from clip_text.progress import Progress, counted, silent
 
 DIRECTIONS = ("t2i", "i2t")
 
@@ -111,7 +112,7 @@ def encode_images(
     *,
     batch_size: int = 64,
     workers: int = 2,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[Features, list[str]]:
     """Encode pictures, decoded ahead in threads, a few batches at a time.
 
@@ -121,7 +122,7 @@ def encode_images(
         names: What to call each in an error.
         batch_size: Pictures per forward pass.
         workers: Decoding threads.
-        on_progress: Called with the number of pictures just done.
+        progress: Is told how many ``pictures`` are done.
 
     Returns:
         Unit rows [images, embed_dim], and what names each picture's content.
@@ -136,13 +137,13 @@ def encode_images(
         except (OSError, ValueError) as error:
             raise DataError(f"{names[at]}: {error} Replace or remove the picture.") from error
 
+    advance = counted("pictures", len(images), progress)
     rows: list[Features] = []
     digests: list[str] = []
     for batch in _batches(ahead(load, range(len(images)), workers, 2 * batch_size), batch_size):
         rows.append(encoder.encode_pixels(batch))
         digests += [content_digest(pixels.tobytes()) for pixels in batch]
-        if on_progress:
-            on_progress(len(batch))
+        advance(len(batch))
     return np.concatenate(rows), digests
 
 
@@ -151,7 +152,7 @@ def encode_set(
     collection: RetrievalSet,
     *,
     batch_size: int = 64,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Encoded:
     """Encode every picture and text of a data set; see :func:`encode_images`."""
     images, digests = encode_images(
@@ -159,7 +160,7 @@ def encode_set(
         collection.images,
         collection.image_ids,
         batch_size=batch_size,
-        on_progress=on_progress,
+        progress=progress,
     )
     texts = encoder.encode_text([text.text for text in collection.texts])
     return Encoded(texts, images, digests)

@@ -1,9 +1,5 @@
 """Zero-shot classification: the class whose sentences are nearest to the picture."""
 
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +12,8 @@ from clip_text.data.collection import refuse
 from clip_text.evaluation.classes import NamedClass, Truth, check_classes
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import check_templates, fill
+from clip_text.progress import Progress, counted, silent
+from clip_text.storage import digest, keep_array
 
 Shares = NDArray[np.float64]
 
@@ -102,7 +100,7 @@ def class_weights(
     templates: Sequence[str],
     *,
     cache: Path | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Features:
     """Form one row for each class: the mean of all its sentences, as a unit row again.
 
@@ -111,7 +109,7 @@ def class_weights(
         classes: Each with its names; every name goes into every template.
         templates: Each with ``{}`` for the name; one that comes twice counts twice.
         cache: Folder to keep the rows in, and find them again by encoder, names and templates.
-        on_progress: Called with the number of classes just done.
+        progress: Is told how many ``classes`` are done.
 
     Returns:
         Unit rows, float32 [classes, embed_dim].
@@ -126,16 +124,21 @@ def class_weights(
     """
     check_classes(classes, "the class list")
     check_templates(tuple(templates))
-    file = cache / f"{_cache_key(encoder, classes, templates)}.npy" if cache else None
-    if file and (kept := _read_cached(file, len(classes))) is not None:
-        if on_progress:
-            on_progress(len(classes))
-        return kept
-    weights = _ensemble(encoder, classes, templates, on_progress)
-    broken = [classes[at].label for at in np.flatnonzero(~np.isfinite(weights).all(1)).tolist()]
-    refuse("the class list", "a finite row for every class", broken, "Reword")
-    if file:
-        _write_cached(file, weights)
+
+    def compute() -> Features:
+        advance = counted("classes", len(classes), progress)
+        weights = _ensemble(encoder, classes, templates, advance)
+        broken = np.flatnonzero(~np.isfinite(weights).all(1)).tolist()
+        names = [classes[place].label for place in broken]
+        refuse("the class list", "a finite row for every class", names, "Reword")
+        return weights
+
+    if cache is None:
+        return compute()
+    names = [named.names for named in classes]
+    key = [_CACHE_FORMAT, encoder.fingerprint, names, list(templates)]
+    weights = keep_array(cache / f"{digest(key)}.npy", key, compute)
+    progress("classes", len(classes), len(classes))
     return weights
 
 
@@ -143,18 +146,17 @@ def _ensemble(
     encoder: TextEncoder,
     classes: Sequence[NamedClass],
     templates: Sequence[str],
-    on_progress: Callable[[int], None] | None,
+    advance: Callable[[int], None],
 ) -> Features:
     means: list[Features] = []
     group: list[list[str]] = []
-    for at, one in enumerate(classes):
-        group.append([fill(template, name) for name in one.names for template in templates])
-        if sum(map(len, group)) >= _TEXTS_AT_ONCE or at == len(classes) - 1:
+    for number, named in enumerate(classes, 1):
+        group.append([fill(template, name) for name in named.names for template in templates])
+        if sum(map(len, group)) >= _TEXTS_AT_ONCE or number == len(classes):
             rows = encoder.encode_text([text for texts in group for text in texts])
             ends = np.cumsum([len(texts) for texts in group])
             means += [part.mean(0, dtype=np.float64) for part in np.split(rows, ends[:-1])]
-            if on_progress:
-                on_progress(len(group))
+            advance(len(group))
             group = []
     weights = np.stack(means)
     with np.errstate(invalid="ignore"):
@@ -309,32 +311,3 @@ def classify(
         confusion=None if multi_label else confusion_matrix(scores, truth),
         precision=average_precision(scores, truth),
     )
-
-
-def _cache_key(
-    encoder: TextEncoder, classes: Sequence[NamedClass], templates: Sequence[str]
-) -> str:
-    names = [one.names for one in classes]
-    key = json.dumps([_CACHE_FORMAT, encoder.fingerprint, names, list(templates)])
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-
-
-def _read_cached(file: Path, classes: int) -> Features | None:
-    try:
-        kept: Features = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None  # absent or damaged: both are mended by computing it
-    sound = kept.dtype == np.float32 and kept.ndim == 2 and len(kept) == classes
-    return kept if sound and np.isfinite(kept).all() else None
-
-
-def _write_cached(file: Path, weights: Features) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, weights)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

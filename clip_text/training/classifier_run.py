@@ -18,7 +18,7 @@ from clip_text.data.identity import collection_digest
 from clip_text.data.labelled_texts import LabelledTexts, without
 from clip_text.encoder import Encoder
 from clip_text.evaluation.classification import Scores, decide, score
-from clip_text.features import counted, module_digest
+from clip_text.features import module_digest
 from clip_text.heads.classification import (
     ClassificationHead,
     HeadConfig,
@@ -26,6 +26,7 @@ from clip_text.heads.classification import (
     targets_of,
 )
 from clip_text.heads.standalone import bare_tower
+from clip_text.progress import counted
 from clip_text.towers import TextTower
 from clip_text.training.callbacks import Listener, step_line
 from clip_text.training.classifier_steps import (

@@ -12,7 +12,7 @@ from transformers import TrainerState
 
 from clip_text.checkpoints import Checkpoint, LoadedTextTower, resolve
 from clip_text.data.parallel import ParallelSentences
-from clip_text.features import counted
+from clip_text.progress import counted
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler
 from clip_text.training.callbacks import Listener, step_line

@@ -26,7 +26,8 @@ from clip_text.data.identity import (
 from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
-from clip_text.features import Pixels, cached_features, counted, module_digest
+from clip_text.features import Pixels, cached_features, module_digest
+from clip_text.progress import part_of
 from clip_text.storage import partial_file
 from clip_text.training.callbacks import Listener
 from clip_text.training.contrastive import (
@@ -294,8 +295,9 @@ class _Run:
                 self.encoder,
                 collection.images,
                 collection.image_ids,
-                on_progress=counted(
+                progress=part_of(
                     f"encoding {collection.name}",
+                    0,
                     len(collection.image_ids),
                     self.listener.progress,
                 ),
@@ -379,16 +381,17 @@ class _Run:
             "seed": stage.recipe.seed,
         }
         name = hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()
-        every = stage.views * len(train.image_ids)
-        advance = counted("image features", every, self.listener.progress)
+        number = len(train.image_ids)
         return [
             cached_features(
                 self.folder / FEATURES / f"{name}-{view}.npy",
                 {**key, "view": view},
-                range(len(train.image_ids)),
+                range(number),
                 lambda at, view=view: _view(pictures, at, view, stage.recipe.seed),  # type: ignore[misc]
                 lambda pixels: images.stem(self.encoder.to_input(pixels)),
-                on_progress=advance,
+                progress=part_of(
+                    "image features", view * number, stage.views * number, self.listener.progress
+                ),
             )
             for view in range(stage.views)
         ]

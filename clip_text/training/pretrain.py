@@ -143,7 +143,7 @@ def _read(
             line_documents=data.line_documents,
             user_dict=data.user_dict,
             held_out=share,
-            on_progress=lambda done, total: listener.progress("tokens", done, total),
+            progress=listener.progress,
         )
 
     train, validation = files

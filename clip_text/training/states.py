@@ -12,8 +12,9 @@ from clip_text.data.identity import pictures_digest
 from clip_text.encoder import Encoder
 from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_images
-from clip_text.features import counted, module_digest
+from clip_text.features import module_digest
 from clip_text.heads.classification import ClassificationHead
+from clip_text.progress import Progress, part_of
 from clip_text.storage import partial_file
 
 Rows = NDArray[np.float32]
@@ -76,7 +77,7 @@ def picture_rows(
     pictures: RetrievalSet,
     name: str,
     folder: Path,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Rows:
     """Encode pictures into unit rows, [pictures, embed_dim], once for a run's folder.
 
@@ -87,10 +88,10 @@ def picture_rows(
         folder: Of the run.
         progress: Told the name, how many are done, and of how many.
     """
-    advance = counted(name, len(pictures.image_ids), progress)
+    told = part_of(name, 0, len(pictures.image_ids), progress)
     key = repr((module_digest(encoder.model.visual), pictures_digest(pictures)))
     return kept(
         folder / f"{name}.npy",
         key,
-        lambda: encode_images(encoder, pictures.images, pictures.image_ids, on_progress=advance)[0],
+        lambda: encode_images(encoder, pictures.images, pictures.image_ids, progress=told)[0],
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
 from clip_text_cli.options import AsJson, listed, numbers
-from clip_text_cli.output import err, out, picture_bar, print_json
+from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -62,8 +62,8 @@ def evaluate(
     from clip_text.data.duplicates import find_duplicates, merge_duplicates
     from clip_text.evaluation.measure import encode_set, measure
 
-    with picture_bar(len(collection.images)) as advance:
-        encoded = encode_set(encoder, collection, batch_size=batch_size, on_progress=advance)
+    with named_bars() as progress:
+        encoded = encode_set(encoder, collection, batch_size=batch_size, progress=progress)
     duplicates = find_duplicates(collection, encoded.digests)
     if merge:
         collection = merge_duplicates(collection, duplicates)

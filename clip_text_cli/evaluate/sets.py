@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clip_text.errors import DataError
 from clip_text.evaluation import RetrievalSet, Text, retrieval_set
-from clip_text_cli.output import picture_bar
+from clip_text_cli.output import named_bars
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -97,8 +97,6 @@ def encode_pictures(encoder: "Encoder", collection: RetrievalSet) -> "Features":
     """
     from clip_text.evaluation.measure import encode_images
 
-    with picture_bar(len(collection.images)) as advance:
-        rows, _ = encode_images(
-            encoder, collection.images, collection.image_ids, on_progress=advance
-        )
+    with named_bars() as progress:
+        rows, _ = encode_images(encoder, collection.images, collection.image_ids, progress=progress)
     return rows

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from platformdirs import user_cache_path
-from rich.progress import Progress
 
 from clip_text.errors import DataError
 from clip_text.evaluation.classes import NamedClass, named_classes, read_classes, truth_matrix
@@ -16,10 +15,11 @@ from clip_text.evaluation.probe import Examples, check_installed, few_shot, line
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import SETS, read_templates
 from clip_text.evaluation.zero_shot import class_weights, classify
+from clip_text.progress import Progress
 from clip_text_cli.drawing.figure import check_drawable
 from clip_text_cli.evaluate.zero_shot_report import Evaluation, as_json, as_tables
 from clip_text_cli.options import AsJson, Model, numbers
-from clip_text_cli.output import err, out, print_json, progress_bar
+from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -85,10 +85,10 @@ def evaluate_zero_shot(
     if learns:
         check_installed()
         _refuse_several([pictures, taught] if taught else [pictures])
-    with progress_bar() as bar:
-        weights = _weights(encoder, classes, templates, cache, bar)
-        rows = encode_pictures(encoder, pictures.paths, bar, batch_size)
-        train_rows = encode_pictures(encoder, taught.paths, bar, batch_size) if taught else None
+    with named_bars() as progress:
+        weights = class_weights(encoder, classes, templates, cache=cache, progress=progress)
+        rows = _encode(encoder, pictures.paths, batch_size, progress)
+        train_rows = _encode(encoder, taught.paths, batch_size, progress) if taught else None
     labels = tuple(one.label for one in classes)
     several = pictures.multi_label
     result = Evaluation(
@@ -120,23 +120,6 @@ def _refuse_several(parts: Sequence[Labelled]) -> None:
             )
 
 
-def _weights(
-    encoder: "Encoder",
-    classes: Sequence[NamedClass],
-    templates: Sequence[str],
-    cache: Path | None,
-    bar: Progress,
-) -> Features:
-    task = bar.add_task("classes", total=len(classes))
-    return class_weights(
-        encoder,
-        classes,
-        templates,
-        cache=cache,
-        on_progress=lambda done: bar.advance(task, done),
-    )
-
-
 def _learnt(
     evaluation: Evaluation,
     probing: Probing,
@@ -152,25 +135,12 @@ def _learnt(
     return replace(evaluation, probe=probe, shots=tuple(shots))
 
 
-def encode_pictures(
-    encoder: "Encoder", paths: Sequence[Path], bar: Progress, batch_size: int = 64
+def _encode(
+    encoder: "Encoder", paths: Sequence[Path], batch_size: int, progress: Progress
 ) -> Features:
-    """Read pictures ahead in threads and encode them; unit rows, [paths, embed_dim].
-
-    Raises:
-        DataError: If one cannot be read; the message names it.
-    """
     from clip_text.evaluation.measure import encode_images
 
-    task = bar.add_task("pictures", total=len(paths))
-    rows, _ = encode_images(
-        encoder,
-        paths,
-        paths,
-        batch_size=batch_size,
-        on_progress=lambda done: bar.advance(task, done),
-    )
-    return rows
+    return encode_images(encoder, paths, paths, batch_size=batch_size, progress=progress)[0]
 
 
 def _draw(evaluation: Evaluation, file: Path) -> None:
