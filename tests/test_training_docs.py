@@ -110,6 +110,5 @@ def test_the_example_trains_and_goes_on_where_it_was(name, folder, monkeypatch, 
     assert {**again.report, "minutes": 0} == {**trained.report, "minutes": 0}
     assert again.metrics == trained.metrics
     assert end.stat().st_mtime_ns == written, "nothing was trained again"
-    printed = capsys.readouterr()
-    assert all("shards" in line for line in printed.err.split("\n") if line)  # transformers' own
-    assert printed.out.count("\n") == 2  # of the examples, not of the library
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 2  # of the examples, not of the library
