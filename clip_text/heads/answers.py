@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
 from clip_text.tokenizer import Aligned, Tokenizer
-from clip_text.tokenizer.contracts import copy_of
+from clip_text.tokenizer.files import copy_of
 
 TASK = "answers"
 QUESTION_SHARE = 3
