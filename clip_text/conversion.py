@@ -12,8 +12,9 @@ import torch
 from clip_text.checkpoints import Checkpoint, Format, load_checkpoint, save_as
 from clip_text.checkpoints.parts import stored
 from clip_text.checkpoints.recognition import build, describe, read_source
-from clip_text.encoder import Encoder, Features
+from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
+from clip_text.runtimes import Features
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 TEXTS = (
