@@ -15,6 +15,8 @@ from PIL import Image
 from clip_text.errors import CheckpointError
 from clip_text.images import ImageSource, Preprocessing, load_image, squash
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
+from clip_text.runtimes.exported import is_exported
+from clip_text.runtimes.graph_files import load_exported
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
 
@@ -114,7 +116,8 @@ class Encoder:
 
         Args:
             name: ``"starter"`` (bundled), a local folder or file of any format that
-                :mod:`clip_text.checkpoints` reads, or a Hugging Face hub name.
+                :mod:`clip_text.checkpoints` reads, a folder of ``clip-text export``, or a Hugging
+                Face hub name.
             device: As for the class.
             context_length: Longest text in tokens, if not the model's own.
             compat: Whose tokens a text becomes, if not those the model was saved with:
@@ -129,6 +132,8 @@ class Encoder:
             >>> Encoder.from_pretrained("starter", compat="cn_clip").tokenizer.contract
             'cn_clip/1'
         """
+        if is_exported(Path(name).expanduser()):
+            return cls(load_exported(Path(name).expanduser(), context_length, compat), device)
         from clip_text.checkpoints import load_checkpoint
 
         return cls(load_checkpoint(name, context_length, compat), device)
@@ -274,7 +279,7 @@ class Encoder:
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            yield places, self.tokenizer.pad([rows[place] for place in places]).numpy()
+            yield places, self.tokenizer.stack([rows[place] for place in places])
 
     def token_batches(
         self, texts: Sequence[str], batch_size: int = 256, context_length: int | None = None

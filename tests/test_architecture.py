@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "clip_text.encoder": (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes"),
     "clip_text.plugin": ENCODER,
     "clip_text.conversion": ENCODER,
+    "clip_text.exporting": (*ENCODER, "clip_text.conversion"),
     "clip_text.evaluation": DATA,
     "clip_text.evaluation.adapters": (*ENCODER, "clip_text.evaluation"),
     "clip_text.training": (*ENCODER, "clip_text.evaluation"),
