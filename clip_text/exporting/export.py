@@ -10,15 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clip_text.checkpoints import Checkpoint, load_checkpoint, resolve
+from clip_text.checkpoints import load_checkpoint, resolve
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
 from clip_text.exporting import immich
 from clip_text.exporting.card import CARD_FILE, card
-from clip_text.exporting.graphs import trace, write_onnx, write_openvino
+from clip_text.exporting.graphs import write_onnx, write_openvino
 from clip_text.exporting.parity import ExportParity, compare_shapes, pictures, token_rows
 from clip_text.exporting.report import REPORT_FILE, ExportReport, Target
 from clip_text.runtimes.exported import (
+    Family,
     Manifest,
     Precision,
     Tower,
@@ -28,6 +29,7 @@ from clip_text.runtimes.exported import (
     write_manifest,
 )
 from clip_text.runtimes.graph import ImageGraph, TextGraph
+from clip_text.runtimes.onnxruntime import OPSET
 from clip_text.storage import check_new, partial_folder, write_json
 
 Say = Callable[[str], None]
@@ -78,7 +80,10 @@ def export(
     if to == "immich":
         immich.check_immich(source.checkpoint)
     with partial_folder(folder) as partial:
-        opset = _write(source, partial, to, precision, name)
+        if to == "immich":
+            _write_immich(source, partial)
+        else:
+            _write_exported(source, partial, to, precision, name)
         exported = _load(partial, to)
         parity = _compare(source, exported, precision)
         for line in (str(folder), *parity.lines()):
@@ -91,7 +96,7 @@ def export(
         if to != "immich" and not parity.same_rows:
             _give_own_fingerprint(partial)
         recalls = {} if recall is None else _recalls(source, exported, partial, recall)
-        report = ExportReport(name, to, parity, recalls, opset, time.monotonic() - begun)
+        report = ExportReport(name, to, parity, recalls, time.monotonic() - begun)
         for line in report.recall_lines():
             say(line)
         write_json(partial / REPORT_FILE, report.as_json())
@@ -123,21 +128,20 @@ def _load(folder: Path, to: Target) -> Encoder | immich.ImmichModel:
     return immich.ImmichModel(folder) if to == "immich" else Encoder.from_pretrained(folder)
 
 
-def _write(
-    source: Encoder, folder: Path, to: Target, precision: Precision, name: str
-) -> int | None:
-    """Write all but card and report; give the opset of ONNX."""
-    if to == "immich":
-        return _write_immich(source, folder)
-    opset = None
-    for tower, graph in _graphs(source.checkpoint).items():
-        example, longest = _example(source, tower)
-        program = trace(graph, example, longest)
+def _write_exported(
+    source: Encoder, folder: Path, to: Family, precision: Precision, name: str
+) -> None:
+    """Write a model that :func:`clip_text.runtimes.exported.load_exported` reads."""
+    graphs: dict[Tower, nn.Module] = {
+        "text": TextGraph(source.model.text),
+        "image": ImageGraph(source.model, source.preprocessing),
+    }
+    for tower, graph in graphs.items():
+        inputs = {_INPUTS[tower]: _example(source, tower)}
         if to == "onnx":
-            opset = write_onnx(program, folder / f"{tower}.onnx", (_INPUTS[tower], "rows"))
+            write_onnx(graph, inputs, folder / f"{tower}.onnx")
         else:
-            free = [-1, -1] if longest else [-1, *example.shape[1:]]
-            write_openvino(program, folder / f"{tower}.xml", free)
+            write_openvino(graph, inputs, folder / f"{tower}.xml")
     source.tokenizer.save_files(folder)
     made_with = ("clip-text", "torch", "onnx" if to == "onnx" else "openvino")
     manifest = Manifest(
@@ -151,45 +155,31 @@ def _write(
         contract=source.tokenizer.contract,
         preprocessing=source.preprocessing,
         made_from={"model": name, **{package: version(package) for package in made_with}},
-        opset=opset,
+        opset=OPSET if to == "onnx" else None,
         files=stored_files(folder),
     )
     write_manifest(folder, manifest)
-    return opset
 
 
-def _write_immich(source: Encoder, folder: Path) -> int:
-    """Write the layout of Immich without card and report; give the opset."""
+def _write_immich(source: Encoder, folder: Path) -> None:
     width = immich.immich_width(source.embed_dim)
     (folder / "textual").mkdir()
     (folder / "visual").mkdir()
-    model = source.checkpoint.model
-    example, longest = _example(source, "text")
-    text = trace(immich.Widened(TextGraph(model.text), width), example.to(torch.int32), longest)
-    write_onnx(text, folder / "textual" / "model.onnx", ("text", "rows"))
-    example, longest = _example(source, "image")
-    pixels = source.to_input(example.numpy()).contiguous()
-    image = trace(immich.Widened(immich.Normalised(model.visual), width), pixels, longest)
-    opset = write_onnx(image, folder / "visual" / "model.onnx", ("image", "rows"))
+    text = immich.Widened(TextGraph(source.model.text), width)
+    tokens = _example(source, "text").to(torch.int32)
+    write_onnx(text, {"text": tokens}, folder / "textual" / "model.onnx")
+    image = immich.Widened(immich.Normalised(source.model.visual), width)
+    pixels = source.to_input(_example(source, "image").numpy()).contiguous()
+    write_onnx(image, {"image": pixels}, folder / "visual" / "model.onnx")
     immich.write_parts(source.checkpoint, folder)
-    return opset
 
 
-def _graphs(checkpoint: Checkpoint) -> dict[Tower, nn.Module]:
-    model = checkpoint.model
-    return {
-        "text": TextGraph(model.text),
-        "image": ImageGraph(model, checkpoint.preprocessing),
-    }
-
-
-def _example(source: Encoder, tower: Tower) -> tuple[torch.Tensor, int | None]:
-    """Give an input of two rows, and for texts the longest length in tokens."""
+def _example(source: Encoder, tower: Tower) -> torch.Tensor:
+    """Give an input of two rows."""
     if tower == "text":
         length = min(7, source.context_length)
-        tokens = token_rows(source.tokenizer, 2, length)
-        return torch.from_numpy(tokens), source.context_length
-    return torch.from_numpy(pictures(2, source.preprocessing.size)), None
+        return torch.from_numpy(token_rows(source.tokenizer, 2, length))
+    return torch.from_numpy(pictures(2, source.preprocessing.size))
 
 
 def _compare(

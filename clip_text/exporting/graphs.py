@@ -1,91 +1,57 @@
-"""Towers as graphs: torch modules to files of ONNX and OpenVINO."""
+"""Towers as files of ONNX and OpenVINO."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
-from clip_text.errors import needs
+from clip_text.errors import CheckpointError, needs
+from clip_text.runtimes import onnxruntime, openvino
 
-_LARGE = 1_500_000_000  # bytes; protobuf, of which ONNX files are made, ends at two GiB
+_LARGEST = 2_000_000_000  # bytes; protobuf, of which ONNX files are made, ends at two GiB
 
 
-def trace(tower: nn.Module, example: Tensor, longest: int | None) -> ExportedProgram:
-    """Record what a tower computes, whatever the number of rows.
+def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
+    """Write a tower as an ONNX file.
 
     Args:
         tower: Takes one tensor and gives rows.
-        example: An input of at least two rows.
-        longest: The longest second dimension, in tokens; None where only the first one varies.
-    """
-    free = {0: Dim("batch", min=1, max=1 << 16)}
-    if longest is not None:
-        free[1] = Dim("length", min=2, max=longest)
-    return torch.export.export(tower.eval(), (example,), dynamic_shapes=(free,))
-
-
-def write_onnx(program: ExportedProgram, file: Path, names: tuple[str, str]) -> int:
-    """Write a tower as an ONNX file; weights of gigabytes go into a second file beside it.
-
-    Args:
-        program: As :func:`trace` gives it.
+        example: An input of two rows, by its name; tokens [n, length], or pixels or a picture of
+            four axes. The first axis will be free, of tokens both.
         file: Where to write.
-        names: Of input and output.
-
-    Returns:
-        The opset, the version of ONNX's operators that the file needs.
 
     Raises:
-        MissingPackageError: If the packages that write ONNX are not installed.
+        CheckpointError: If its weights are too many for one file.
+        MissingPackageError: If onnx is not installed.
     """
-    with needs("clip-text[export]", "writing ONNX"):
-        import onnx  # noqa: PLC0415  (few need it)
-        import onnxscript  # noqa: F401, PLC0415  (torch needs it)
-
-    weights = sum(tensor.nbytes for tensor in program.state_dict.values())
-    with _quiet():
-        torch.onnx.export(
-            program,
-            f=file,
-            input_names=names[:1],
-            output_names=names[1:],
-            dynamo=True,
-            external_data=weights > _LARGE,
-            verbose=False,
+    weights = sum(tensor.nbytes for tensor in tower.state_dict().values())
+    if weights > _LARGEST:
+        raise CheckpointError(
+            f"expected a tower of at most {_LARGEST / 1e9:g} GB, all that an ONNX file holds, got "
+            f"{weights / 1e9:.1f} GB. Export to openvino."
         )
-    return int(onnx.load(file, load_external_data=False).opset_import[0].version)
+    axes = {
+        name: {0: "n", 1: "length"} if tensor.ndim == 2 else {0: "n"}
+        for name, tensor in example.items()
+    }
+    file.write_bytes(onnxruntime.convert(tower, example, axes))
 
 
-def write_openvino(program: ExportedProgram, file: Path, shape: Sequence[int]) -> None:
+def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
     """Write a tower as OpenVINO's ``.xml``, with its weights in a ``.bin`` beside it.
 
     Args:
-        program: As :func:`trace` gives it.
+        tower: Takes one tensor and gives rows.
+        example: As for :func:`write_onnx`.
         file: Ends in ``.xml``.
-        shape: Of the input; -1 where it is free.
 
     Raises:
-        MissingPackageError: If OpenVINO is not installed.
+        MissingPackageError: If openvino is not installed.
     """
-    with needs("openvino", "writing OpenVINO's models"):
-        import openvino  # noqa: PLC0415  (few need it)
+    with needs("openvino", "writing its models"):
+        from openvino import save_model  # noqa: PLC0415  (few need it)
 
-    with _quiet():
-        graph = openvino.convert_model(program)
-    graph.reshape(openvino.PartialShape(list(shape)))
-    openvino.save_model(graph, file, compress_to_fp16=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the writers from logging what they do not fold, which is no news."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
+    shapes = [
+        (-1, -1) if tensor.ndim == 2 else (-1, *tensor.shape[1:]) for tensor in example.values()
+    ]
+    save_model(openvino.convert(tower, example, shapes), file, compress_to_fp16=False)

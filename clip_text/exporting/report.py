@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clip_text.exporting.parity import ExportParity
+from clip_text.runtimes.onnxruntime import OPSET
 
 Target = Literal["onnx", "openvino", "immich"]
 
@@ -20,7 +21,6 @@ class ExportReport:
         parity: Its rows against the model's.
         recalls: By what was measured, text-to-image recall@10 in [0, 1]; empty where no data was
             given.
-        opset: Of ONNX's operators that the graphs need; None for OpenVINO's own files.
         seconds: All of it took.
     """
 
@@ -28,8 +28,12 @@ class ExportReport:
     target: Target
     parity: ExportParity
     recalls: dict[str, float]
-    opset: int | None
     seconds: float
+
+    @property
+    def opset(self) -> int | None:
+        """Version of ONNX's operators that the graphs need; None for OpenVINO's own files."""
+        return None if self.target == "openvino" else OPSET
 
     def recall_lines(self) -> list[str]:
         """Say what was measured of recall, a line each."""

@@ -14,11 +14,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clip_text.errors import CheckpointError
 from clip_text.images import Preprocessing
+from clip_text.runtimes import ExportedModel, Runtime
+from clip_text.runtimes.cache import Stamp
+from clip_text.runtimes.onnxruntime import OnnxRuntime
+from clip_text.runtimes.openvino import OpenVinoRuntime, read
+from clip_text.runtimes.processor import has_bf16
 from clip_text.storage import write_json
+from clip_text.tokenizer import Compat, Tokenizer
+
+if TYPE_CHECKING:
+    import openvino
 
 MANIFEST_FILE = "clip_text_model.json"
 VERSION = 1
@@ -76,9 +85,9 @@ class Manifest:
     opset: int | None = None
     files: dict[str, StoredFile] = field(default_factory=dict)
 
-    def graph(self, tower: Tower) -> str:
-        """Name the file that a runtime opens for a tower."""
-        return tower + _SUFFIXES[self.family][0]
+    def graph_files(self, tower: Tower) -> tuple[str, ...]:
+        """Name the files of a tower; a runtime opens the first one."""
+        return tuple(tower + suffix for suffix in _SUFFIXES[self.family])
 
 
 def is_exported(folder: Path) -> bool:
@@ -109,7 +118,7 @@ def digest_of(path: Path) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an exported folder, and check that its files are there and whole.
 
-    Only sizes are compared, so that a start is quick; :func:`verify` compares what is in them.
+    Only sizes are compared, so that a start is quick; :func:`verify` compares digests.
 
     Raises:
         CheckpointError: If the manifest is damaged or of a newer version, or a file is missing or
@@ -149,13 +158,98 @@ def verify(folder: Path) -> Manifest:
         CheckpointError: As :func:`read_manifest`; also if a file is not what was written.
     """
     manifest = read_manifest(folder)
-    for name, stored in manifest.files.items():
-        if (found := digest_of(folder / name)) != stored.blake2b:
-            raise CheckpointError(
-                f"expected digest {stored.blake2b} of {folder / name}, got {found}. Copy the "
-                "folder again, or export the model again."
-            )
+    for name in manifest.files:
+        _check_digest(folder, manifest, name)
     return manifest
+
+
+def load_exported(
+    folder: Path,
+    context_length: int | None = None,
+    compat: Compat | None = None,
+    runtime: str | None = None,
+) -> ExportedModel:
+    """Load an exported folder; a tower is read, and its files compared, when it is first used.
+
+    Args:
+        folder: As ``clip-text export`` writes it.
+        context_length: Longest text in tokens; only the model's own can be had.
+        compat: Its tokeniser contract; only the model's own can be had.
+        runtime: Name of the runtime, or ``auto``; only the folder's own can be had.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or another context, contract or runtime
+            is asked for.
+        MissingPackageError: If the library that runs it is not installed.
+    """
+    manifest = read_manifest(folder)
+    try:
+        tokenizer = Tokenizer.from_files(folder, manifest.context_length)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
+    if tokenizer.contract != manifest.contract:
+        raise CheckpointError(
+            f"expected a tokenizer of contract {manifest.contract} in {folder}, got "
+            f"{tokenizer.contract}. Export the model again."
+        )
+    made = _runtime(folder, manifest)
+    own = (manifest.context_length, tokenizer.compat, made.name)
+    asked = (
+        own[0] if context_length is None else context_length,
+        own[1] if compat is None else compat,
+        own[2] if runtime in {None, "auto"} else runtime,
+    )
+    if asked != own:
+        names = ("context_length", "compat", "runtime")
+        has, wants = (
+            ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+            for values in (own, asked)
+        )
+        raise CheckpointError(
+            f"expected {has}, all that {folder} was exported with, got {wants}. Leave them out, or "
+            "use the model it was exported from."
+        )
+    return ExportedModel(
+        path=folder,
+        tokenizer=tokenizer,
+        preprocessing=manifest.preprocessing,
+        embed_dim=manifest.embed_dim,
+        fingerprint=manifest.fingerprint,
+        logit_scale=manifest.logit_scale,
+        runtime=made,
+    )
+
+
+def _runtime(folder: Path, manifest: Manifest) -> Runtime:
+    def checked(tower: Tower) -> Path:
+        files = manifest.graph_files(tower)
+        for name in files:
+            _check_digest(folder, manifest, name)
+        return folder / files[0]
+
+    if manifest.family == "onnx":
+        return OnnxRuntime(lambda: checked("text"), lambda: checked("image"))
+    halved = manifest.precision == "bf16" and has_bf16()
+
+    def graph(tower: Tower) -> "openvino.Model":
+        return read(checked(tower))
+
+    digests = "".join(stored.blake2b for stored in manifest.files.values())
+    return OpenVinoRuntime(
+        lambda: graph("text"),
+        lambda: graph("image"),
+        "bf16" if halved else "f32",
+        stamp=lambda: Stamp.here(hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()),
+    )
+
+
+def _check_digest(folder: Path, manifest: Manifest, name: str) -> None:
+    wanted, found = manifest.files[name].blake2b, digest_of(folder / name)
+    if found != wanted:
+        raise CheckpointError(
+            f"expected digest {wanted} of {folder / name}, got {found}. Copy the folder again, or "
+            "export the model again."
+        )
 
 
 def _parsed(raw: Mapping[str, Any]) -> Manifest:

@@ -6,6 +6,9 @@ the pooler reads [CLS] only, the last layer computes nothing else. Padded tokens
 one text each.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from clip_text.images import Preprocessing
+from clip_text.runtimes.torch_runtime import to_input
 from clip_text.towers import TextTower
 
-__all__ = ["ImageGraph", "PackedText", "TextGraph", "can_pack"]
+__all__ = ["ImageGraph", "PackedText", "TextGraph", "can_pack", "first_position", "traceable"]
 
 _FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 _POOLERS = ("cls", "mean")
@@ -154,6 +158,19 @@ def first_position(tower: TextTower) -> int | None:
     return None if tower.config.model_type == "bert" else tower.pad_id + 1
 
 
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Have modules computed by operations that other libraries know, without gradients."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, and read best by all
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 class ImageGraph(nn.Module):
     """An image tower over pixels: uint8 [n, size, size, 3] → unit rows, float32 [n, embed_dim].
 
@@ -162,17 +179,12 @@ class ImageGraph(nn.Module):
         preprocessing: Of pictures.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: CustomTextCLIP, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.visual = model.visual
-        mean, std = (torch.tensor(each) * 255 for each in (preprocessing.mean, preprocessing.std))
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        self.preprocessing = preprocessing
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pictures of the model's input size."""
-        inputs = (pixels.to(torch.float32) - self.mean) / self.std
-        return normalize(cast(Tensor, self.visual(inputs.permute(0, 3, 1, 2))), dim=-1)
+        inputs = to_input(pixels, self.preprocessing)
+        return normalize(cast(Tensor, self.visual(inputs)), dim=-1)

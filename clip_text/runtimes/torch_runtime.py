@@ -30,8 +30,7 @@ class TorchRuntime:
     ) -> None:
         self.name = "torch" if dtype == torch.float32 else "torch-bf16"
         self._model, self._device, self._dtype = model, device, dtype
-        self._mean = torch.tensor(preprocessing.mean, device=device) * 255
-        self._std = torch.tensor(preprocessing.std, device=device) * 255
+        self._preprocessing = preprocessing
 
     def text(self, tokens: TokenIds) -> Features:
         """Encode token ids; see :class:`clip_text.runtimes.Runtime`."""
@@ -41,19 +40,29 @@ class TorchRuntime:
     def image(self, pixels: Pixels) -> Features:
         """Encode pictures; see :class:`clip_text.runtimes.Runtime`."""
         with torch.inference_mode(), self._precision():
-            return unit_rows(self._model.encode_image(self.to_input(pixels)))
-
-    def to_input(self, pixels: Pixels) -> Tensor:
-        """Normalise uint8 [n, size, size, 3] into the image tower's input [n, 3, size, size]."""
-        batch = torch.from_numpy(pixels).to(self._device, torch.float32)
-        # [n, H, W, C] seen as [n, C, H, W] already is the channels_last layout, on which a CPU's
-        # convolutions are about twice as fast
-        return ((batch - self._mean) / self._std).permute(0, 3, 1, 2)
+            batch = torch.from_numpy(pixels).to(self._device)
+            return unit_rows(self._model.encode_image(to_input(batch, self._preprocessing)))
 
     def _precision(self) -> AbstractContextManager[None]:
         if self._dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self._device.type, self._dtype)
+
+
+def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Normalise uint8 [n, size, size, 3] into the image tower's input, float32 [n, 3, size, size].
+
+    Args:
+        pixels: On any device.
+        preprocessing: Of the model.
+    """
+    mean, std = (
+        torch.tensor(values, device=pixels.device) * 255
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    # [n, H, W, C] seen as [n, C, H, W] already is the channels_last layout, on which a CPU's
+    # convolutions are about twice as fast
+    return ((pixels.to(torch.float32) - mean) / std).permute(0, 3, 1, 2)
 
 
 def unit_rows(features: Tensor) -> Features:
