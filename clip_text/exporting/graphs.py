@@ -22,8 +22,12 @@ def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> N
 
     Raises:
         CheckpointError: If its weights are too many for one file.
-        MissingPackageError: If onnx is not installed.
+        MissingPackageError: If onnx or onnxruntime is not installed.
     """
+    with needs("clip-text[export]", "exporting to ONNX"):
+        import onnx  # noqa: F401, PLC0415  (few need it)
+        import onnxruntime as runtime  # noqa: F401, PLC0415  (what is written is run)
+
     weights = sum(tensor.nbytes for tensor in tower.state_dict().values())
     if weights > _LARGEST:
         raise CheckpointError(
@@ -48,7 +52,7 @@ def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) 
     Raises:
         MissingPackageError: If openvino is not installed.
     """
-    with needs("openvino", "writing its models"):
+    with needs("clip-text[export]", "exporting to OpenVINO"):
         from openvino import save_model  # noqa: PLC0415  (few need it)
 
     shapes = [
