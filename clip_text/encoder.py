@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # an exported model runs where none of these can be imported
 # faster for having them all at once: 41 pictures a second of one core, with 16 as with 64.
 _PICTURES_ON_CPU = 16
 
+_TOKENISED_AT_ONCE = 16_384
+"""Texts that are sorted by length together."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -290,12 +293,27 @@ class Encoder:
     def _padded_batches(
         self, texts: Sequence[str], batch_size: int, context_length: int | None = None
     ) -> Iterator[tuple[list[int], TokenIds]]:
-        """Give positions in ``texts`` and int64 [n, length], texts of like length together."""
-        rows = self.tokenizer.token_ids(texts, context_length)
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            yield places, self.tokenizer.pad([rows[place] for place in places]).numpy()
+        """Give positions in ``texts`` and int64 [n, length], texts of like length together.
+
+        Of many texts, the next thousands are tokenised while the model computes the last.
+        """
+        step = batch_size * max(1, _TOKENISED_AT_ONCE // batch_size)
+        starts = range(0, len(texts), step)
+
+        def tokenise(start: int) -> tuple[int, list[list[int]]]:
+            return start, self.tokenizer.token_ids(texts[start : start + step], context_length)
+
+        chunks: Iterable[tuple[int, list[list[int]]]] = map(tokenise, starts)
+        if len(starts) > 1:
+            from clip_text.features import ahead
+
+            chunks = ahead(tokenise, starts, workers=1, depth=1)
+        for start, rows in chunks:
+            order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+            for first in range(0, len(order), batch_size):
+                places = order[first : first + batch_size]
+                tokens = self.tokenizer.pad([rows[place] for place in places]).numpy()
+                yield [start + place for place in places], tokens
 
     def token_batches(
         self, texts: Sequence[str], batch_size: int = 256, context_length: int | None = None
