@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_text.errors import CheckpointError
+from clip_text.errors import CheckpointError, needs
 from clip_text.images import ImageSource, Preprocessing, load_image, squash
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.exported import is_exported, load_exported
@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # an exported model runs where none of these can be imported
 # The states between the layers of 64 pictures of 272 pixels take 2.6 GB, and a CPU computes no
 # faster for having them all at once: 41 pictures a second of one core, with 16 as with 64.
 _PICTURES_ON_CPU = 16
+
+_TOKENISED_AT_ONCE = 16_384
+"""Texts that are sorted by length together."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -153,8 +156,9 @@ class Encoder:
         folder = Path(name).expanduser()
         if is_exported(folder):
             return cls(load_exported(folder, context_length, compat, runtime), device)
-        from clip_text.checkpoints import load_checkpoint
-        from clip_text.runtimes.choice import asked_for
+        with needs("clip-text", "a model that was not exported"):
+            from clip_text.checkpoints import load_checkpoint
+            from clip_text.runtimes.choice import asked_for
 
         chosen = asked_for(runtime)
         return cls(load_checkpoint(name, context_length, compat), device, chosen)
@@ -295,12 +299,27 @@ class Encoder:
     def _padded_batches(
         self, texts: Sequence[str], batch_size: int, context_length: int | None = None
     ) -> Iterator[tuple[list[int], TokenIds]]:
-        """Give positions in ``texts`` and int64 [n, length], texts of like length together."""
-        rows = self.tokenizer.token_ids(texts, context_length)
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            yield places, self.tokenizer.stack([rows[place] for place in places])
+        """Give positions in ``texts`` and int64 [n, length], texts of like length together.
+
+        Of many texts, the next thousands are tokenised while the model computes the last.
+        """
+        step = batch_size * max(1, _TOKENISED_AT_ONCE // batch_size)
+        starts = range(0, len(texts), step)
+
+        def tokenise(start: int) -> tuple[int, list[list[int]]]:
+            return start, self.tokenizer.token_ids(texts[start : start + step], context_length)
+
+        chunks: Iterable[tuple[int, list[list[int]]]] = map(tokenise, starts)
+        if len(starts) > 1:
+            from clip_text.features import ahead
+
+            chunks = ahead(tokenise, starts, workers=1, depth=1)
+        for start, rows in chunks:
+            order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+            for first in range(0, len(order), batch_size):
+                places = order[first : first + batch_size]
+                tokens = self.tokenizer.stack([rows[place] for place in places])
+                yield [start + place for place in places], tokens
 
     def token_batches(
         self, texts: Sequence[str], batch_size: int = 256, context_length: int | None = None

@@ -8,13 +8,22 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from retrieval.protocols import EncodeAndClassify
 
 Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
+RuntimeName = Literal["auto", "torch", "torch-bf16", "openvino", "openvino-bf16", "onnxruntime"]
 
 
-def load_encoder(model: str, compat: Contract | None = None) -> "Encoder":
-    """Load the model."""
+def load_encoder(
+    model: str, compat: Contract | None = None, runtime: RuntimeName | None = None
+) -> "Encoder":
+    """Load the model.
+
+    Args:
+        model: As ``--model`` names it.
+        compat: Whose tokens a text becomes, if not those the model was saved with.
+        runtime: How it computes; ``CLIP_TEXT_RUNTIME`` or ``auto`` if not given.
+    """
     from clip_text import Encoder
 
-    return Encoder.from_pretrained(model, compat=compat)
+    return Encoder.from_pretrained(model, compat=compat, runtime=runtime)
 
 
 def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify | None":

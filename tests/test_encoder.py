@@ -84,6 +84,16 @@ def test_batches_change_nothing(batch_size):
     np.testing.assert_allclose(ENCODER.encode_image(pictures(), batch_size), images, atol=SAME)
 
 
+def test_many_texts_are_tokenised_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(clip_text.encoder, "_TOKENISED_AT_ONCE", 6)
+    texts = TEXTS * 3
+    expected = np.tile(ENCODER.encode_text(TEXTS), (3, 1))
+    for batch_size in (1, 3, 4, 100):
+        np.testing.assert_allclose(ENCODER.encode_text(texts, batch_size), expected, atol=SAME)
+    with pytest.raises(TypeError, match="at position 20"):
+        ENCODER.encode_text([*texts[:20], None])
+
+
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_an_impossible_batch_size_is_refused(batch_size):
     for encode in (ENCODER.encode_text, ENCODER.encode_image):

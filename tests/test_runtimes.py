@@ -4,18 +4,22 @@ import json
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from models import shared_checkpoint, tiny_checkpoint
+from PIL import Image
 
+from clip_text.checkpoints import save_checkpoint
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, MissingPackageError
 from clip_text.runtimes import auto, cache, choice, processor
 from clip_text.runtimes.auto import AutoRuntime, Samples
 from clip_text.runtimes.cache import Stamp
 from clip_text.runtimes.packing import Packing
+from clip_text_cli import wiring
 
 TORCH = Encoder(shared_checkpoint(), "cpu")
 # the largest distance of a row: a cosine of 1 - d²/2; these weights are ten times the usual
@@ -328,3 +332,30 @@ def test_cores_are_those_the_process_may_use(monkeypatch, tmp_path):
         else:
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         assert processor.available_cores.__wrapped__() == cores
+
+
+def test_the_command_offers_the_runtimes_there_are(run):
+    assert get_args(wiring.RuntimeName) == choice.RUNTIMES
+    for command in ("index", "search", "serve", "demo"):
+        code, told, _ = run(command, "--help")
+        assert (code, "--runtime" in told, "CLIP_TEXT_RUNTIME" in told) == (0, True, True)
+
+
+def test_an_index_of_one_runtime_is_searched_by_another(run, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, picture in enumerate(pictures()[3:8]):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    save_checkpoint(shared_checkpoint(), tmp_path / "model")
+    named = ("--model", tmp_path / "model", "--index", tmp_path / "index")
+    assert run("index", folder, *named, "--runtime", "torch")[0] == 0
+    found = []
+    for runtime in ("torch", "openvino"):
+        code, told, _ = run("search", "红色的狗", *named, "--json", "--runtime", runtime)
+        assert code == 0
+        found.append(json.loads(told)["hits"])
+    first, second = ([hit["path"] for hit in hits] for hits in found)
+    assert first == second
+    scores = np.array([[hit["score"] for hit in hits] for hits in found])
+    np.testing.assert_allclose(*scores, atol=1e-4)
+    assert run("search", "狗", *named, "--runtime", "fast")[0] == 2

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
@@ -32,6 +33,8 @@ RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 VARIABLE = "CLIP_TEXT_RUNTIME"
 """The environment variable that names a runtime where no argument does."""
+
+_PRECISIONS: "dict[str, Precision]" = {"openvino": "f32", "openvino-bf16": "bf16"}
 
 Graph = TypeVar("Graph")
 
@@ -98,7 +101,7 @@ def make_runtime(name: str, parts: Parts) -> Runtime:
         return _auto(parts)
     if name == "onnxruntime":
         return _onnxruntime(parts)
-    return _openvino(parts, "bf16" if name == "openvino-bf16" else "f32")
+    return _openvino(parts, _OpenVinoGraphs(parts), _PRECISIONS[name])
 
 
 def _auto(parts: Parts) -> Runtime:
@@ -106,41 +109,62 @@ def _auto(parts: Parts) -> Runtime:
     names = ["torch"]
     if find_spec("openvino"):
         names += ["openvino", "openvino-bf16"] if has_bf16() else ["openvino"]
-    elif find_spec("onnxruntime") and find_spec("onnx"):
-        names.append("onnxruntime")
-    if bf16_pays(parts.device):
-        names.append("torch-bf16")
-    makers = {name: (lambda name=name: make_runtime(name, parts)) for name in names}
-    if len(makers) == 1:
-        return makers["torch"]()
+    else:  # beside OpenVINO neither was ever the quickest
+        names += ["onnxruntime"] if find_spec("onnxruntime") and find_spec("onnx") else []
+        names += ["torch-bf16"] if bf16_pays(parts.device) else []
+    if names == ["torch"]:
+        return make_runtime("torch", parts)
+    makers = {name: partial(make_runtime, name, parts) for name in names}
+    graphs = _OpenVinoGraphs(parts)  # converted once for both precisions
+    for name in _PRECISIONS.keys() & makers:
+        makers[name] = partial(_openvino, parts, graphs, _PRECISIONS[name])
     samples = Samples(parts.tokenizer, parts.preprocessing.size)
     return AutoRuntime(makers, samples, lambda: Stamp.here(parts.fingerprint()))
 
 
-def _openvino(parts: Parts, precision: "Precision") -> Runtime:
-    from clip_text.runtimes.openvino import OpenVinoRuntime, convert
+class _OpenVinoGraphs:
+    """Both towers as OpenVINO's graphs, converted when they are first asked for.
 
-    tower = parts.model.text
-    packing = Packing(tower.pad_id, first_position(tower)) if can_pack(tower) else None
+    Args:
+        parts: Of the model.
+    """
 
-    def text() -> "openvino.Model":
+    def __init__(self, parts: Parts) -> None:
+        tower = parts.model.text
+        self._parts = parts
+        self.packing = Packing(tower.pad_id, first_position(tower)) if can_pack(tower) else None
+
+    @cached_property
+    def text(self) -> "openvino.Model":
+        """Over packed rows, where there is a packing, else over token ids."""
+        from clip_text.runtimes.openvino import convert
+
+        tower = self._parts.model.text
         example = _tokens(tower.pad_id)
-        if packing is None:
+        if self.packing is None:
             return convert(TextGraph(tower), {"tokens": example}, [(-1, -1)])
-        packed, _, _ = packing.pack(example.numpy())
+        packed, _, _ = self.packing.pack(example.numpy())
         inputs = {name: _tensor(array) for name, array in packed._asdict().items()}
         return convert(PackedText(tower), inputs, [(-1, -1)] * len(inputs))
 
-    def image() -> "openvino.Model":
-        pixels = _pixels(parts.preprocessing.size)
-        graph = ImageGraph(parts.model, parts.preprocessing)
+    @cached_property
+    def image(self) -> "openvino.Model":
+        """Over pixels."""
+        from clip_text.runtimes.openvino import convert
+
+        pixels = _pixels(self._parts.preprocessing.size)
+        graph = ImageGraph(self._parts.model, self._parts.preprocessing)
         return convert(graph, {"pixels": pixels}, [(-1, *pixels.shape[1:])])
 
+
+def _openvino(parts: Parts, graphs: _OpenVinoGraphs, precision: "Precision") -> Runtime:
+    from clip_text.runtimes.openvino import OpenVinoRuntime
+
     return OpenVinoRuntime(
-        _or_say(text, "OpenVINO"),
-        _or_say(image, "OpenVINO"),
+        _or_say(lambda: graphs.text, "OpenVINO"),
+        _or_say(lambda: graphs.image, "OpenVINO"),
         precision,
-        packing,
+        graphs.packing,
         lambda: Stamp.here(parts.fingerprint()),
     )
 
