@@ -1,7 +1,7 @@
 """The Encoder: texts and pictures in, unit rows of one space out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property, wraps
 from itertools import islice
 from os import PathLike
@@ -16,6 +16,7 @@ from clip_text.errors import CheckpointError, needs
 from clip_text.images import ImageSource, Preprocessing, load_image, squash
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.exported import is_exported, load_exported
+from clip_text.runtimes.processor import available_cores
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
 
@@ -515,10 +516,20 @@ class Encoder:
                 f"expected a list of images, got one {type(images).__name__}. "
                 "Wrap it in a list: encode_image([image])."
             )
-        pixels = map(self.load_pixels, images)
+        pixels = self._decoded(images, depth=batch_size)
         batches = iter(lambda: list(islice(pixels, batch_size)), [])
         chunks = [self.encode_pixels(batch) for batch in batches]
         return np.concatenate(chunks) if chunks else np.empty((0, self.embed_dim), np.float32)
+
+    def _decoded(
+        self, images: Iterable[ImageSource] | NDArray[np.generic], depth: int
+    ) -> Iterator[Pixels]:
+        """Decode pictures in threads, a batch ahead of the model."""
+        if isinstance(images, Sized) and len(images) < 2:
+            return map(self.load_pixels, images)
+        from clip_text.features import ahead
+
+        return ahead(self.load_pixels, images, available_cores(), depth)
 
     def load_pixels(self, source: ImageSource) -> Pixels:
         """Decode one picture and squash it to the model's input size; safe in many threads.

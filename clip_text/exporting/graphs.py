@@ -24,7 +24,7 @@ def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> N
         CheckpointError: If its weights are too many for one file.
         MissingPackageError: If onnx or onnxruntime is not installed.
     """
-    with needs("clip-text[export]", "exporting to ONNX"):
+    with needs("clip-text[onnxruntime]", "exporting to ONNX"):
         import onnx  # noqa: F401, PLC0415  (few need it)
         import onnxruntime as runtime  # noqa: F401, PLC0415  (what is written is run)
 
@@ -52,7 +52,7 @@ def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) 
     Raises:
         MissingPackageError: If openvino is not installed.
     """
-    with needs("clip-text[export]", "exporting to OpenVINO"):
+    with needs("clip-text[openvino]", "exporting to OpenVINO"):
         from openvino import save_model  # noqa: PLC0415  (few need it)
 
     shapes = [

@@ -13,10 +13,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from clip_text.errors import CheckpointError
+from clip_text.errors import CheckpointError, needs
 from clip_text.images import Preprocessing
 from clip_text.runtimes import ExportedModel, Runtime
 from clip_text.runtimes.cache import Stamp
@@ -227,6 +228,10 @@ def _runtime(folder: Path, manifest: Manifest) -> Runtime:
             _check_digest(folder, manifest, name)
         return folder / files[0]
 
+    # alone: beside it, an exported model needs none of the packages that an extra would bring
+    package = "onnxruntime" if manifest.family == "onnx" else "openvino"
+    with needs(package, f"running {folder}"):
+        import_module(package)
     if manifest.family == "onnx":
         return OnnxRuntime(lambda: checked("text"), lambda: checked("image"))
     halved = manifest.precision == "bf16" and has_bf16()

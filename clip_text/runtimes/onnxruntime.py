@@ -37,7 +37,7 @@ class OnnxRuntime:
     def __init__(
         self, text: "Callable[[], bytes | Path]", image: "Callable[[], bytes | Path]"
     ) -> None:
-        with needs("onnxruntime", "this runtime"):
+        with needs("clip-text[onnxruntime]", "this runtime"):
             import onnxruntime  # noqa: F401
         self.name = "onnxruntime"
         self._text, self._image = _Session(text), _Session(image)
@@ -96,7 +96,7 @@ def convert(
     Raises:
         MissingPackageError: If onnx is not installed.
     """
-    with needs("onnx", "the runtime onnxruntime"):
+    with needs("clip-text[onnxruntime]", "this runtime"):
         import onnx  # noqa: F401
     import torch
 

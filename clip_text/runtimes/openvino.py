@@ -48,7 +48,7 @@ class OpenVinoRuntime:
         packing: Packing | None = None,
         stamp: Callable[[], Stamp] | None = None,
     ) -> None:
-        with needs("openvino", "this runtime"):
+        with needs("clip-text[openvino]", "this runtime"):
             import openvino  # noqa: F401
         self.name = "openvino" if precision == "f32" else "openvino-bf16"
         self._packing = packing
@@ -130,7 +130,7 @@ def read(file: Path) -> "openvino.Model":
         MissingPackageError: If openvino is not installed.
         RuntimeError: If the file is none.
     """
-    with needs("openvino", "this model"):
+    with needs("clip-text[openvino]", "this model"):
         import openvino
     return openvino.Core().read_model(file)
 
