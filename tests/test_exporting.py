@@ -1,6 +1,7 @@
 """Exported models: the same rows without torch, folders that are whole or refused, Immich."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -16,7 +17,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import tokenizers
-from exports import exported
 from fakes import save_picture
 from models import bert_tokenizer, shared_checkpoint, tiny_checkpoint
 from PIL import Image
@@ -38,6 +38,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_folder):
+    """Gives the folder of the tiny model as onnx, openvino or immich; do not write to it."""
+    base = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def made(target):
+        export(tiny_folder, base / target, target)
+        return base / target
+
+    return made
+
+
+@pytest.fixture(scope="module")
 def source():
     return Encoder(shared_checkpoint(), "cpu")
 
@@ -52,12 +65,12 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(tmp_path):
+def copied(tmp_path, exported):
     return Path(shutil.copytree(exported("onnx"), tmp_path / "copied"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_exported_folder_is_the_same_model(family, source, photos):
+def test_an_exported_folder_is_the_same_model(family, source, photos, exported):
     encoder = Encoder.from_pretrained(exported(family))
     for texts in ([], ["狗"], MIXED, MIXED * 60):
         np.testing.assert_allclose(
@@ -77,7 +90,7 @@ def test_an_exported_folder_is_the_same_model(family, source, photos):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_threads_share_an_exported_model(family, source):
+def test_threads_share_an_exported_model(family, source, exported):
     encoder = Encoder.from_pretrained(exported(family))
     expected = [source.encode_text([text]) for text in MIXED]
     with ThreadPoolExecutor(8) as pool:
@@ -86,7 +99,7 @@ def test_threads_share_an_exported_model(family, source):
             np.testing.assert_allclose(row, wanted, rtol=0, atol=1e-5)
 
 
-def test_the_report_and_the_card_say_what_was_measured():
+def test_the_report_and_the_card_say_what_was_measured(exported):
     folder = exported("onnx")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert (report["source"], report["target"], report["precision"]) == ("tiny", "onnx", "fp32")
@@ -157,7 +170,7 @@ def test_an_export_that_is_not_the_model_is_not_kept(tmp_path, tiny_folder, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_told(tmp_path, tiny_folder):
+def test_what_cannot_be_exported_is_told(tmp_path, tiny_folder, exported):
     with pytest.raises(CheckpointError, match=r"expected precision fp32 for onnx, got 'bf16'\."):
         export(tiny_folder, tmp_path / "out", "onnx", "bf16")
     with pytest.raises(FileExistsError, match="expected a new folder"):
@@ -212,7 +225,7 @@ def test_a_damaged_manifest_is_told(copied, change, said):
         Encoder.from_pretrained(copied)
 
 
-def test_another_context_contract_or_runtime_is_not_to_be_had():
+def test_another_context_contract_or_runtime_is_not_to_be_had(exported):
     folder = exported("onnx")
     own = load_exported(folder, 16, "clip_text", "onnxruntime")
     assert own.tokenizer.context_length == 16
@@ -223,7 +236,7 @@ def test_another_context_contract_or_runtime_is_not_to_be_had():
 
 
 @pytest.mark.parametrize(("family", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_a_missing_runtime_names_its_install(family, package, monkeypatch):
+def test_a_missing_runtime_names_its_install(family, package, monkeypatch, exported):
     folder = exported(family)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=rf"package {package} .* pip install {package}\."):
@@ -262,7 +275,7 @@ def serving(index, model):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_index_search_and_serve_need_no_torch(family, photos, tmp_path, source):
+def test_index_search_and_serve_need_no_torch(family, photos, tmp_path, source, exported):
     model, index = exported(family), tmp_path / "index"
     report = json.loads(done("index", photos, "--index", index, "--model", model, "--json"))
     assert (report["added"], report["failed"]) == (4, 0)
@@ -315,7 +328,7 @@ def immich_image(folder, path):
     return session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
 
 
-def test_immich_gets_the_rows_of_the_encoder(source, photos):
+def test_immich_gets_the_rows_of_the_encoder(source, photos, exported):
     folder = exported("immich")
     texts = ["红色的心", "“红”ＡＢ１，狗", "红" * 99, "", "a dog\u3000 running"]
     for text, row in zip(texts, source.encode_text(texts), strict=True):
@@ -328,7 +341,7 @@ def test_immich_gets_the_rows_of_the_encoder(source, photos):
         np.testing.assert_allclose(immich_image(folder, path)[: len(row)], row, rtol=0, atol=1e-5)
 
 
-def test_our_stand_in_for_immich_does_what_it_does(photos):
+def test_our_stand_in_for_immich_does_what_it_does(photos, exported):
     folder = exported("immich")
     stand_in = immich.ImmichModel(folder)
     np.testing.assert_allclose(
