@@ -12,8 +12,9 @@ import torch
 from clip_text.checkpoints import Checkpoint, Format, load_checkpoint, save_as
 from clip_text.checkpoints.recognition import build, describe, read_source
 from clip_text.checkpoints.weights import stored
-from clip_text.encoder import Encoder, Features
+from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
+from clip_text.runtimes import Features
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 TEXTS = (
@@ -157,8 +158,8 @@ def compare(one: Checkpoint, other: Checkpoint, dtype: torch.dtype = torch.float
         or not torch.equal(expected[name].to(actual[name].dtype), actual[name])
     )
     first, second = Encoder(one, "cpu"), Encoder(other, "cpu")
-    texts = _distance(first.encode_text(TEXTS), second.encode_text(TEXTS))
-    images = _distance(first.encode_image([picture()]), second.encode_image([picture()]))
+    texts = distance(first.encode_text(TEXTS), second.encode_text(TEXTS))
+    images = distance(first.encode_image([picture()]), second.encode_image([picture()]))
     return Parity(*texts, *images, unequal, BOUNDS[dtype])
 
 
@@ -180,7 +181,13 @@ def as_json(parity: Parity) -> dict[str, Any]:
     }
 
 
-def _distance(one: Features, other: Features) -> tuple[float, float]:
+def distance(one: Features, other: Features) -> tuple[float, float]:
+    """Measure the largest difference of a number, and the lowest cosine of two rows.
+
+    Args:
+        one: Rows [n, embed_dim].
+        other: Rows for the same things, in the same order.
+    """
     first, second = (each.astype(np.float64) for each in (one, other))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     cosines = (first * second).sum(1) / norms

@@ -1,45 +1,74 @@
 """The Encoder: texts and pictures in, unit rows of one space out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import cached_property, wraps
 from itertools import islice
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from clip_text.checkpoints import STARTER, Checkpoint, load_checkpoint, save_checkpoint
-from clip_text.checkpoints.heads import choose_head
-from clip_text.data.tags import Entity
-from clip_text.features import Pixels, hash_weights
-from clip_text.heads.answers import Answer, AnswerFinder
-from clip_text.heads.classification import Classification, ClassificationHead, rank
-from clip_text.heads.entities import EntityRecognizer
-from clip_text.heads.pairs import Pair, PairClassifier
-from clip_text.images import ImageSource, load_image, squash
+from clip_text.errors import CheckpointError, needs
+from clip_text.images import ImageSource, Preprocessing, load_image, squash
+from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
+from clip_text.runtimes.exported import is_exported, load_exported
+from clip_text.runtimes.processor import available_cores
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
-from clip_text.towers import POOLERS, TextTower
 
-Features = NDArray[np.float32]
+if TYPE_CHECKING:  # an exported model runs where none of these can be imported
+    import torch
+    from open_clip import CustomTextCLIP
+    from torch import Tensor
+
+    from clip_text.checkpoints import Checkpoint
+    from clip_text.data.tags import Entity
+    from clip_text.heads import Head
+    from clip_text.heads.answers import Answer
+    from clip_text.heads.classification import Classification
+    from clip_text.heads.pairs import Pair
 
 # The states between the layers of 64 pictures of 272 pixels take 2.6 GB, and a CPU computes no
 # faster for having them all at once: 41 pictures a second of one core, with 16 as with 64.
 _PICTURES_ON_CPU = 16
+
+_TOKENISED_AT_ONCE = 16_384
+"""Texts that are sorted by length together."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_towers(
+    method: "Callable[Concatenate[Encoder, P], R]",
+) -> "Callable[Concatenate[Encoder, P], R]":
+    """Run a method that needs the towers as modules, without gradients."""
+
+    @wraps(method)
+    def call(self: "Encoder", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.require_weights()
+        import torch
+
+        with torch.inference_mode():
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class Encoder:
     """A pair of towers with their tokenizer and preprocessing.
 
     Args:
-        checkpoint: The parts, as :func:`clip_text.checkpoints.load_checkpoint` gives them.
+        model: The parts, as :func:`clip_text.checkpoints.load_checkpoint` gives them, or a model
+            that was exported: it encodes, and has neither weights to train nor heads.
         device: Where to compute; the GPU if there is one, else the CPU.
+        runtime: How, one of :data:`clip_text.runtimes.choice.RUNTIMES`; ``torch`` runs the
+            modules themselves, so that rows follow weights that change. All others compute with
+            the weights as they are when texts or pictures are first encoded.
 
     Example:
         >>> encoder = Encoder.from_pretrained("starter")
@@ -47,51 +76,105 @@ class Encoder:
         (2, 256)
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.checkpoint = checkpoint
-        self.tokenizer = checkpoint.tokenizer
-        self.model = checkpoint.model.eval().to(self.device)
+    heads: "Mapping[str, Head]"
+
+    def __init__(
+        self,
+        model: "Checkpoint | ExportedModel",
+        device: "str | torch.device | None" = None,
+        runtime: str = "torch",
+    ) -> None:
+        self.tokenizer = model.tokenizer
+        self.preprocessing: Preprocessing = model.preprocessing
+        self._exported: ExportedModel | None = None
+        if isinstance(model, ExportedModel):
+            self._exported = model
+            self.runtime: Runtime = model.runtime
+            self.heads = {}
+        else:
+            self._take(model, device, runtime)
+
+    def _take(
+        self, checkpoint: "Checkpoint", device: "str | torch.device | None", runtime: str
+    ) -> None:
+        """Put a checkpoint's modules on the device, and make what encodes by them."""
+        import torch
+
+        from clip_text.runtimes.choice import Parts, make_runtime
+
+        self._checkpoint = checkpoint
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        checkpoint.model.eval().to(self._device)
         self.heads = dict(checkpoint.heads)
         for head in self.heads.values():
-            head.module.eval().to(self.device)
-        preprocessing = checkpoint.preprocessing
-        self._mean = torch.tensor(preprocessing.mean, device=self.device) * 255
-        self._std = torch.tensor(preprocessing.std, device=self.device) * 255
+            head.module.eval().to(self._device)
+        parts = Parts(
+            checkpoint.model,
+            self.preprocessing,
+            self.tokenizer,
+            self._device,
+            lambda: self.fingerprint,
+        )
+        self.runtime = make_runtime(runtime, parts)
 
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path = STARTER,
-        device: str | torch.device | None = None,
+        name: str | Path = "starter",
+        device: "str | torch.device | None" = None,
         *,
         context_length: int | None = None,
         compat: Compat | None = None,
+        runtime: str | None = None,
     ) -> "Encoder":
         """Load a model.
 
         Args:
             name: ``"starter"`` (bundled), a local folder or file of any format that
-                :mod:`clip_text.checkpoints` reads, or a Hugging Face hub name.
+                :mod:`clip_text.checkpoints` reads, a folder of ``clip-text export``, or a Hugging
+                Face hub name.
             device: As for the class.
             context_length: Longest text in tokens, if not the model's own.
             compat: Whose tokens a text becomes, if not those the model was saved with:
                 ``clip_text``, ``cn_clip``, ``hf`` or ``open_clip``; see
                 :mod:`clip_text.tokenizer`. Both are part of the fingerprint.
+            runtime: How rows are computed: ``auto``, ``torch``, ``torch-bf16``, ``openvino``,
+                ``openvino-bf16`` or ``onnxruntime``; ``CLIP_TEXT_RUNTIME`` or ``auto`` if not
+                given, which is the quickest whose rows have a cosine of at least 0.999 to those
+                of ``torch``. Take ``torch`` to change the weights.
 
         Raises:
             CheckpointError: If there is none, it is damaged, or it cannot have that context or
                 contract.
+            MissingPackageError: If the runtime's library is not installed.
+            ValueError: If there is no such runtime, or it does not compute on that device.
 
         Example:
             >>> Encoder.from_pretrained("starter", compat="cn_clip").tokenizer.contract
             'cn_clip/1'
         """
-        return cls(load_checkpoint(name, context_length, compat), device)
+        folder = Path(name).expanduser()
+        if is_exported(folder):
+            return cls(load_exported(folder, context_length, compat, runtime), device)
+        with needs("clip-text", "a model that was not exported"):
+            from clip_text.checkpoints import load_checkpoint
+            from clip_text.runtimes.choice import asked_for
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the model as a folder that :meth:`from_pretrained` reads."""
-        save_checkpoint(self.checkpoint, Path(folder), dtype=dtype)
+        chosen = asked_for(runtime)
+        return cls(load_checkpoint(name, context_length, compat), device, chosen)
+
+    def save_pretrained(self, folder: str | Path, dtype: "torch.dtype | None" = None) -> None:
+        """Write the model as a folder that :meth:`from_pretrained` reads.
+
+        Args:
+            folder: Created with its parents.
+            dtype: Of the stored floating-point weights; float32 if not given.
+        """
+        import torch
+
+        from clip_text.checkpoints import save_checkpoint
+
+        save_checkpoint(self.checkpoint, Path(folder), dtype=dtype or torch.float32)
 
     def save_sentence_transformers(self, folder: str | Path) -> None:
         """Write the text half as a folder that ``SentenceTransformer(folder)`` loads.
@@ -103,16 +186,43 @@ class Encoder:
                 :func:`clip_text.checkpoints.sentence_transformers.save_sentence_transformers`.
             FileExistsError: If the folder exists.
         """
-        from clip_text.checkpoints.sentence_transformers import (  # noqa: PLC0415  (few need it)
-            save_sentence_transformers,
-        )
+        from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
 
         save_sentence_transformers(self.checkpoint, Path(folder))
 
     @property
+    def checkpoint(self) -> "Checkpoint":
+        """The parts it was made of.
+
+        Raises:
+            CheckpointError: If the model was exported.
+        """
+        self.require_weights()
+        return self._checkpoint
+
+    @property
+    def model(self) -> "CustomTextCLIP":
+        """Both towers, in evaluation mode on the device.
+
+        Raises:
+            CheckpointError: If the model was exported.
+        """
+        return self.checkpoint.model
+
+    @property
+    def device(self) -> "torch.device":
+        """Where the towers are.
+
+        Raises:
+            CheckpointError: If the model was exported.
+        """
+        self.require_weights()
+        return self._device
+
+    @property
     def embed_dim(self) -> int:
         """Width of the shared space."""
-        return self.checkpoint.config.embed_dim
+        return self._exported.embed_dim if self._exported else self.checkpoint.config.embed_dim
 
     @property
     def context_length(self) -> int:
@@ -122,6 +232,8 @@ class Encoder:
     @property
     def logit_scale(self) -> float:
         """The factor that turned cosines into logits in training (the exp, not the log)."""
+        if self._exported:
+            return self._exported.logit_scale
         return float(self.model.logit_scale.detach().exp())
 
     @cached_property
@@ -131,21 +243,35 @@ class Encoder:
         Encoders with equal fingerprints give comparable rows; an index keeps it and refuses
         queries from another model.
         """
+        if self._exported:
+            return self._exported.fingerprint
+        from clip_text.features import hash_weights
+
         digest = hashlib.blake2b(digest_size=16)
-        checkpoint = self.checkpoint
-        config = checkpoint.config
+        config = self.checkpoint.config
         shape = (config.pooler, config.projection, config.context_length, config.quick_gelu)
         vocabulary = sorted(self.tokenizer.backend.get_vocab().items())
         contract = self.tokenizer.contract
-        digest.update(repr((contract, shape, checkpoint.preprocessing, vocabulary)).encode())
+        digest.update(repr((contract, shape, self.preprocessing, vocabulary)).encode())
         hash_weights(self.model, digest)
         return digest.hexdigest()
+
+    def require_weights(self) -> None:
+        """Refuse a model that was exported, where more than encoding is asked for.
+
+        Raises:
+            CheckpointError: If it was.
+        """
+        if self._exported:
+            raise CheckpointError(
+                f"expected a model with its weights, got {self._exported.path}, which was exported "
+                "and only encodes. Load the model it was exported from."
+            )
 
     def text_report(self, texts: Sequence[str]) -> TokenReport:
         """Say which parts of the texts are unknown to the vocabulary, and which are cut off."""
         return self.tokenizer.report(texts)
 
-    @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Features:
         """Encode texts into unit rows.
 
@@ -166,13 +292,38 @@ class Encoder:
         _check_batch_size(batch_size)
         texts = check_texts(texts)
         out = np.empty((len(texts), self.embed_dim), np.float32)
-        for batch, tokens in self.token_batches(texts, batch_size):
-            out[batch] = _unit_rows(self.model.encode_text(tokens))
+        for places, tokens in self._padded_batches(texts, batch_size):
+            out[places] = self.runtime.text(tokens)
         return out
+
+    def _padded_batches(
+        self, texts: Sequence[str], batch_size: int, context_length: int | None = None
+    ) -> Iterator[tuple[list[int], TokenIds]]:
+        """Give positions in ``texts`` and int64 [n, length], texts of like length together.
+
+        Of many texts, the next thousands are tokenised while the model computes the last.
+        """
+        step = batch_size * max(1, _TOKENISED_AT_ONCE // batch_size)
+        starts = range(0, len(texts), step)
+
+        def tokenise(start: int) -> tuple[int, list[list[int]]]:
+            return start, self.tokenizer.token_ids(texts[start : start + step], context_length)
+
+        chunks: Iterable[tuple[int, list[list[int]]]] = map(tokenise, starts)
+        if len(starts) > 1:
+            from clip_text.features import ahead
+
+            chunks = ahead(tokenise, starts, workers=1, depth=1)
+        for start, rows in chunks:
+            order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+            for first in range(0, len(order), batch_size):
+                places = order[first : first + batch_size]
+                tokens = self.tokenizer.stack([rows[place] for place in places])
+                yield [start + place for place in places], tokens
 
     def token_batches(
         self, texts: Sequence[str], batch_size: int = 256, context_length: int | None = None
-    ) -> Iterator[tuple[list[int], Tensor]]:
+    ) -> "Iterator[tuple[list[int], Tensor]]":
         """Give texts of like length together, so that little padding is computed.
 
         Args:
@@ -186,20 +337,19 @@ class Encoder:
         Raises:
             TypeError: If ``texts`` is one string, or holds something else than strings.
         """
-        token_ids = self.tokenizer.token_ids(texts, context_length)
-        order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            yield batch, self.tokenizer.pad([token_ids[at] for at in batch]).to(self.device)
+        import torch
 
-    @torch.inference_mode()
+        for places, tokens in self._padded_batches(texts, batch_size, context_length):
+            yield places, torch.from_numpy(tokens).to(self.device)
+
+    @_on_towers
     def classify(
         self,
         texts: Sequence[str],
         head: str | None = None,
         top_k: int | None = None,
         batch_size: int = 256,
-    ) -> list[Classification]:
+    ) -> "list[Classification]":
         """Say which labels texts have, by a classification head of the model.
 
         Args:
@@ -216,6 +366,11 @@ class Encoder:
             TypeError: If ``texts`` is one string, or holds something else than strings.
             ValueError: If there is no such head, or a number is below 1.
         """
+        import torch
+
+        from clip_text.checkpoints.heads import choose_head
+        from clip_text.heads.classification import ClassificationHead, rank
+
         _check_batch_size(batch_size)
         texts = check_texts(texts)
         chosen = choose_head(self.heads, ClassificationHead, head)
@@ -225,14 +380,14 @@ class Encoder:
             logits[batch] = chosen.logits(self.model.text, tokens).float().cpu()
         return rank(chosen.probabilities(logits), chosen.config, top_k)
 
-    @torch.inference_mode()
+    @_on_towers
     def encode_and_classify(
         self,
         texts: Sequence[str],
         head: str | None = None,
         top_k: int | None = None,
         batch_size: int = 256,
-    ) -> tuple[Features, list[Classification]]:
+    ) -> "tuple[Features, list[Classification]]":
         """Give the rows of :meth:`encode_text` and the labels of :meth:`classify` at once.
 
         One pass of the backbone serves both, unless the head has a backbone of its own
@@ -251,6 +406,13 @@ class Encoder:
             TypeError: As :meth:`classify`.
             ValueError: As :meth:`classify`.
         """
+        import torch
+
+        from clip_text.checkpoints.heads import choose_head
+        from clip_text.heads.classification import ClassificationHead, rank
+        from clip_text.runtimes.torch_runtime import unit_rows
+        from clip_text.towers import POOLERS, TextTower
+
         _check_batch_size(batch_size)
         texts = check_texts(texts)
         chosen = choose_head(self.heads, ClassificationHead, head)
@@ -264,13 +426,14 @@ class Encoder:
         logits = torch.empty((len(texts), len(chosen.config.labels)))
         for batch, tokens in self.token_batches(texts, batch_size):
             states, mask = tower.states(tokens)
-            rows[batch] = _unit_rows(tower.proj(POOLERS[tower.pooler](states, mask)))
+            rows[batch] = unit_rows(tower.proj(POOLERS[tower.pooler](states, mask)))
             logits[batch] = chosen(chosen.pool(states, mask)).float().cpu()
         return rows, rank(chosen.probabilities(logits), chosen.config, top_k)
 
+    @_on_towers
     def entities(
         self, texts: Sequence[str], head: str | None = None, batch_size: int = 64
-    ) -> list[list[Entity]]:
+    ) -> "list[list[Entity]]":
         """Find the named entities of texts, by a head of the model for entities.
 
         Args:
@@ -285,20 +448,24 @@ class Encoder:
             TypeError: If ``texts`` is one string, or holds something else than strings.
             ValueError: If there is no such head, or ``batch_size`` is below 1.
         """
+        from clip_text.checkpoints.heads import choose_head
+        from clip_text.heads.entities import EntityRecognizer
+
         chosen = choose_head(self.heads, EntityRecognizer, head)
         return chosen.entities(texts, batch_size)
 
-    def answer(self, question: str, passage: str, head: str | None = None) -> Answer | None:
+    def answer(self, question: str, passage: str, head: str | None = None) -> "Answer | None":
         """Find the answer to a question, None if there is none; see :meth:`answers`."""
         return self.answers([question], [passage], head)[0]
 
+    @_on_towers
     def answers(
         self,
         questions: Sequence[str],
         passages: Sequence[str],
         head: str | None = None,
         batch_size: int = 64,
-    ) -> list[Answer | None]:
+    ) -> "list[Answer | None]":
         """Find the answer to each question in its passage, by a head of the model for answers.
 
         Args:
@@ -315,16 +482,20 @@ class Encoder:
             ValueError: If there is no such head, there are not as many passages as questions, or
                 ``batch_size`` is below 1.
         """
+        from clip_text.checkpoints.heads import choose_head
+        from clip_text.heads.answers import AnswerFinder
+
         chosen = choose_head(self.heads, AnswerFinder, head)
         return chosen.answers(questions, passages, batch_size)
 
+    @_on_towers
     def classify_pairs(
         self,
-        pairs: Sequence[Pair],
+        pairs: "Sequence[Pair]",
         head: str | None = None,
         top_k: int | None = None,
         batch_size: int = 64,
-    ) -> list[Classification]:
+    ) -> "list[Classification]":
         """Say which label pairs of texts have, by a head of the model for pairs.
 
         Args:
@@ -341,6 +512,9 @@ class Encoder:
             TypeError: If one is no pair of strings.
             ValueError: If there is no such head, or a number is below 1.
         """
+        from clip_text.checkpoints.heads import choose_head
+        from clip_text.heads.pairs import PairClassifier
+
         return choose_head(self.heads, PairClassifier, head).classify(pairs, top_k, batch_size)
 
     def encode_image(
@@ -370,10 +544,20 @@ class Encoder:
                 f"expected a list of images, got one {type(images).__name__}. "
                 "Wrap it in a list: encode_image([image])."
             )
-        pixels = map(self.load_pixels, images)
+        pixels = self._decoded(images, depth=batch_size)
         batches = iter(lambda: list(islice(pixels, batch_size)), [])
         chunks = [self.encode_pixels(batch) for batch in batches]
         return np.concatenate(chunks) if chunks else np.empty((0, self.embed_dim), np.float32)
+
+    def _decoded(
+        self, images: Iterable[ImageSource] | NDArray[np.generic], depth: int
+    ) -> Iterator[Pixels]:
+        """Decode pictures in threads, a batch ahead of the model."""
+        if isinstance(images, Sized) and len(images) < 2:
+            return map(self.load_pixels, images)
+        from clip_text.features import ahead
+
+        return ahead(self.load_pixels, images, available_cores(), depth)
 
     def load_pixels(self, source: ImageSource) -> Pixels:
         """Decode one picture and squash it to the model's input size; safe in many threads.
@@ -385,10 +569,9 @@ class Encoder:
             OSError: If the file cannot be read.
             ImageError: If it is no picture.
         """
-        size = self.checkpoint.preprocessing.size
+        size = self.preprocessing.size
         return squash(load_image(source, min_size=size), size)
 
-    @torch.inference_mode()
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
         """Encode what :meth:`load_pixels` gave; unit rows [n, embed_dim].
 
@@ -396,28 +579,25 @@ class Encoder:
         """
         if not pixels:
             return np.empty((0, self.embed_dim), np.float32)
-        at_once = _PICTURES_ON_CPU if self.device.type == "cpu" else len(pixels)
-        batches = [pixels[at : at + at_once] for at in range(0, len(pixels), at_once)]
-        return np.concatenate(
-            [
-                _unit_rows(self.model.encode_image(self.to_input(np.stack(batch))))
-                for batch in batches
-            ]
-        )
+        on_gpu = not self._exported and self.device.type != "cpu"
+        at_once = len(pixels) if on_gpu else _PICTURES_ON_CPU
+        batches = [pixels[start : start + at_once] for start in range(0, len(pixels), at_once)]
+        return np.concatenate([self.runtime.image(np.stack(batch)) for batch in batches])
 
-    def to_input(self, pixels: Pixels) -> Tensor:
-        """Normalise uint8 [n, size, size, 3] into the image tower's input [n, 3, size, size]."""
-        batch = torch.from_numpy(pixels).to(self.device, torch.float32)
-        # [n, H, W, C] seen as [n, C, H, W] already is the channels_last layout, on which a CPU's
-        # convolutions are about twice as fast
-        return ((batch - self._mean) / self._std).permute(0, 3, 1, 2)
+    def to_input(self, pixels: Pixels) -> "Tensor":
+        """Normalise uint8 [n, size, size, 3] into the image tower's input [n, 3, size, size].
+
+        Raises:
+            CheckpointError: If the model was exported.
+        """
+        import torch
+
+        from clip_text.runtimes.torch_runtime import to_input
+
+        batch = torch.from_numpy(pixels).to(self.device)
+        return to_input(batch, self.preprocessing)
 
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Leave it out.")
-
-
-def _unit_rows(features: Tensor) -> Features:
-    rows: Features = normalize(features.float(), dim=-1).cpu().numpy()
-    return rows

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from clip_text.precision import bf16_pays
 from clip_text.progress import Progress, counted, silent
 from clip_text.storage import keep
+
+if TYPE_CHECKING:  # seconds to import, and not there where only an exported model runs
+    from torch import Tensor, nn
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -34,14 +34,14 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int, depth: i
             yield done
 
 
-def hash_weights(module: nn.Module, digest: "hashlib.blake2b") -> None:
+def hash_weights(module: "nn.Module", digest: "hashlib.blake2b") -> None:
     """Feed a module's weights, with their names and in the order of these, to a digest."""
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
-def module_digest(module: nn.Module) -> str:
+def module_digest(module: "nn.Module") -> str:
     """Digest of a module's weights, 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     hash_weights(module, digest)
@@ -53,7 +53,7 @@ def cached_features(
     key: object,
     items: Sequence[T],
     load: Callable[[T], Pixels | None],
-    compute: Callable[[NDArray[np.uint8]], Tensor],
+    compute: Callable[[NDArray[np.uint8]], "Tensor"],
     *,
     batch_size: int = 64,
     progress: Progress = silent,
@@ -112,7 +112,11 @@ def _map_new(file: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
     return mapped
 
 
-def _compute(compute: Callable[[Any], Tensor], pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
+def _compute(compute: Callable[[Any], "Tensor"], pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
+    import torch  # noqa: PLC0415  (seconds to import)
+
+    from clip_text.precision import bf16_pays  # noqa: PLC0415  (imports torch)
+
     # where bfloat16 pays it is free: the cache is half precision anyway
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
         rows: NDArray[np.float16] = compute(pixels).half().cpu().numpy()

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -34,6 +35,7 @@ __all__ = [
     "ImageError",
     "ImageSource",
     "MissingDecoderError",
+    "Preprocessing",
     "is_read",
     "load_image",
     "looks_like_picture",
@@ -44,6 +46,21 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
 _LARGE = 1 << 26  # bytes of a file that is not read whole before its header is judged
 _KEEP = 2  # the fast path never decodes below this multiple of the size asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a picture becomes the image tower's input: squash to a square, bicubic, normalise.
+
+    Args:
+        size: Side of the square in pixels.
+        mean: Per channel, of values in [0, 1].
+        std: Per channel, of values in [0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 class ImageError(ClipTextError, ValueError):

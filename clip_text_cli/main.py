@@ -10,13 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
-from clip_text_cli import convert, data, evaluate, pictures, tokens, train
+from clip_text_cli import convert, data, evaluate, export, pictures, tokens, train
 from clip_text_cli.output import err, out, set_up_output
 
 STOPPED = 130  # as shells have it: 128 and the number of the signal
@@ -30,6 +29,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         out.print(f"clip-text {version('clip-text')}")
         raise typer.Exit
 
@@ -54,6 +55,7 @@ app.command("index")(pictures.index)
 app.command("search")(pictures.search)
 app.command("serve")(pictures.serve)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("tokens")(tokens.command)
 app.command("demo")(pictures.demo)
 app.add_typer(data.app, name="data")

@@ -4,10 +4,20 @@ from typing import Annotated
 
 import typer
 
+from clip_text_cli.wiring import RuntimeName
+
 Model = Annotated[
     str,
     typer.Option(
         "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."
+    ),
+]
+Runtime = Annotated[
+    RuntimeName,
+    typer.Option(
+        "--runtime",
+        envvar="CLIP_TEXT_RUNTIME",
+        help="How to compute; auto is the quickest whose rows are within 0.999 of torch's.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]

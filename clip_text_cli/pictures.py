@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from clip_text_cli import wiring
-from clip_text_cli.options import AsJson, Model
+from clip_text_cli.options import AsJson, Model, Runtime
 from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -56,6 +56,7 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any depth.")],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
+    runtime: Runtime = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 64,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads; one per core by default.")
@@ -83,7 +84,7 @@ def index(
     """
     from retrieval.ingest import index_folder
 
-    encoder = wiring.load_encoder(model)
+    encoder = wiring.load_encoder(model, runtime=runtime)
     with indexing_bar() as on_progress:
         report = index_folder(
             folder,
@@ -113,6 +114,7 @@ def search(
     index_dir: IndexDir = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many pictures.")] = 10,
     model: Model = "starter",
+    runtime: Runtime = "auto",
     sheet: Annotated[
         Path | None, typer.Option(help="Also draw the pictures into this file (png, jpg).")
     ] = None,
@@ -128,7 +130,7 @@ def search(
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
-    with Searcher.open(index_dir, wiring.load_encoder(model)) as searcher:
+    with Searcher.open(index_dir, wiring.load_for_queries(model, runtime)) as searcher:
         hits = searcher.search(query, top_k)
     if sheet is not None:
         contact_sheet([(query, hits)], sheet)
@@ -149,6 +151,7 @@ def search(
 def serve(
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
+    runtime: Runtime = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     head: Annotated[
@@ -166,7 +169,7 @@ def serve(
     from retrieval.search import Searcher
     from retrieval.service.app import serve as serve_api
 
-    encoder = wiring.load_encoder(model)
+    encoder = wiring.load_for_queries(model, runtime)
     with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
 
         def tell(address: str) -> None:
@@ -181,6 +184,7 @@ def demo(
         ".demo"
     ),
     model: Model = "starter",
+    runtime: Runtime = "auto",
 ) -> None:
     """Index the bundled gallery, answer a few queries, draw a contact sheet.
 
@@ -193,7 +197,7 @@ def demo(
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
-    encoder = wiring.load_encoder(model)
+    encoder = wiring.load_encoder(model, runtime=runtime)
     index_dir, sheet = folder / "index", folder / "sheet.png"
     with as_file(files("retrieval") / "gallery") as gallery, indexing_bar() as on_progress:
         report = index_folder(gallery, index_dir, encoder, on_progress=on_progress)

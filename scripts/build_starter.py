@@ -156,7 +156,7 @@ def main(
     build.train()
     build.average(MEAN_OF)
     save_checkpoint(checkpoint, out, dtype=torch.float16)
-    encoder = Encoder.from_pretrained(out)
+    encoder = Encoder.from_pretrained(out, runtime="torch")
     figures = {f"photos zh recall@{k}": v for k, v in photos.measure(encoder).items()}
     if not quick:  # 3,800 pictures
         for what, measured in emoji_recall(encoder, "twitter", "zh", emoji.cache).items():

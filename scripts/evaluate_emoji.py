@@ -112,7 +112,7 @@ def main(
     """
     from clip_text import Encoder
 
-    encoder = Encoder.from_pretrained(model)
+    encoder = Encoder.from_pretrained(model, runtime="torch")
     results = emoji_recall(encoder, style, language, cache)  # type: ignore[arg-type]
     for what, result in results.items():
         recalls = "  ".join(f"recall@{k} {value:.1%}" for k, value in result.recall.items())

@@ -53,7 +53,7 @@ def rows(
     from clip_text.evaluation.measure import encode_set
 
     for model in models:
-        encoder = Encoder.from_pretrained(model)
+        encoder = Encoder.from_pretrained(model, runtime="torch")
         for collection in collections:
             err.print(f"{model} on {collection.name}", markup=False)
             with named_bars() as progress:

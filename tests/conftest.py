@@ -9,12 +9,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it:
 # a loaded machine many times more; what reads a thousand pictures asks for all cores itself.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Tiny models are tested by plain torch; what tests other runtimes names them.
+os.environ.setdefault("CLIP_TEXT_RUNTIME", "torch")
+
 import pytest
 from hypothesis import settings
 
 # A loaded machine is slow, not wrong.
 settings.register_profile("clip-text", deadline=None)
 settings.load_profile("clip-text")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what runtimes compile and choose out of the user's cache."""
+    os.environ["CLIP_TEXT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ TOKENS = (*GROUND, "clip_text.storage", "clip_text.tokenizer")
 PICTURES = (*TOKENS, "clip_text.images", "clip_text.features")
 DATA = (*PICTURES, "clip_text.data", "clip_text.data.tags")
 HEADS = (*TOKENS, "clip_text.towers", "clip_text.heads")
-ENCODER = (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.encoder")
+RUNTIMES = (*HEADS, "clip_text.images", "clip_text.features", "clip_text.runtimes")
+ENCODER = (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes", "clip_text.encoder")
 FLOOR = (
     *("retrieval.errors", "retrieval.protocols", "retrieval.records", "retrieval.features"),
     "retrieval.pictures",
@@ -35,10 +36,12 @@ MAY_IMPORT = {
     "clip_text.towers": TOKENS,
     "clip_text.heads": (*TOKENS, "clip_text.towers", "clip_text.data.tags"),
     "clip_text.data.tags": GROUND,
-    "clip_text.checkpoints": HEADS,
-    "clip_text.encoder": (*HEADS, *DATA, "clip_text.checkpoints"),
+    "clip_text.checkpoints": (*HEADS, "clip_text.images"),
+    "clip_text.runtimes": RUNTIMES,
+    "clip_text.encoder": (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes"),
     "clip_text.plugin": ENCODER,
     "clip_text.conversion": ENCODER,
+    "clip_text.exporting": (*ENCODER, "clip_text.conversion"),
     "clip_text.evaluation": DATA,
     "clip_text.evaluation.adapters": (*ENCODER, "clip_text.evaluation"),
     "clip_text.training": (*ENCODER, "clip_text.evaluation"),

@@ -60,6 +60,7 @@ def cases(folder, tiny):
         ("evaluate", [*zero_shot, "--confusion", drawn]),
         ("evaluate", [*zero_shot, "--probe"]),
         ("robustness", ["evaluate", "robustness", captions, *model]),
+        ("onnxruntime", ["export", tiny, folder / "exported", "--to", "onnx"]),
         ("train", ["train", "contrastive", captions, *model, *out]),
         ("train", ["train", "classifier", folder / "labels.tsv", *model, *out]),
         ("train", ["train", "ner", folder / "names.txt", *model, *out]),

@@ -21,7 +21,7 @@ GROUPS = {
     "data": ("check",),
 }
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
-COMMANDS = ["index", "search", "serve", "convert", "tokens", "demo", *GROUPS]
+COMMANDS = ["index", "search", "serve", "convert", "export", "tokens", "demo", *GROUPS]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,8 @@ def test_no_command_is_undocumented():
     assert documented | set(groups) == set(COMMANDS)
     for name, group in groups.items():
         assert {command.name for command in group.registered_commands} == set(GROUPS[name])
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", ROOT / "docs" / "export.md"]
+    readme = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     assert all(f"clip-text {name}" in readme or f"make {name}" in readme for name in COMMANDS)
 
 

@@ -17,7 +17,9 @@ from PIL import Image
 import clip_text
 from clip_text.checkpoints import Checkpoint
 from clip_text.encoder import Encoder
+from clip_text.errors import CheckpointError
 from clip_text.images import ImageError
+from clip_text.runtimes import ExportedModel
 from clip_text.tokenizer import Tokenizer
 
 ROOT = Path(clip_text.__file__).parents[1]
@@ -80,6 +82,16 @@ def test_batches_change_nothing(batch_size):
     np.testing.assert_allclose(ENCODER.encode_text(TEXTS, batch_size), texts, atol=SAME)
     images = ENCODER.encode_image(pictures())
     np.testing.assert_allclose(ENCODER.encode_image(pictures(), batch_size), images, atol=SAME)
+
+
+def test_many_texts_are_tokenised_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(clip_text.encoder, "_TOKENISED_AT_ONCE", 6)
+    texts = TEXTS * 3
+    expected = np.tile(ENCODER.encode_text(TEXTS), (3, 1))
+    for batch_size in (1, 3, 4, 100):
+        np.testing.assert_allclose(ENCODER.encode_text(texts, batch_size), expected, atol=SAME)
+    with pytest.raises(TypeError, match="at position 20"):
+        ENCODER.encode_text([*texts[:20], None])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
@@ -260,6 +272,38 @@ def test_the_context_length_can_be_chosen_and_is_part_of_the_fingerprint(tiny_fo
     assert Encoder.from_pretrained(tiny_folder, "cpu", context_length=16).fingerprint == (
         ENCODER.fingerprint
     )
+
+
+def test_an_exported_model_encodes_and_says_that_it_does_no_more():
+    exported = ExportedModel(
+        Path("exported"),
+        ENCODER.tokenizer,
+        ENCODER.preprocessing,
+        EMBED_DIM,
+        ENCODER.fingerprint,
+        ENCODER.logit_scale,
+        ENCODER.runtime,
+    )
+    encoder = Encoder(exported)
+    np.testing.assert_array_equal(encoder.encode_text(TEXTS), ENCODER.encode_text(TEXTS))
+    images = encoder.encode_image(pictures())
+    np.testing.assert_allclose(images, ENCODER.encode_image(pictures()), atol=SAME)
+    for name in ("fingerprint", "logit_scale", "embed_dim", "context_length"):
+        assert getattr(encoder, name) == getattr(ENCODER, name)
+    assert (encoder.heads, encoder.token_heads) == ({}, {})
+    for use in (
+        lambda: encoder.model,
+        lambda: encoder.checkpoint,
+        lambda: encoder.device,
+        lambda: encoder.save_pretrained("elsewhere"),
+        lambda: encoder.classify(TEXTS),
+        lambda: encoder.entities(TEXTS),
+        lambda: encoder.answer("谁？", "狗"),
+        lambda: list(encoder.token_batches(TEXTS)),
+        lambda: encoder.to_input(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)),
+    ):
+        with pytest.raises(CheckpointError, match=r"got exported, which was .* Load the model"):
+            use()
 
 
 def test_the_encoder_leaves_training_mode():

@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -433,3 +436,54 @@ def test_the_documented_table_is_what_the_contracts_give():
     page = (ROOT / "docs" / "tokenizer.md").read_text(encoding="utf-8")
     table = contract_table()
     assert table in page, table
+
+
+@pytest.mark.parametrize("compat", COMPATS)
+def test_files_read_without_transformers_give_the_same(compat, tmp_path):
+    tokenizer = Tokenizer(bert_tokenizer(), CONTEXT_LENGTH, compat)
+    tokenizer.save_files(tmp_path)
+    again = Tokenizer.from_files(tmp_path, CONTEXT_LENGTH)
+    texts = [*APART, *(text for text, _ in TABLE), "\ud83d"]
+    assert again.token_ids(texts) == tokenizer.token_ids(texts)
+    assert again.report(texts) == tokenizer.report(texts)
+    assert torch.equal(again(texts), tokenizer(texts))
+    ours, theirs = again.backend, tokenizer.backend
+    assert (again.contract, again.pad_id, again.vocab_size) == (
+        *(tokenizer.contract, tokenizer.pad_id),
+        tokenizer.vocab_size,
+    )
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.convert_ids_to_tokens([CLS, 7]) == theirs.convert_ids_to_tokens([CLS, 7])
+    assert sorted(ours.all_special_ids) == sorted(theirs.all_special_ids)
+    for role in ("pad", "unk", "cls", "sep", "mask"):
+        assert getattr(ours, f"{role}_token_id") == getattr(theirs, f"{role}_token_id")
+    (tmp_path / "again").mkdir()
+    again.save(tmp_path / "again")
+    shorter = Tokenizer.from_files(tmp_path / "again", 9)
+    assert shorter.token_ids(texts) == tokenizer.token_ids(texts, 9)
+    assert pickle.loads(pickle.dumps(again)).token_ids(texts) == tokenizer.token_ids(texts)
+    # transformers reads the same files
+    assert AutoTokenizer.from_pretrained(tmp_path)(APART[3]) == bert_tokenizer()(APART[3])
+
+
+def test_damaged_files_are_told(tmp_path):
+    TOKENIZER.save_files(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    with pytest.raises(ValueError, match=r"expected a tokenizer in .*tokenizer\.json, got: .*"):
+        Tokenizer.from_files(tmp_path, CONTEXT_LENGTH)
+
+
+def test_files_are_read_without_torch_or_transformers(tmp_path):
+    TOKENIZER.save_files(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from clip_text.tokenizer import Tokenizer; "
+        f"rows = Tokenizer.from_files(Path({str(tmp_path)!r}), 16).token_ids(['红狗']); "
+        "print(rows, [name for name in ('torch', 'transformers', 'open_clip') "
+        "if name in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    ).stdout
+    assert told.strip() == f"{TOKENIZER.token_ids(['红狗'])} []"

@@ -26,11 +26,11 @@ from clip_text.checkpoints.parts import (
     Checkpoint,
     Format,
     LoadedTextTower,
-    Preprocessing,
 )
 from clip_text.checkpoints.places import STARTER, resolve
 from clip_text.checkpoints.recognition import Description, load_checkpoint, recognise
 from clip_text.checkpoints.weights import load_weights
+from clip_text.images import Preprocessing
 
 __all__ = [
     "CONFIG_FILE",

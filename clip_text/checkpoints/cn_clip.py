@@ -22,13 +22,13 @@ from clip_text.checkpoints.parts import (
     OPENAI_MEAN,
     OPENAI_STD,
     Checkpoint,
-    Preprocessing,
     Source,
     check_fits,
     default_context_length,
 )
 from clip_text.checkpoints.weights import stored
 from clip_text.errors import CheckpointError
+from clip_text.images import Preprocessing
 from clip_text.storage import partial_file
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig

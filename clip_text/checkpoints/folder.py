@@ -30,12 +30,12 @@ from clip_text.checkpoints.parts import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Checkpoint,
-    Preprocessing,
     Source,
     check_fits,
     incomplete,
 )
 from clip_text.checkpoints.weights import stored
+from clip_text.images import Preprocessing
 from clip_text.storage import partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler, Projection, TowerConfig

@@ -23,7 +23,6 @@ from clip_text.checkpoints.parts import (
     OPENAI_MEAN,
     OPENAI_STD,
     Checkpoint,
-    Preprocessing,
     Source,
     check_fits,
     default_context_length,
@@ -32,6 +31,7 @@ from clip_text.checkpoints.parts import (
 from clip_text.checkpoints.places import HUGGING_FACE
 from clip_text.checkpoints.weights import stored
 from clip_text.errors import CheckpointError
+from clip_text.images import Preprocessing
 from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TowerConfig

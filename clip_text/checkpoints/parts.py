@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from clip_text.checkpoints.weights import first_few, misfits
 from clip_text.errors import CheckpointError
 from clip_text.heads import Head, StandaloneHead
+from clip_text.images import Preprocessing
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_model, is_vit
 
@@ -32,21 +33,6 @@ BROKEN = (
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """How a picture becomes the image tower's input: squash to a square, bicubic, normalise.
-
-    Args:
-        size: Side of the square in pixels.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel, of values in [0, 1].
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from clip_text.errors import CheckpointError
 from clip_text.tokenizer import Compat, Tokenizer
 from clip_text.towers import build_model
 
+_EXPORTED = "clip_text_model.json"  # clip_text.runtimes, a room above this one, reads these
+
 # What transformers.Trainer leaves beside a model.
 _TRAINER_FILES = {"optimizer.pt", "scheduler.pt", "scaler.pt"}
 
@@ -205,6 +207,11 @@ def _as_asked(source: Source, context_length: int | None, compat: Compat | None)
 
 
 def _read_folder(place: Path) -> Source:
+    if (place / _EXPORTED).is_file():
+        raise CheckpointError(
+            f"expected a model with its weights, got {place}, which was exported and only encodes. "
+            "Name the model it was exported from."
+        )
     found: dict[str, Path] = {}
     if (place / CONFIG_FILE).is_file():
         found["open_clip"] = place / CONFIG_FILE

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clip_text.tokenizer import Tokenizer
-from clip_text.tokenizer.contracts import copy_of
+from clip_text.tokenizer.files import copy_of
 from clip_text.towers import TextTower
 
 

@@ -4,14 +4,20 @@ A contract is three things: a function on the text, which tokenizer of the `toke
 runs afterwards, and whether a special token typed by a user counts as one.
 """
 
+import html
 import unicodedata
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from tokenizers import Tokenizer as Pipeline
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import CharDelimiterSplit
-from transformers import PreTrainedTokenizerBase
+
+from clip_text.errors import needs
+from clip_text.tokenizer.files import copy_of
+
+if TYPE_CHECKING:
+    from clip_text.tokenizer.files import Backend
 
 Compat = Literal["clip_text", "cn_clip", "hf", "open_clip"]
 
@@ -67,10 +73,15 @@ def as_typed(text: str) -> str:
 
 
 def open_clip_clean(text: str) -> str:
-    """Clean a text with open_clip's own function: ftfy, HTML entities, runs of white space."""
-    from open_clip.tokenizer import get_clean_fn  # noqa: PLC0415  (one contract of four)
+    """Clean a text as open_clip does: ftfy, HTML entities, runs of white space.
 
-    return str(get_clean_fn("whitespace")(text))
+    Raises:
+        MissingPackageError: If ftfy, which comes with open_clip, is not installed.
+    """
+    with needs("ftfy", "the cleaning of compat 'open_clip'"):
+        import ftfy  # noqa: PLC0415  (one contract of four)
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 class _Table(dict[int, str | None]):
@@ -174,9 +185,7 @@ def origins(text: str, compat: Compat) -> list[int] | None:
     return [at for at, char in enumerate(text) for _ in cn_clip_words(char)]
 
 
-def pipeline(
-    backend: PreTrainedTokenizerBase, compat: Compat
-) -> tuple[Pipeline, list[int], list[int]]:
+def pipeline(backend: "Backend", compat: Compat) -> tuple[Pipeline, list[int], list[int]]:
     """Make the tokenizer that runs after :data:`PREPARE`, apart from the backend's own.
 
     Nothing changes it afterwards, so many threads may use it. The backend does not allow that: a
@@ -212,14 +221,6 @@ def pipeline(
     words = Pipeline(model)  # without added tokens: cn_clip knows none
     words.pre_tokenizer = CharDelimiterSplit(" ")
     return words, before, after
-
-
-def copy_of(backend: PreTrainedTokenizerBase) -> Pipeline:
-    """Copy what runs inside a fast tokenizer, cutting and padding left behind."""
-    copied: Pipeline = Pipeline.from_str(backend.backend_tokenizer.to_str())
-    copied.no_truncation()
-    copied.no_padding()
-    return copied
 
 
 def _special_ids(tokenizer: Pipeline) -> tuple[list[int], list[int]]:

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from clip_text.tokenizer.contracts import (
     CJK,
     NORMALISE,
-    copy_of,
     is_dropped,
     is_mark,
     is_punctuation,
     is_space,
 )
+from clip_text.tokenizer.files import copy_of
 from clip_text.tokenizer.tokenizer import Tokenizer
 
 

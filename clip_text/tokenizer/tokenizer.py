@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding
-from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from clip_text.tokenizer.contracts import (
     PREPARE,
@@ -20,15 +19,22 @@ from clip_text.tokenizer.contracts import (
     pipeline,
     valid_unicode,
 )
+from clip_text.tokenizer.files import TOKENIZER_CONFIG_FILE, TokenizerFiles, write_config
 from clip_text.tokenizer.report import TextReport, TokenReport
+
+if TYPE_CHECKING:  # seconds to import, and not there where only an exported model runs
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from clip_text.tokenizer.files import Backend
+
+TokenIds = NDArray[np.int64]
 
 CONTEXT_LENGTH = 52
 """Tokens including [CLS] and [SEP]; Chinese-CLIP, arXiv:2211.01335."""
 
 COMPAT_KEY = "clip_text_compat"
 """Where tokenizer_config.json names the contract. transformers and open_clip pass over it."""
-
-_CONFIG_FILE = "tokenizer_config.json"
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
@@ -69,7 +75,7 @@ class Tokenizer:
     """Texts to token ids under a contract; many threads may share one.
 
     Args:
-        backend: A fast Hugging Face tokenizer. It is read, never changed.
+        backend: A fast Hugging Face tokenizer, or the files of one. It is read, never changed.
         context_length: Longest row of tokens, [CLS] and [SEP] included.
         compat: Whose tokens to give: our own contract's (``clip_text``), or those of ``cn_clip``,
             of transformers (``hf``) or of ``open_clip``.
@@ -81,7 +87,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        backend: PreTrainedTokenizerBase,
+        backend: "Backend",
         context_length: int = CONTEXT_LENGTH,
         compat: Compat = "clip_text",
     ) -> None:
@@ -110,8 +116,10 @@ class Tokenizer:
             OSError: If there are none.
             ValueError: If they are damaged, or name an unknown contract.
         """
+        from transformers import AutoTokenizer  # noqa: PLC0415  (seconds to import)
+
         backend = cast(
-            PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            "PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, local_files_only=True)
         )
         # of a folder without any, transformers makes a tokenizer that knows no word
         files = backend.vocab_files_names.values()
@@ -121,6 +129,26 @@ class Tokenizer:
             backend, context_length, compat or backend.init_kwargs.get(COMPAT_KEY, "clip_text")
         )
 
+    @classmethod
+    def from_files(cls, folder: Path, context_length: int) -> "Tokenizer":
+        """Read a folder that :meth:`save_files` wrote, without transformers.
+
+        Args:
+            folder: Holds tokenizer.json and tokenizer_config.json.
+            context_length: Longest row of tokens, [CLS] and [SEP] included.
+
+        Raises:
+            OSError: If a file is missing.
+            ValueError: If one is damaged, or names an unknown contract.
+        """
+        files = TokenizerFiles.read(folder)
+        return cls(files, context_length, files.config.get(COMPAT_KEY, "clip_text"))
+
+    def save_files(self, folder: Path) -> None:
+        """Write the tokenizer as it runs, for :meth:`from_files`; transformers reads it as well."""
+        files = TokenizerFiles.of(self.backend)
+        Tokenizer(files, self.context_length, self.compat).save(folder)
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer files into ``folder``, and the contract with them.
 
@@ -128,11 +156,10 @@ class Tokenizer:
         they always do, and only :meth:`from_folder` obeys the contract.
         """
         self.backend.save_pretrained(str(folder))
-        path = folder / _CONFIG_FILE
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = (folder / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8")
+        config: dict[str, Any] = json.loads(text)
         config[COMPAT_KEY] = self.compat
-        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_config(folder, config)
 
     @property
     def contract(self) -> str:
@@ -219,20 +246,29 @@ class Tokenizer:
         read = min(len(ids), room)
         return TextReport(text, len(ids) + self._specials, read + self._specials, unknown, lost)
 
-    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
-        """Stack rows of ids into int64 [n, length], padded at the end.
+    def stack(self, rows: Sequence[Sequence[int]], length: int | None = None) -> TokenIds:
+        """Stack rows of ids, padded at the end, without torch.
 
         Args:
             rows: Ragged rows of token ids.
             length: Width of the result; the longest row's by default.
+
+        Returns:
+            int64 [n, length].
         """
         length = length or max((len(row) for row in rows), default=0)
-        out = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
+        out = np.full((len(rows), length), self.pad_id, np.int64)
         for at, row in enumerate(rows):
-            out[at, : len(row)] = torch.tensor(row, dtype=torch.long)
+            out[at, : len(row)] = row
         return out
 
-    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> "Tensor":
+        """Stack rows of ids into a tensor, int64 [n, length]; see :meth:`stack`."""
+        import torch  # noqa: PLC0415  (seconds to import)
+
+        return torch.from_numpy(self.stack(rows, length))
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> "Tensor":
         """Tokenise as open_clip's tokenizers do: int64 [n, context_length], padded."""
         rows = self.token_ids([texts] if isinstance(texts, str) else texts, context_length)
         return self.pad(rows, context_length or self.context_length)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
-from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.options import AsJson, Model, Runtime, listed
 from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
@@ -71,6 +71,7 @@ def command(
         str, typer.Option(help="Languages to ask in, like zh,en,ja; of the emoji all, if none.")
     ] = "",
     model: Model = "starter",
+    runtime: Runtime = "auto",
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts a language, at random.")
     ] = None,
@@ -100,7 +101,7 @@ def command(
     collection = read_or_gallery(data, images, listed(kind))
     if sample is not None:
         collection = sample_texts(collection, sample, seed)
-    encoder = wiring.load_encoder(model)
+    encoder = wiring.load_encoder(model, runtime=runtime)
     results = by_language(encoder, collection, encode_pictures(encoder, collection), KS)
     if plot is not None:
         draw(results, plot)

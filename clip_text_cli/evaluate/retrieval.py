@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from clip_text_cli import wiring
 from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
-from clip_text_cli.options import AsJson, listed, numbers
+from clip_text_cli.options import AsJson, Runtime, listed, numbers
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -242,6 +243,7 @@ def command(
     model: Annotated[
         str, typer.Option("--model", "-m", envvar="CLIP_TEXT_MODEL", help="What to measure.")
     ] = "starter",
+    runtime: Runtime = "auto",
     against: Annotated[
         str | None, typer.Option(help="Another model: print the differences and a paired test.")
     ] = None,
@@ -270,7 +272,6 @@ def command(
 
         clip-text evaluate retrieval val.jsonl --model ./mine --against starter
     """
-    from clip_text import Encoder
     from clip_text.data.readers import read_retrieval_set
 
     if plot:
@@ -278,7 +279,13 @@ def command(
     collection = read_retrieval_set(data, images=images, kinds=listed(kind), split=split)
     ks = tuple(sorted(set(numbers(top_k))))
     reports = [
-        evaluate(collection, Encoder.from_pretrained(name), name, ks=ks, merge=merge_duplicates)
+        evaluate(
+            collection,
+            wiring.load_encoder(name, runtime=runtime),
+            name,
+            ks=ks,
+            merge=merge_duplicates,
+        )
         for name in [model, *([against] if against else [])]
     ]
     flat = as_json(reports[0], resamples)

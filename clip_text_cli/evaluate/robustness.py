@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
-from clip_text_cli.options import AsJson, Model
+from clip_text_cli.options import AsJson, Model, Runtime
 from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
@@ -88,6 +88,7 @@ def command(
         str | None, typer.Option(help="Kind of captions to change; zh where there are several.")
     ] = None,
     model: Model = "starter",
+    runtime: Runtime = "auto",
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts, drawn at random.")
     ] = None,
@@ -120,7 +121,7 @@ def command(
     collection = read_or_gallery(data, images, [kind] if kind else None)
     if sample is not None:
         collection = sample_texts(collection, sample, seed)
-    encoder = wiring.load_encoder(model)
+    encoder = wiring.load_encoder(model, runtime=runtime)
     pictures = encode_pictures(encoder, collection)
     results = robustness(encoder.encode_text, collection, pictures, ks=KS, seed=seed)
     if plot is not None:

@@ -18,7 +18,7 @@ from clip_text.evaluation.zero_shot import class_weights, classify
 from clip_text.progress import Progress
 from clip_text_cli.drawing.figure import check_drawable
 from clip_text_cli.evaluate.zero_shot_report import Evaluation, as_json, as_tables
-from clip_text_cli.options import AsJson, Model, numbers
+from clip_text_cli.options import AsJson, Model, Runtime, numbers
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -196,6 +196,7 @@ def command(
         Path, typer.Option(help="Folder that keeps the rows of class names.", show_default=False)
     ] = DEFAULT_CACHE,
     model: Model = "starter",
+    runtime: Runtime = "auto",
     as_json_: AsJson = False,
 ) -> None:
     """Sort pictures into classes by the classes' names: accuracy, mAP, which is taken for which.
@@ -222,7 +223,7 @@ def command(
             )
     taught = read_labelled(train, images, label_field) if train is not None else None
     evaluation = evaluate_zero_shot(
-        wiring.load_encoder(model),
+        wiring.load_encoder(model, runtime=runtime),
         pictures,
         read_classes(classes) if classes is not None else None,
         read_templates(templates),

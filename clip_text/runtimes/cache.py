@@ -1,0 +1,98 @@
+"""What a runtime computes once for a model on a machine, on disk: compiled graphs, choices.
+
+Everything here may be deleted at any time; a file that is broken, another machine's, or cannot be
+written is no error.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from clip_text.errors import StorageError
+from clip_text.runtimes.processor import describe_processor
+from clip_text.storage import partial_file
+
+__all__ = ["Stamp", "cache_folder"]
+
+_log = logging.getLogger(__name__)
+
+GRAPHS = 1
+"""Version of the graphs' arithmetic and inputs: raised when a compiled one would be another."""
+
+_PACKAGES = ("clip-text", "torch", "transformers", "open_clip_torch", "openvino", "onnxruntime")
+
+
+def cache_folder() -> Path:
+    """Name the folder: ``CLIP_TEXT_CACHE``, or the user's own cache."""
+    named = os.environ.get("CLIP_TEXT_CACHE")
+    return (Path(named) if named else user_cache_path("clip-text")) / "runtimes"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a computed thing holds for: the model, the versions of all libraries, the processor.
+
+    Args:
+        fingerprint: Of the model.
+        processor: As :func:`clip_text.runtimes.processor.describe_processor` says.
+        versions: By package; None where it is not installed.
+    """
+
+    fingerprint: str
+    processor: str
+    versions: Mapping[str, str | None]
+
+    @classmethod
+    def here(cls, fingerprint: str) -> "Stamp":
+        """Stamp what is computed for a model by this process."""
+        versions = {name: _version(name) for name in _PACKAGES}
+        return cls(fingerprint, describe_processor(), versions | {"graphs": str(GRAPHS)})
+
+    def _as_json(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "processor": self.processor,
+            "versions": dict(self.versions),
+        }
+
+    def file(self, name: str) -> Path:
+        """Name the file of a thing that holds for this stamp only."""
+        text = json.dumps(self._as_json(), sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return cache_folder() / f"{self.fingerprint[:12]}-{digest}-{name}"
+
+    def remember(self, name: str, value: object) -> None:
+        """Write a value that JSON can hold."""
+        text = json.dumps({"stamp": self._as_json(), "value": value}, indent=2)
+        self.keep(name, text.encode())
+
+    def recall(self, name: str) -> object:
+        """Give a value that was remembered under an equal stamp, else None."""
+        try:
+            found = json.loads(self.file(name).read_text(encoding="utf-8"))
+            return found["value"] if found["stamp"] == self._as_json() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file whole, or not at all."""
+        try:
+            with partial_file(self.file(name)) as partial:
+                partial.write_bytes(content)
+        except (StorageError, OSError) as error:
+            _log.debug("%s was not kept: %s", name, error)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

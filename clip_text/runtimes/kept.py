@@ -1,0 +1,34 @@
+"""The starter's exported form, kept in the user's cache, so that a search by words starts quickly.
+
+Everything here may be deleted at any time. Finding it imports neither torch nor the runtime.
+"""
+
+import hashlib
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from clip_text.runtimes.cache import GRAPHS, cache_folder
+from clip_text.runtimes.exported import VERSION, Family
+
+STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+
+
+def kept_family() -> Family | None:
+    """Choose what the kept form is written for, of what is installed; None where nothing is."""
+    if find_spec("openvino"):
+        return "openvino"
+    return "onnx" if find_spec("onnxruntime") and find_spec("onnx") else None
+
+
+def kept_starter(family: Family) -> Path:
+    """Name the folder of the kept form; another starter, or another version of ours, has another.
+
+    Args:
+        family: Of its graphs.
+    """
+    files = sorted(STARTER_FOLDER.iterdir())
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    said = repr((version("clip-text"), VERSION, GRAPHS, facts)).encode()
+    digest = hashlib.blake2b(said, digest_size=8).hexdigest()
+    return cache_folder().parent / "exported" / f"starter-{family}-{digest}"

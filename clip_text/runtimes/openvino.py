@@ -1,0 +1,177 @@
+"""OpenVINO: the graphs compiled for this processor, in float32 or bfloat16."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_text.errors import needs
+from clip_text.runtimes import Features, Pixels, TokenIds
+from clip_text.runtimes.cache import Stamp
+from clip_text.runtimes.packing import Packing, unpack
+from clip_text.runtimes.processor import available_cores
+
+if TYPE_CHECKING:
+    import openvino
+    from torch import Tensor, nn
+
+__all__ = ["OpenVinoRuntime", "convert", "read"]
+
+_log = logging.getLogger(__name__)
+
+Precision = Literal["f32", "bf16"]
+
+
+class OpenVinoRuntime:
+    """Runs a text and an image graph; each is compiled when it is first called.
+
+    Args:
+        text: Makes the text graph: over token ids, or over packed rows.
+        image: Makes the image graph.
+        precision: What matrix products are computed in.
+        packing: How texts are packed, where the text graph is one over packed rows.
+        stamp: Makes the stamp under which compiled graphs are kept on disk; if None they are not.
+
+    Raises:
+        MissingPackageError: If openvino is not installed.
+    """
+
+    def __init__(
+        self,
+        text: "Callable[[], openvino.Model]",
+        image: "Callable[[], openvino.Model]",
+        precision: Precision = "f32",
+        packing: Packing | None = None,
+        stamp: Callable[[], Stamp] | None = None,
+    ) -> None:
+        with needs("clip-text[openvino]", "this runtime"):
+            import openvino  # noqa: F401
+        self.name = "openvino" if precision == "f32" else "openvino-bf16"
+        self._packing = packing
+        self._text = _Compiled(text, precision, stamp, f"text-{precision}.blob")
+        self._image = _Compiled(image, precision, stamp, f"image-{precision}.blob")
+
+    def text(self, tokens: TokenIds) -> Features:
+        """Encode token ids; see :class:`clip_text.runtimes.Runtime`."""
+        if self._packing is None:
+            return self._text([tokens])
+        packed, row_of, place_of = self._packing.pack(tokens)
+        return unpack(self._text(packed), row_of, place_of)
+
+    def image(self, pixels: Pixels) -> Features:
+        """Encode pictures; see :class:`clip_text.runtimes.Runtime`."""
+        return self._image([pixels])
+
+
+class _Compiled:
+    """A graph that is compiled, or read from the cache, at its first call.
+
+    One call computes at a time, with all cores: callers wait for each other.
+    """
+
+    def __init__(
+        self,
+        make: "Callable[[], openvino.Model]",
+        precision: Precision,
+        stamp: Callable[[], Stamp] | None,
+        name: str,
+    ) -> None:
+        self._make, self._make_stamp, self._name = make, stamp, name
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": available_cores(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # several processes would wait for the same cores
+        }
+        self._lock = threading.Lock()
+        self._request: openvino.InferRequest | None = None
+
+    def __call__(self, inputs: Sequence[NDArray[Any]]) -> Features:
+        with self._lock:
+            if self._request is None:
+                self._request = self._compile().create_infer_request()
+            arrays = [np.ascontiguousarray(array) for array in inputs]
+            results = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+            return np.array(results[0])
+
+    def _compile(self) -> "openvino.CompiledModel":
+        """Read the compiled graph of an equal stamp, or compile and keep it."""
+        import openvino
+
+        core = openvino.Core()
+        stamp = self._make_stamp() if self._make_stamp else None
+        file = stamp.file(self._name) if stamp else None
+        if file and file.is_file():
+            try:
+                return core.import_model(file.read_bytes(), "CPU", self._settings)
+            except (OSError, RuntimeError) as error:
+                _log.debug("%s was compiled anew: %s", file.name, error)
+        compiled = core.compile_model(self._make(), "CPU", self._settings)
+        # read back, it shares no memory with modules whose weights may be trained on
+        blob = _as_bytes(compiled.export_model())
+        if stamp:
+            stamp.keep(self._name, blob)
+        return core.import_model(blob, "CPU", self._settings)
+
+
+def _as_bytes(exported: Any) -> bytes:  # noqa: ANN401  (bytes or a stream, by the version)
+    return exported if isinstance(exported, bytes) else bytes(exported.getvalue())
+
+
+def read(file: Path) -> "openvino.Model":
+    """Read a graph from an ``.xml`` file, with its weights in the ``.bin`` beside it.
+
+    Raises:
+        MissingPackageError: If openvino is not installed.
+        RuntimeError: If the file is none.
+    """
+    with needs("clip-text[openvino]", "this model"):
+        import openvino
+    return openvino.Core().read_model(file)
+
+
+def convert(
+    module: "nn.Module",
+    example: "Mapping[str, Tensor]",
+    shapes: Sequence[Sequence[int]],
+) -> "openvino.Model":
+    """Convert a module of :mod:`clip_text.runtimes.graph`; the weights are shared.
+
+    Args:
+        module: In evaluation mode.
+        example: Its inputs, by name in order, of at least two rows each.
+        shapes: Of the inputs, -1 where any size will do.
+
+    Returns:
+        The graph; its inputs have the names of ``example``, its output is called ``features``.
+    """
+    import openvino
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    from clip_text.runtimes.graph import traceable
+
+    inputs = tuple(example.values())
+    with traceable():
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module.eval(), inputs, check_trace=False
+        )
+        # openvino.convert_model does the same in 10 s instead of 1 s, and reports its use home
+        decoder = TorchScriptPythonDecoder(torch.jit.freeze(traced), example_input=inputs)
+        front_end = FrontEndManager().load_by_framework("pytorch")
+        loaded = front_end.load(decoder)
+        types = {torch.int64: openvino.Type.i64, torch.uint8: openvino.Type.u8}
+        for place, tensor, shape in zip(loaded.get_inputs(), inputs, shapes, strict=True):
+            loaded.set_partial_shape(place, openvino.PartialShape(list(shape)))
+            loaded.set_element_type(place, types[tensor.dtype])
+        model = front_end.convert(loaded)
+    for port, name in zip(model.inputs, example, strict=True):
+        port.get_tensor().set_names({name})
+    model.outputs[0].get_tensor().set_names({"features"})
+    return model

@@ -1,0 +1,115 @@
+"""Padded token ids to packed rows: texts behind one another, so that no padding is computed."""
+
+import heapq
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_text.runtimes import Features, TokenIds
+
+__all__ = ["PackedRows", "Packing"]
+
+_ROW = 128
+"""Tokens in a row at most, where no text is longer: attention is computed for all pairs in it."""
+
+_COLUMNS, _TEXTS = 8, 4
+"""What columns and texts of a row are rounded up to: a library prepares itself for each shape."""
+
+Places = NDArray[np.intp]
+
+
+class PackedRows(NamedTuple):
+    """What :class:`clip_text.runtimes.graph.PackedText` takes, in its order.
+
+    Args:
+        ids: Token ids, int64 [rows, columns].
+        positions: Of each token in its text, int64 [rows, columns].
+        owners: Which text of its row a token is of, int64 [rows, columns]; -1 at padding.
+        firsts: Column in which each text begins, int64 [rows, texts].
+    """
+
+    ids: TokenIds
+    positions: TokenIds
+    owners: TokenIds
+    firsts: TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How the texts of a backbone are packed.
+
+    Args:
+        pad_id: The id that fills short rows.
+        first_position: Where positions begin that count real tokens only, as RoBERTa's do; None
+            where a token's position is its column, from 0, as BERT's.
+    """
+
+    pad_id: int
+    first_position: int | None = None
+
+    def pack(self, tokens: TokenIds) -> tuple[PackedRows, Places, Places]:
+        """Lay texts behind one another.
+
+        Args:
+            tokens: int64 [n, length], padded at the end; each text has a token, and may have holes.
+
+        Returns:
+            The rows, and of each text its row and its place in the row, both [n].
+        """
+        real = tokens != self.pad_id
+        positions = self._positions(real)
+        number = len(tokens)
+        if number == 1:
+            zero = np.zeros((1, 1), np.int64)
+            return PackedRows(tokens, positions, real.astype(np.int64) - 1, zero), zero[0], zero[0]
+        lengths = tokens.shape[1] - real[:, ::-1].argmax(1)
+        row_of, start_of, place_of, columns = _places(lengths.tolist())
+        size = (int(row_of.max()) + 1, -(-columns // _COLUMNS) * _COLUMNS)
+        texts = -(-(int(place_of.max()) + 1) // _TEXTS) * _TEXTS
+        text, column = real.nonzero()
+        into = (row_of[text], start_of[text] + column)
+        packed = PackedRows(
+            np.full(size, self.pad_id, np.int64),
+            np.zeros(size, np.int64),
+            np.full(size, -1, np.int64),
+            np.zeros((size[0], texts), np.int64),
+        )
+        packed.ids[into] = tokens[text, column]
+        packed.positions[into] = positions[text, column]
+        packed.owners[into] = place_of[text]
+        packed.firsts[row_of, place_of] = start_of
+        return packed, row_of, place_of
+
+    def _positions(self, real: NDArray[np.bool_]) -> TokenIds:
+        if self.first_position is None:
+            return np.broadcast_to(np.arange(real.shape[1]), real.shape)
+        return np.where(real, real.cumsum(1) + self.first_position - 1, self.pad_id)
+
+
+def unpack(rows: Features, row_of: Places, place_of: Places) -> Features:
+    """Take each text's vector out of [rows, texts, embed_dim]; [n, embed_dim]."""
+    taken: Features = rows[row_of, place_of]
+    return taken
+
+
+def _places(lengths: list[int]) -> tuple[Places, Places, Places, int]:
+    """Row, column and place in the row of each text, and the columns of all rows.
+
+    The longest first, each into the emptiest row.
+
+    Source:
+        Graham 1969, longest processing time first.
+    """
+    number = max(1, -(-sum(lengths) // max(_ROW, *lengths)))
+    emptiest = [(0, row) for row in range(number)]
+    held = [0] * number
+    placed = np.empty((3, len(lengths)), np.intp)
+    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+        used, row = heapq.heappop(emptiest)
+        placed[:, text] = row, used, held[row]
+        held[row] += 1
+        heapq.heappush(emptiest, (used + lengths[text], row))
+    row_of, start_of, place_of = placed
+    return row_of, start_of, place_of, max(used for used, _ in emptiest)

@@ -1,0 +1,70 @@
+"""What this process computes on: which processor, and how many of its cores."""
+
+import hashlib
+import math
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+__all__ = ["available_cores", "describe_processor", "has_bf16"]
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+_PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+@cache
+def available_cores() -> int:
+    """Count the cores that this process may use: its affinity, its container's share.
+
+    ``OMP_NUM_THREADS`` is obeyed, as PyTorch does; a library that starts a thread for each core of
+    the machine, in a container with two of them, waits for itself.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limits = [cores, _container_share(), int(asked) if asked.isdecimal() else None]
+    return max(1, min(limit for limit in limits if limit is not None))
+
+
+def _container_share() -> int | None:
+    """Cores that a container is given time on, rounded up; None without a limit."""
+    try:
+        if _QUOTA.exists():
+            quota, period = _QUOTA.read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                file.read_text(encoding="ascii").strip() for file in (_QUOTA_V1, _PERIOD_V1)
+            )
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
+    except (OSError, ValueError):  # another system; "max" is no limit
+        return None
+
+
+def _cpu_info() -> dict[str, str]:
+    """Model and flags of the first core, as Linux tells them; nothing elsewhere."""
+    try:
+        text = _CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+@cache
+def describe_processor() -> str:
+    """Say what a measurement or a compiled model is good for: model, instructions, cores."""
+    info = _cpu_info()
+    model = info.get("model name") or platform.processor() or platform.machine()
+    flags = " ".join(sorted((info.get("flags") or info.get("Features") or "").split()))
+    digest = hashlib.blake2b(flags.encode(), digest_size=8).hexdigest()
+    return f"{platform.system()} {platform.machine()} {model} {digest} x{available_cores()}"
+
+
+def has_bf16() -> bool:
+    """Say whether the processor computes with bfloat16 itself, by AVX512-BF16, AMX or Arm's."""
+    info = _cpu_info()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -1,0 +1,361 @@
+"""Every runtime gives torch's rows, within its bound; ``auto`` takes none that does not."""
+
+import json
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from models import shared_checkpoint, tiny_checkpoint
+from PIL import Image
+
+from clip_text.checkpoints import save_checkpoint
+from clip_text.encoder import Encoder
+from clip_text.errors import CheckpointError, MissingPackageError
+from clip_text.runtimes import auto, cache, choice, processor
+from clip_text.runtimes.auto import AutoRuntime, Samples
+from clip_text.runtimes.cache import Stamp
+from clip_text.runtimes.packing import Packing
+from clip_text_cli import wiring
+
+TORCH = Encoder(shared_checkpoint(), "cpu")
+# the largest distance of a row: a cosine of 1 - d²/2; these weights are ten times the usual
+BOUNDS = {
+    "torch-bf16": 0.2,
+    "openvino": 1e-5,
+    "openvino-bf16": 0.2,
+    "onnxruntime": 1e-5,
+}
+WORDS = ["dog", "cat", "红", "大小", "一只狗在草地上跑", "白色的鸟", "a", "red dog", "马"]
+TEXTS = {
+    "none": [],
+    "one": ["一只狗在草地上跑"],
+    "the empty text": [""],
+    "10,000 characters": ["大" * 10_000],
+    "mixed lengths": ["大" * 40, "", "dog", "一只狗在草地上跑", "a", "红"],
+    "1,000 short texts": [WORDS[at % 9] + WORDS[at % 7] for at in range(1000)],
+}
+
+
+@pytest.fixture(scope="module", params=BOUNDS)
+def encoder(request):
+    return Encoder(shared_checkpoint(), "cpu", request.param)
+
+
+def assert_near(encoder, rows, expected):
+    assert rows.dtype == np.float32
+    assert rows.shape == expected.shape
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    distances = np.linalg.norm(rows - expected, axis=1)
+    assert distances.max(initial=0) <= BOUNDS[encoder.runtime.name]
+
+
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
+def test_texts(encoder, texts):
+    assert_near(encoder, encoder.encode_text(texts), TORCH.encode_text(texts))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batches(encoder, batch_size):
+    texts = TEXTS["mixed lengths"] * 4
+    assert_near(encoder, encoder.encode_text(texts, batch_size), TORCH.encode_text(texts))
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (7, 90), (32, 32), (300, 31), *[(40, 40)] * 30]
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize("number", [0, 1, 34])
+def test_pictures(encoder, number):
+    images = pictures()[:number]
+    assert_near(encoder, encoder.encode_image(images), TORCH.encode_image(images))
+
+
+def test_threads_calling_at_once(encoder):
+    texts = TEXTS["1,000 short texts"][:63]
+    expected = TORCH.encode_text(texts)
+    images = pictures()[:2]
+    seen = TORCH.encode_image(images)
+
+    def call(at):
+        mine = slice(at % 7, None, 1 + at % 5)
+        assert_near(encoder, encoder.encode_text(texts[mine]), expected[mine])
+        assert_near(encoder, encoder.encode_image(images), seen)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(call, range(24)))
+
+
+def test_a_row_stays_what_it_was_after_the_next_call(encoder):
+    first = encoder.encode_text(["dog"])
+    copy = first.copy()
+    encoder.encode_text(["一只猫"])
+    np.testing.assert_array_equal(first, copy)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_other_architectures(runtime, kind):
+    vision = "resnet" if kind == "roberta" else "timm"
+    checkpoint = tiny_checkpoint(kind=kind, vision=vision, pooler="cls")
+    encoder, plain = Encoder(checkpoint, "cpu", runtime), Encoder(checkpoint, "cpu")
+    texts, images = TEXTS["mixed lengths"], pictures()[:3]
+    assert_near(encoder, encoder.encode_text(texts), plain.encode_text(texts))
+    assert_near(encoder, encoder.encode_image(images), plain.encode_image(images))
+
+
+def test_compiled_graphs_keep_the_weights_they_were_made_of():
+    checkpoint = tiny_checkpoint()
+    encoder = Encoder(checkpoint, "cpu", "openvino")
+    before = encoder.encode_text(WORDS)
+    with torch.no_grad():
+        for weight in checkpoint.model.parameters():
+            weight.mul_(1.5)
+    np.testing.assert_array_equal(encoder.encode_text(WORDS), before)
+    assert abs(Encoder(checkpoint, "cpu").encode_text(WORDS) - before).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package"), [("openvino", "openvino"), ("onnxruntime", "onnxruntime")]
+)
+def test_a_runtime_that_is_not_installed_names_its_pip_install(monkeypatch, runtime, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=f"Run: pip install .*{package}"):
+        Encoder(shared_checkpoint(), "cpu", runtime)
+
+
+def test_the_runtime_is_named_by_argument_or_environment(tiny_folder, monkeypatch):
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "torch-bf16")
+    assert Encoder.from_pretrained(tiny_folder, "cpu").runtime.name == "torch-bf16"
+    named = Encoder.from_pretrained(tiny_folder, "cpu", runtime="openvino")
+    assert named.runtime.name == "openvino"
+    monkeypatch.delenv("CLIP_TEXT_RUNTIME")
+    assert isinstance(Encoder.from_pretrained(tiny_folder, "cpu").runtime, AutoRuntime)
+    assert Encoder(shared_checkpoint(), "cpu").runtime.name == "torch"
+    with pytest.raises(ValueError, match=r"expected a runtime among auto, .*, got 'fast'\. "):
+        Encoder.from_pretrained(tiny_folder, "cpu", runtime="fast")
+
+
+def test_a_runtime_of_the_cpu_refuses_another_device():
+    parts = choice.Parts(
+        TORCH.model, TORCH.preprocessing, TORCH.tokenizer, torch.device("meta"), lambda: ""
+    )
+    with pytest.raises(ValueError, match=r"expected device cpu for the runtime openvino, got meta"):
+        choice.make_runtime("openvino", parts)
+    assert choice.make_runtime("auto", parts).name == "torch"
+
+
+def test_a_model_that_cannot_be_converted_is_told_in_a_sentence(new_cache, monkeypatch):
+    encoder = Encoder(shared_checkpoint(), "cpu", "openvino")
+    monkeypatch.setattr(choice, "_tokens", lambda pad_id: torch.zeros(0))
+    with pytest.raises(CheckpointError, match=r"that OpenVINO can run, got: .*\. Use the runtime"):
+        encoder.encode_text(["dog"])
+
+
+class Slowed:
+    """A runtime that waits before it computes torch's rows, and turns them by an angle."""
+
+    def __init__(self, name, seconds, turned=0.0):
+        self.name, self.seconds, self.turned, self.calls = name, seconds, turned, 0
+
+    def _rows(self, rows):
+        self.calls += 1
+        processor_time = self.seconds
+        auto.time.sleep(processor_time)
+        turned = np.roll(rows, 1, axis=1) - rows * (np.roll(rows, 1, axis=1) * rows).sum(
+            1, keepdims=True
+        )
+        turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+        return rows * np.cos(self.turned) + turned * np.sin(self.turned)
+
+    def text(self, tokens):
+        return self._rows(TORCH.runtime.text(tokens))
+
+    def image(self, pixels):
+        return self._rows(TORCH.runtime.image(pixels))
+
+
+def make_auto(*runtimes, fingerprint="f" * 32):
+    made = []
+
+    def maker(runtime):
+        return lambda: made.append(runtime.name) or runtime
+
+    makers = {each.name: maker(each) for each in runtimes}
+    samples = Samples(TORCH.tokenizer, TORCH.preprocessing.size)
+    return AutoRuntime(makers, samples, lambda: Stamp.here(fingerprint)), made
+
+
+@pytest.fixture
+def new_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(auto, "_SECONDS", 0.0)
+    return tmp_path / "cache" / "runtimes"
+
+
+PLAIN = Slowed("torch", 0.01)
+
+
+def test_auto_takes_the_quickest_within_the_bound(new_cache, caplog):
+    caplog.set_level(logging.INFO, "clip_text")
+    slower, quick = Slowed("slower", 0.03), Slowed("quick", 0.002)
+    # a cosine of 0.9989 is beyond the bound, 0.9992 within
+    wrong, near = Slowed("wrong", 0.0, np.arccos(0.9989)), Slowed("near", 0.001, 0.04)
+    runtime, _ = make_auto(PLAIN, slower, quick, wrong)
+    assert runtime.name == "quick"
+    assert "wrong was left out: a cosine of 0.99890" in caplog.text
+    assert "the text tower runs by quick" in caplog.text
+    runtime, _ = make_auto(PLAIN, slower, quick, near, fingerprint="e" * 32)
+    assert runtime.name == "near"
+    runtime, _ = make_auto(PLAIN, slower, wrong, fingerprint="d" * 32)
+    assert runtime.name == "torch"
+
+
+def test_auto_measures_a_tower_when_it_is_first_used_and_once(new_cache):
+    quick = Slowed("quick", 0.0)
+    runtime, made = make_auto(PLAIN, quick)
+    tokens = TORCH.tokenizer(["dog"]).numpy()
+    assert made == []
+    np.testing.assert_allclose(runtime.text(tokens), TORCH.runtime.text(tokens), atol=1e-6)
+    assert made == ["torch", "quick"]
+    assert [file.name[-9:] for file in new_cache.iterdir()] == ["text.json"]
+    again, made = make_auto(PLAIN, quick)
+    again.text(tokens)
+    assert made == ["quick"]
+
+
+@pytest.mark.parametrize("trouble", ["broken", "another processor", "another list", "unknown name"])
+def test_a_choice_that_is_not_ours_is_made_again(new_cache, trouble, monkeypatch):
+    quick, tokens = Slowed("quick", 0.0), TORCH.tokenizer(["dog"]).numpy()
+    make_auto(PLAIN, quick)[0].text(tokens)
+    (file,) = new_cache.iterdir()
+    told = json.loads(file.read_text())
+    if trouble == "broken":
+        file.write_text(file.read_text()[:-20])
+    elif trouble == "another processor":  # a cache that was copied here under our name
+        told["stamp"]["processor"] = "another"
+        told["value"]["chosen"] = "torch"
+        file.write_text(json.dumps(told))
+    elif trouble == "unknown name":
+        told["value"]["chosen"] = "gone"
+        file.write_text(json.dumps(told))
+    else:
+        make_auto(PLAIN, Slowed("more", 0.03), quick)[0].text(tokens)
+    runtime, made = make_auto(PLAIN, quick)
+    runtime.text(tokens)
+    assert made == ["torch", "quick"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path / "file"))
+    encoder = Encoder(shared_checkpoint(), "cpu", "openvino")
+    assert_near(encoder, encoder.encode_text(WORDS), TORCH.encode_text(WORDS))
+    runtime, _ = make_auto(PLAIN, Slowed("quick", 0.0))
+    assert runtime.name == "quick"
+
+
+def test_a_compiled_graph_is_read_by_the_next_process_and_by_no_other_processor(
+    new_cache, monkeypatch
+):
+    def converted(*_):
+        raise AssertionError("converted again")
+
+    expected = TORCH.encode_text(WORDS)
+    first = Encoder(shared_checkpoint(), "cpu", "openvino")
+    assert_near(first, first.encode_text(WORDS), expected)
+    (file,) = new_cache.iterdir()
+    second = Encoder(shared_checkpoint(), "cpu", "openvino")
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "_tokens", converted)
+        assert_near(second, second.encode_text(WORDS), expected)
+        third = Encoder(shared_checkpoint(), "cpu", "openvino")
+        patch.setattr(cache, "describe_processor", lambda: "another")
+        with pytest.raises(CheckpointError, match="converted again"):
+            third.encode_text(WORDS)
+    file.write_bytes(file.read_bytes()[:1000])
+    fourth = Encoder(shared_checkpoint(), "cpu", "openvino")
+    assert_near(fourth, fourth.encode_text(WORDS), expected)
+
+
+def test_auto_on_a_real_model(new_cache):
+    encoder = Encoder(shared_checkpoint(), "cpu", "auto")
+    texts, images = TEXTS["mixed lengths"], pictures()[:3]
+    cosines = (encoder.encode_text(texts) * TORCH.encode_text(texts)).sum(1)
+    assert cosines.min() >= 0.99
+    assert (encoder.encode_image(images) * TORCH.encode_image(images)).sum(1).min() >= 0.99
+    assert {part.removesuffix(",") for part in encoder.runtime.name.split()} & set(choice.RUNTIMES)
+
+
+def test_packing_by_hand():
+    tokens = np.array([[2, 9, 3, 0, 0], [2, 5, 0, 7, 3], [2, 3, 0, 0, 0]])
+    packed, row_of, place_of = Packing(pad_id=0).pack(tokens)
+    # the longest first, one row: 5 + 3 + 2 columns, rounded up to 16
+    assert packed.ids.tolist() == [[2, 5, 0, 7, 3, 2, 9, 3, 2, 3, 0, 0, 0, 0, 0, 0]]
+    assert packed.owners.tolist() == [[0, 0, -1, 0, 0, 1, 1, 1, 2, 2, *[-1] * 6]]
+    assert packed.positions.tolist() == [[0, 1, 0, 3, 4, 0, 1, 2, 0, 1, *[0] * 6]]
+    assert packed.firsts.tolist() == [[0, 5, 8, 0]]
+    assert (row_of.tolist(), place_of.tolist()) == ([0, 0, 0], [1, 0, 2])
+    counted, _, _ = Packing(pad_id=1, first_position=2).pack(np.array([[0, 5, 1, 7, 2, 1]]))
+    assert counted.positions.tolist() == [[2, 3, 1, 4, 5, 1]]
+
+
+def test_long_texts_fill_rows_of_their_own():
+    tokens = np.ones((5, 100), np.int64)
+    tokens[3, 20:] = 0
+    packed, row_of, _ = Packing(pad_id=0).pack(tokens)
+    assert packed.ids.shape == (4, 120)
+    assert sorted(np.bincount(row_of).tolist()) == [1, 1, 1, 2]
+
+
+def test_cores_are_those_the_process_may_use(monkeypatch, tmp_path):
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr(processor, "_QUOTA", limit)
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for text, threads, cores in (
+        ("max 100000", None, 8),
+        ("150000 100000", None, 2),
+        ("50000 100000", None, 1),
+        ("max 100000", "3", 3),
+        ("1600000 100000", "64", 8),
+        ("", None, 8),
+    ):
+        limit.write_text(text)
+        if threads:
+            monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        else:
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert processor.available_cores.__wrapped__() == cores
+
+
+def test_the_command_offers_the_runtimes_there_are(run):
+    assert get_args(wiring.RuntimeName) == choice.RUNTIMES
+    for command in ("index", "search", "serve", "demo"):
+        code, told, _ = run(command, "--help")
+        assert (code, "--runtime" in told, "CLIP_TEXT_RUNTIME" in told) == (0, True, True)
+
+
+def test_an_index_of_one_runtime_is_searched_by_another(run, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, picture in enumerate(pictures()[3:8]):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    save_checkpoint(shared_checkpoint(), tmp_path / "model")
+    named = ("--model", tmp_path / "model", "--index", tmp_path / "index")
+    assert run("index", folder, *named, "--runtime", "torch")[0] == 0
+    found = []
+    for runtime in ("torch", "openvino"):
+        code, told, _ = run("search", "红色的狗", *named, "--json", "--runtime", runtime)
+        assert code == 0
+        found.append(json.loads(told)["hits"])
+    first, second = ([hit["path"] for hit in hits] for hits in found)
+    assert first == second
+    scores = np.array([[hit["score"] for hit in hits] for hits in found])
+    np.testing.assert_allclose(*scores, atol=1e-4)
+    assert run("search", "狗", *named, "--runtime", "fast")[0] == 2
