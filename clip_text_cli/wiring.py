@@ -68,11 +68,9 @@ def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify
     Raises:
         ClipTextError: If a head is named that the model has not.
     """
-    from clip_text.checkpoints.heads import heads_for
     from clip_text.errors import ClipTextError
-    from clip_text.heads import ClassificationHead
 
-    heads = heads_for(encoder.heads, ClassificationHead)
+    heads = [name for name, each in encoder.heads.items() if each.task == "classification"]
     if head is None and len(heads) != 1:
         return None
     if head is not None and head not in heads:

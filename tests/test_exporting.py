@@ -34,8 +34,6 @@ HERE = Path(__file__).parent
 FAMILIES = ["onnx", "openvino"]
 MIXED = [*TEXTS, "", "红" * 10_000, "a dog", "“红”[MASK]１２"]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_folder):

@@ -22,7 +22,7 @@ def is_exported(encoder):
     return False
 
 
-def test_the_starter_is_exported_once_and_then_found(starter, tmp_path, monkeypatch, one_thread):
+def test_the_starter_is_exported_once_and_then_found(starter, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path))
     folder = kept_starter(kept_family())
     assert folder.parent == tmp_path / "exported"

@@ -198,12 +198,12 @@ def new_cache(monkeypatch, tmp_path):
     return tmp_path / "cache" / "runtimes"
 
 
-PLAIN = Slowed("torch", 0.01)
+PLAIN = Slowed("torch", 0.05)
 
 
 def test_auto_takes_the_quickest_within_the_bound(new_cache, caplog):
     caplog.set_level(logging.INFO, "clip_text")
-    slower, quick = Slowed("slower", 0.03), Slowed("quick", 0.002)
+    slower, quick = Slowed("slower", 0.1), Slowed("quick", 0.02)
     # a cosine of 0.9989 is beyond the bound, 0.9992 within
     wrong, near = Slowed("wrong", 0.0, np.arccos(0.9989)), Slowed("near", 0.001, 0.04)
     runtime, _ = make_auto(PLAIN, slower, quick, wrong)
@@ -245,7 +245,7 @@ def test_a_choice_that_is_not_ours_is_made_again(new_cache, trouble, monkeypatch
         told["value"]["chosen"] = "gone"
         file.write_text(json.dumps(told))
     else:
-        make_auto(PLAIN, Slowed("more", 0.03), quick)[0].text(tokens)
+        make_auto(PLAIN, Slowed("more", 0.1), quick)[0].text(tokens)
     runtime, made = make_auto(PLAIN, quick)
     runtime.text(tokens)
     assert made == ["torch", "quick"]
