@@ -1,7 +1,6 @@
 """Frozen image features, computed once and kept on disk."""
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_text.precision import bf16_pays
-from clip_text.storage import partial_file
+from clip_text.storage import is_kept, keep
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -81,7 +80,7 @@ def cached_features(
     """Compute features of pictures once; later calls with the same key map the file.
 
     Args:
-        file: A ``.npy`` file; it appears only when complete. A ``.json`` beside it holds the key.
+        file: A ``.npy`` file; see :func:`clip_text.storage.keep`.
         key: Everything the features depend on, as JSON: weights, pictures, view.
         items: The pictures.
         load: Decodes one, uint8 [size, size, 3]; None where there is no such picture.
@@ -95,16 +94,10 @@ def cached_features(
     Raises:
         StorageError: If the disk is full.
     """
-    stamp = file.with_suffix(".json")
-    wanted = json.dumps(key, sort_keys=True)
-    if file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        if on_progress:
-            on_progress(len(items))
-        return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
-    stamp.unlink(missing_ok=True)
-    out: NDArray[np.float16] | None = None
-    pictures = enumerate(ahead(load, items, workers=2, depth=2 * batch_size))
-    with partial_file(file) as partial:
+
+    def write(partial: Path) -> None:
+        out: NDArray[np.float16] | None = None
+        pictures = enumerate(ahead(load, items, workers=2, depth=2 * batch_size))
         while batch := list(islice(pictures, batch_size)):
             usable = [(at, pixels) for at, pixels in batch if pixels is not None]
             if usable:
@@ -119,8 +112,10 @@ def cached_features(
                 f"expected at least one picture for {file.name}, got none. Check the data."
             )
         out.flush()  # type: ignore[attr-defined]
-        del out
-    stamp.write_text(wanted, encoding="utf-8")
+
+    if on_progress and is_kept(file, key):
+        on_progress(len(items))
+    keep(file, key, write)
     return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
 
 

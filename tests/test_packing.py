@@ -322,6 +322,7 @@ def test_processes_that_race_get_the_same(tmp_path):
         "ids",
         "flags",
         "sequences-12-document",
+        "sequences-12-document.key.json",
     }
 
 
@@ -350,7 +351,7 @@ def test_a_slower_process_uses_what_the_faster_one_made(tmp_path, monkeypatch):
     assert learnt.sequences(12).tolist() == [[0, 4, 6], [4, 5, 3]]
     assert os.path.samestat(other[0], (learnt.path / "sequences-12-document").stat())
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert len(list(learnt.path.iterdir())) == 3
+    assert len(list(learnt.path.iterdir())) == 4
 
 
 def test_what_killed_processes_left_goes_after_a_day(tmp_path):

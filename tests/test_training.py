@@ -525,8 +525,9 @@ def test_an_interrupted_computation_leaves_nothing_that_looks_complete(older, fa
     else:  # complete already: nothing is loaded, so nothing fails
         assert np.isnan(cache(tmp_path, "key", Loader(fail_at=fail_at))[2]).all()
     (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["photos.0.json", "photos.0.npy"]
-    assert json.loads((folder / "photos.0.json").read_text(encoding="utf-8")) == "key"
+    names = ["photos.0.npy", "photos.0.npy.key.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert json.loads((folder / names[1]).read_text(encoding="utf-8"))["key"] == "key"
 
 
 def test_new_features_never_stand_beside_an_old_key(tmp_path, monkeypatch):

@@ -3,11 +3,8 @@
 import hashlib
 import itertools
 import json
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,15 +17,13 @@ from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, Bits, Packing, pa
 from clip_text.data.plain_text import STOPS, Line, read_lines
 from clip_text.data.text_files import open_file
 from clip_text.errors import DataError
-from clip_text.storage import write_json
+from clip_text.storage import keep, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.contracts import PREPARE, origins, pipeline, valid_unicode
 
 _VERSION = 1
 _BATCH = 1 << 18
 """Characters that are tokenised together."""
-_STALE = 24 * 3600.0
-"""Seconds; what was left half-written and has not grown for so long is of a process that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +44,16 @@ class Tokens:
 
     def sequences(self, context_length: int, packing: Packing = "document") -> NDArray[np.int64]:
         """Pack them, once; begin, end and length of each sequence, [n, 3], mapped from a file."""
-        file = self.path / f"sequences-{context_length}-{packing}"
-        _remove_stale(file)
-        if not file.is_file():
+
+        def write(partial: Path) -> None:
             packed = pack(self.flags, context_length, packing)
-            with _first_to_end(file) as partial, partial.open("wb") as out:
+            with partial.open("wb") as out:
                 while some := list(itertools.islice(packed, 10_000)):
                     np.array(some, np.int64).tofile(out)
+
+        # the folder it lies in is that of these tokens
+        file = self.path / f"sequences-{context_length}-{packing}"
+        keep(file, [_VERSION, context_length, packing], write)
         return np.memmap(file, np.int64, "r").reshape(-1, 3)
 
 
@@ -135,8 +133,8 @@ def tokenise(
 ) -> tuple[Tokens, Tokens]:
     """Tokenise files of text, or find what that gave before.
 
-    Memory does not grow with the text. The result is kept under the digest of all it depends on.
-    Processes that ask for the same at once each do the work, and use what the first of them made.
+    Memory does not grow with the text. The result is kept under the digest of all it depends on;
+    see :func:`clip_text.storage.keep`.
 
     Args:
         files: As :func:`~clip_text.data.plain_text.text_files` lists them.
@@ -162,18 +160,19 @@ def tokenise(
     for file in [*files, *([user_dict] if user_dict else [])]:
         with open_file(file) as content:
             key.update(hashlib.file_digest(content, "blake2b").digest())
-    folder = cache / key.hexdigest()
-    _remove_stale(folder)
-    if not folder.exists():
+
+    def write(partial: Path) -> None:
         annotate = Annotator(tokenizer, Segmenter(user_dict))
         dtype = np.uint16 if tokenizer.vocab_size < 1 << 16 else np.uint32
-        with _first_to_end(folder) as partial, ExitStack() as stack:
-            partial.mkdir()
+        partial.mkdir()
+        with ExitStack() as stack:
             sides = [_Writer(partial / name, dtype, stack) for name in ("learnt", "held")]
             source = _all_lines(files, fields, line_documents, on_progress)
             _write(source, annotate, sides, held_out, seed)
-            counts = [[side.tokens, side.documents] for side in sides]
-            write_json(partial / "made.json", {"dtype": np.dtype(dtype).name, "counts": counts})
+        counts = [[side.tokens, side.documents] for side in sides]
+        write_json(partial / "made.json", {"dtype": np.dtype(dtype).name, "counts": counts})
+
+    folder = keep(cache / key.hexdigest(), key.hexdigest(), write)
     made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
     learnt, held = (
         _open(folder / name, made["dtype"], *counts)
@@ -186,43 +185,6 @@ def tokenise(
             "document, name a file to validate on, or get more text."
         )
     return learnt, held
-
-
-@contextmanager
-def _first_to_end(place: Path) -> Iterator[Path]:
-    """Write a file or a folder that other processes may be writing as well, with equal contents.
-
-    Gives a path beside ``place`` that nobody else has. At the end it becomes ``place``, whole.
-    Where another process was first, what that one made stays, as it may be in use.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    own = place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield own
-        if not place.exists():
-            try:
-                own.rename(place)
-            except OSError:
-                if not place.exists():  # else another was first, just now
-                    raise
-    finally:
-        _remove(own)
-
-
-def _remove_stale(place: Path) -> None:
-    """Remove what processes that were killed had begun to write for a place."""
-    for partial in place.parent.glob(f"{place.name}.*partial"):
-        with suppress(OSError):  # another process removes it, too
-            touched = max(each.stat().st_mtime for each in [partial, *partial.rglob("*")])
-            if time.time() - touched > _STALE:
-                _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _open(folder: Path, dtype: str, tokens: int, documents: int) -> Tokens:

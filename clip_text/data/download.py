@@ -4,7 +4,6 @@ import hashlib
 import logging
 import re
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from platformdirs import user_cache_path
 
 from clip_text.errors import DataError
+from clip_text.storage import keep
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a server counts as gone."""
@@ -33,32 +33,29 @@ def downloaded(url: str, cache: Path | None = None) -> Path:
 
     Raises:
         DataError: If the server does not answer, refuses, or breaks off.
-        OSError: If the file cannot be written.
+        StorageError: If the file cannot be written.
     """
     cache = cache or user_cache_path("clip-text") / "downloads"
     name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(url).path.rpartition("/")[2]))[-100:]
     path = cache / f"{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}-{name}"
-    if path.is_file():
-        return path
-    cache.mkdir(parents=True, exist_ok=True)
-    _log.info("downloading %s to %s", url, path)
-    with tempfile.NamedTemporaryFile(dir=cache, suffix=".partial", delete=False) as file:
-        partial = Path(file.name)
+
+    def download(partial: Path) -> None:
+        _log.info("downloading %s to %s", url, path)
         try:
             # only http and https come here: shards.is_url says so
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310
+            with (
+                urllib.request.urlopen(url, timeout=TIMEOUT) as answer,  # noqa: S310
+                partial.open("wb") as file,
+            ):
                 expected = answer.headers.get("Content-Length")
                 shutil.copyfileobj(answer, file, 2**20)
-            if expected is not None and file.tell() != int(expected):
-                raise _failed(url, f"{file.tell():,} bytes of {int(expected):,}")
         except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-            partial.unlink()
             raise _failed(url, f"{type(error).__name__}: {error}") from error
-        except BaseException:
-            partial.unlink()
-            raise
-    partial.replace(path)
-    return path
+        received = partial.stat().st_size
+        if expected is not None and received != int(expected):
+            raise _failed(url, f"{received:,} bytes of {int(expected):,}")
+
+    return keep(path, url, download)
 
 
 def _failed(url: str, what: str) -> DataError:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from clip_text.data.collection import refuse
 from clip_text.evaluation.classes import NamedClass, Truth, check_classes
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import check_templates, fill
+from clip_text.storage import is_kept, keep_array
 
 Shares = NDArray[np.float64]
 
@@ -111,6 +110,7 @@ def class_weights(
         classes: Each with its names; every name goes into every template.
         templates: Each with ``{}`` for the name; one that comes twice counts twice.
         cache: Folder to keep the rows in, and find them again by encoder, names and templates.
+            Where it cannot be written, they are not kept, which is a warning.
         on_progress: Called with the number of classes just done.
 
     Returns:
@@ -126,17 +126,20 @@ def class_weights(
     """
     check_classes(classes, "the class list")
     check_templates(tuple(templates))
-    file = cache / f"{_cache_key(encoder, classes, templates)}.npy" if cache else None
-    if file and (kept := _read_cached(file, len(classes))) is not None:
-        if on_progress:
-            on_progress(len(classes))
-        return kept
-    weights = _ensemble(encoder, classes, templates, on_progress)
-    broken = [classes[at].label for at in np.flatnonzero(~np.isfinite(weights).all(1)).tolist()]
-    refuse("the class list", "a finite row for every class", broken, "Reword")
-    if file:
-        _write_cached(file, weights)
-    return weights
+    key = _cache_key(encoder, classes, templates)
+
+    def compute() -> Features:
+        weights = _ensemble(encoder, classes, templates, on_progress)
+        broken = [classes[at].label for at in np.flatnonzero(~np.isfinite(weights).all(1)).tolist()]
+        refuse("the class list", "a finite row for every class", broken, "Reword")
+        return weights
+
+    if cache is None:
+        return compute()
+    file = cache / f"{key}.npy"
+    if on_progress and is_kept(file, key):
+        on_progress(len(classes))
+    return keep_array(file, key, compute, optional=True)
 
 
 def _ensemble(
@@ -317,24 +320,3 @@ def _cache_key(
     names = [one.names for one in classes]
     key = json.dumps([_CACHE_FORMAT, encoder.fingerprint, names, list(templates)])
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-
-
-def _read_cached(file: Path, classes: int) -> Features | None:
-    try:
-        kept: Features = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None  # absent or damaged: both are mended by computing it
-    sound = kept.dtype == np.float32 and kept.ndim == 2 and len(kept) == classes
-    return kept if sound and np.isfinite(kept).all() else None
-
-
-def _write_cached(file: Path, weights: Features) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, weights)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ from clip_text.training.classifier_steps import (
 from clip_text.training.data import LabelData
 from clip_text.training.holding import PICTURE_WEIGHT, ROW_WEIGHT, Hold, HoldPictures, HoldRows
 from clip_text.training.runs import Course, Run
-from clip_text.training.states import kept, picture_rows, pooled_states
+from clip_text.training.states import kept_rows, picture_rows, pooled_states
 
 
 class ClassifierRun:
@@ -127,9 +127,9 @@ class ClassifierRun:
         tokenizer, cut = self.checkpoint.tokenizer, self.copied.context_length
         if self.recipe.train != "head":
             return Labelled(tokenizer.token_ids(texts.texts, cut), targets, tokenizer, hold)
-        key = repr((self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler))
+        key = [self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler]
         advance = counted(f"states ({name})", len(texts), self.progress)
-        states = kept(
+        states = kept_rows(
             self.folder / f"states-{name}.npy",
             key,
             lambda: pooled_states(self.encoder, self.model.head, texts.texts, advance),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_text.errors import DataError
-from clip_text.storage import partial_file
+from clip_text.storage import is_kept, keep_array
 from clip_text.training.teachers import Rows, Teacher, text_digest
 
 
@@ -24,7 +24,8 @@ def teacher_rows(
     Args:
         teacher: Whose rows.
         texts: Any number; a text that comes twice is encoded once.
-        cache: Folder for the rows; a file for each teacher and set of texts.
+        cache: Folder for the rows, a file for each teacher and set of texts. Where it cannot be
+            written, they are not kept, which is a warning.
         batch_size: Texts per forward pass.
         on_progress: Called with the number of texts just done.
 
@@ -42,14 +43,11 @@ def teacher_rows(
     distinct = sorted(set(texts))
     key = text_digest(teacher.digest, json.dumps(distinct, ensure_ascii=True))
     file = cache / f"{key}.npy"
-    if file.is_file():
-        rows: Rows = np.load(file)
-        if on_progress:
-            on_progress(len(distinct))
-    else:
-        rows = _encode(teacher, distinct, batch_size, on_progress)
-        with partial_file(file) as partial, partial.open("wb") as stream:
-            np.save(stream, rows)
+    if on_progress and is_kept(file, key):
+        on_progress(len(distinct))
+    rows = keep_array(
+        file, key, lambda: _encode(teacher, distinct, batch_size, on_progress), optional=True
+    )
     place = {text: at for at, text in enumerate(distinct)}
     return rows[[place[text] for text in texts]]
 
