@@ -224,7 +224,7 @@ def test_urls(shards, serve, tmp_path):
     found = read_retrieval_set(f"{base}/train-{{0000..0001}}.tar")
     assert found.name == "train"
     assert [shade(image) for image in found.images] == [0, 1, 2, 10, 11, 12]
-    files = list((tmp_path / "cache").rglob("*.*"))
+    files = list((tmp_path / "cache").rglob("*.tar"))
     assert sorted(path.name.partition("-")[2] for path in files) == [
         "train-0000.tar",
         "train-0001.tar",
