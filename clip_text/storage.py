@@ -23,6 +23,7 @@ from clip_text.errors import ClipTextError, StorageError
 
 __all__ = [
     "check_new",
+    "digest",
     "disk_trouble",
     "is_kept",
     "keep",
@@ -152,6 +153,24 @@ def partial_file(file: Path) -> Iterator[Path]:
             partial.replace(file)
     finally:
         _remove(partial)
+
+
+def digest(*parts: object) -> str:
+    """Name contents by a digest, 32 hexadecimal digits.
+
+    Args:
+        parts: In their order, each bytes or anything that JSON has; the same letters cut otherwise
+            into parts have another digest, as have a number and its text.
+
+    Raises:
+        TypeError: If a part is nothing that JSON has.
+    """
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part if isinstance(part, bytes) else _as_text(part).encode()
+        total.update(b"%d %d " % (isinstance(part, bytes), len(content)))
+        total.update(content)
+    return total.hexdigest()
 
 
 def keep(place: Path, key: object, compute: Callable[[Path], object]) -> Path:
@@ -284,8 +303,8 @@ def _stamp_of(place: Path) -> Path:
     return place / _STAMP if place.is_dir() else place.with_name(f"{place.name}.{_STAMP}")
 
 
-def _as_text(key: object) -> str:
-    return json.dumps(key, sort_keys=True)
+def _as_text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _content(place: Path, names: Iterable[str]) -> dict[str, list[int | str]]:

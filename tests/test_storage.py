@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from clip_text.errors import StorageError
-from clip_text.storage import is_kept, keep, keep_array, keep_json, partial_file, partial_folder
+from clip_text.storage import (
+    digest,
+    is_kept,
+    keep,
+    keep_array,
+    keep_json,
+    partial_file,
+    partial_folder,
+)
 
 KEY = {"model": "a", "length": 52}
 
@@ -276,3 +284,19 @@ def test_the_stamp_holds_the_key_for_people_to_read(tmp_path):
     keep_json(tmp_path / "a.json", KEY, lambda: 1)
     stamp = json.loads((tmp_path / "a.json.key.json").read_text(encoding="utf-8"))
     assert stamp["key"] == KEY
+
+
+def test_a_digest_tells_parts_and_kinds_apart():
+    alike = [("ab",), ("a", "b"), ("", "ab"), (["a", "b"],), (b"ab",), (b"a", b"b"), (1,), ("1",)]
+    alike += [(1.0,), (True,), (None,), (), ("\ud800",), ("?",), ({"a": 1},), ([["a", 1]],)]
+    digests = {digest(*parts) for parts in alike}
+    assert len(digests) == len(alike)
+    assert all(len(name) == 32 and int(name, 16) >= 0 for name in digests)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest(("a", "b")) == digest(["a", "b"])
+    with pytest.raises(TypeError, match="JSON"):
+        digest({1, 2})
+
+
+def test_digests_stay_what_they_were():
+    assert digest("狗", b"1", [1]) == "5b73d437689dd7469e00c463ee601ae7"

@@ -17,7 +17,7 @@ from clip_text.data.packing import DOCUMENT, LINE, STOP, WORD, Bits, Packing, pa
 from clip_text.data.plain_text import STOPS, Line, read_lines
 from clip_text.data.text_files import open_file
 from clip_text.errors import DataError
-from clip_text.storage import keep, write_json
+from clip_text.storage import digest, keep, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.contracts import PREPARE, origins, pipeline, valid_unicode
 
@@ -115,8 +115,8 @@ class _Writer:
 def _is_held_out(text: str, share: float, seed: int) -> bool:
     """Draw by what a document begins with: equal ones fall on the same side."""
     key = seed.to_bytes(8, "little", signed=True)
-    digest = hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8, key=key)
-    return int.from_bytes(digest.digest(), "little") < share * 2**64
+    drawn = hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8, key=key)
+    return int.from_bytes(drawn.digest(), "little") < share * 2**64
 
 
 def tokenise(
@@ -153,13 +153,9 @@ def tokenise(
     Raises:
         DataError: If a file is not what it should be, or one of the two is empty.
     """
-    asked = [_VERSION, fields, line_documents, held_out, seed]
-    key = hashlib.blake2b(json.dumps(asked).encode(), digest_size=16)
-    key.update(tokenizer.contract.encode())
-    key.update(tokenizer.backend.backend_tokenizer.to_str().encode())
-    for file in [*files, *([user_dict] if user_dict else [])]:
-        with open_file(file) as content:
-            key.update(hashlib.file_digest(content, "blake2b").digest())
+    asked = [_VERSION, fields, line_documents, held_out, seed, tokenizer.contract]
+    read = [_file_digest(file) for file in [*files, *([user_dict] if user_dict else [])]]
+    key = digest(asked, tokenizer.backend.backend_tokenizer.to_str(), read)
 
     def write(partial: Path) -> None:
         annotate = Annotator(tokenizer, Segmenter(user_dict))
@@ -172,7 +168,7 @@ def tokenise(
         counts = [[side.tokens, side.documents] for side in sides]
         write_json(partial / "made.json", {"dtype": np.dtype(dtype).name, "counts": counts})
 
-    folder = keep(cache / key.hexdigest(), key.hexdigest(), write)
+    folder = keep(cache / key, key, write)
     made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
     learnt, held = (
         _open(folder / name, made["dtype"], *counts)
@@ -185,6 +181,11 @@ def tokenise(
             "document, name a file to validate on, or get more text."
         )
     return learnt, held
+
+
+def _file_digest(file: Path) -> str:
+    with open_file(file) as content:
+        return hashlib.file_digest(content, "blake2b").hexdigest()
 
 
 def _open(folder: Path, dtype: str, tokens: int, documents: int) -> Tokens:

@@ -1,6 +1,5 @@
 """Files of the web, downloaded once."""
 
-import hashlib
 import logging
 import re
 import shutil
@@ -13,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from platformdirs import user_cache_path
 
 from clip_text.errors import DataError
-from clip_text.storage import keep
+from clip_text.storage import digest, keep
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a server counts as gone."""
@@ -37,7 +36,7 @@ def downloaded(url: str, cache: Path | None = None) -> Path:
     """
     cache = cache or user_cache_path("clip-text") / "downloads"
     name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(url).path.rpartition("/")[2]))[-100:]
-    path = cache / f"{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}-{name}"
+    path = cache / f"{digest(url)[:16]}-{name}"
 
     def download(partial: Path) -> None:
         _log.info("downloading %s to %s", url, path)

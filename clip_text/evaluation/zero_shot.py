@@ -1,7 +1,5 @@
 """Zero-shot classification: the class whose sentences are nearest to the picture."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from clip_text.data.collection import refuse
 from clip_text.evaluation.classes import NamedClass, Truth, check_classes
 from clip_text.evaluation.ranking import Features
 from clip_text.evaluation.templates import check_templates, fill
-from clip_text.storage import is_kept, keep_array
+from clip_text.storage import digest, is_kept, keep_array
 
 Shares = NDArray[np.float64]
 
@@ -318,5 +316,4 @@ def _cache_key(
     encoder: TextEncoder, classes: Sequence[NamedClass], templates: Sequence[str]
 ) -> str:
     names = [one.names for one in classes]
-    key = json.dumps([_CACHE_FORMAT, encoder.fingerprint, names, list(templates)])
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return digest(_CACHE_FORMAT, encoder.fingerprint, names, list(templates))

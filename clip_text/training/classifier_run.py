@@ -1,8 +1,6 @@
 """One run of a classification head's training: what is learnt, of what, and how it is measured."""
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from clip_text.heads.classification import (
     targets_of,
 )
 from clip_text.heads.standalone import bare_tower
+from clip_text.storage import digest
 from clip_text.towers import TextTower
 from clip_text.training.callbacks import Listener, step_line
 from clip_text.training.classifier_steps import (
@@ -201,5 +200,4 @@ def _told(metrics: Mapping[str, float]) -> str:
 
 
 def _digest(texts: LabelledTexts) -> str:
-    content = json.dumps([texts.texts, texts.labels]).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return digest(texts.texts, texts.labels)

@@ -1,7 +1,5 @@
 """Teaching a text tower another language by a teacher, from parallel sentences."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from transformers import TrainerState
 from clip_text.checkpoints import Checkpoint, LoadedTextTower, resolve
 from clip_text.data.parallel import ParallelSentences
 from clip_text.features import counted
+from clip_text.storage import digest
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler
 from clip_text.training.callbacks import Listener, step_line
@@ -134,8 +133,7 @@ def _settings(data: ParallelData, recipe: DistillationRecipe, master: Teacher) -
     numbers = asdict(recipe)
     del numbers["bf16"]
     sets = [dict(data.train.by_language), dict(data.validation.by_language)]
-    digest = hashlib.blake2b(json.dumps(sets).encode(), digest_size=16).hexdigest()
-    asked = {"from": data.source, "to": ",".join(to), "sentences": digest}
+    asked = {"from": data.source, "to": ",".join(to), "sentences": digest(*sets)}
     return asked | {"teacher's weights": master.digest} | numbers
 
 

@@ -26,7 +26,7 @@ from clip_text.encoder import Encoder
 from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, counted, module_digest
-from clip_text.storage import keep_json
+from clip_text.storage import digest, keep_json
 from clip_text.training.callbacks import Listener
 from clip_text.training.contrastive import (
     ContrastiveModel,
@@ -371,7 +371,7 @@ class _Run:
             "crop": stage.crop,
             "seed": stage.recipe.seed,
         }
-        name = hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()
+        name = digest(key)
         every = stage.views * len(train.image_ids)
         advance = counted("image features", every, self.listener.progress)
         return [

@@ -1,14 +1,13 @@
 """A teacher's rows of sentences, computed once and kept on disk."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clip_text.errors import DataError
-from clip_text.storage import is_kept, keep_array
-from clip_text.training.teachers import Rows, Teacher, text_digest
+from clip_text.storage import digest, is_kept, keep_array
+from clip_text.training.teachers import Rows, Teacher
 
 
 def teacher_rows(
@@ -41,7 +40,7 @@ def teacher_rows(
             f"{teacher.name}. Use one that gives sentence vectors."
         )
     distinct = sorted(set(texts))
-    key = text_digest(teacher.digest, json.dumps(distinct, ensure_ascii=True))
+    key = digest(teacher.digest, distinct)
     file = cache / f"{key}.npy"
     if on_progress and is_kept(file, key):
         on_progress(len(distinct))
