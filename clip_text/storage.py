@@ -177,18 +177,24 @@ def partial_file(file: Path) -> Iterator[Path]:
         partial.replace(file)
 
 
-def digest(value: object) -> str:
-    """Digest of a value, 32 hexadecimal digits: what names a text, a list of texts, a setting.
+def digest(*parts: object) -> str:
+    """Name contents by a digest, 32 hexadecimal digits: a picture, a list of texts, a setting.
 
     Args:
-        value: Anything that JSON has; tuples count as lists, and the order of a mapping's keys
-            does not matter. Text may hold what is no valid Unicode.
+        parts: In their order, each bytes or anything that JSON has; tuples count as lists, the
+            order of a mapping's keys does not matter, and text may hold what is no valid Unicode.
+            The same letters cut otherwise into parts have another digest, as have a number and
+            its text.
 
     Raises:
-        TypeError: If JSON has no such value.
+        TypeError: If a part is nothing that JSON has.
     """
-    content = json.dumps(value, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        total.update(b"%d %d " % (isinstance(part, bytes), len(content)))
+        total.update(content)
+    return total.hexdigest()
 
 
 def keep(

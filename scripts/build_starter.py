@@ -243,11 +243,8 @@ def rows_to_learn(photos: Photos, emoji: Emoji, cache: Path) -> dict[str, NDArra
             if "en" in labels:
                 meanings[label].add(labels["en"])
     sentences = sorted(set().union(*meanings.values()))
-    with progress_bar() as bar:
-        task = bar.add_task("teacher: English captions", total=len(sentences))
-        encoded = teacher_rows(
-            load_teacher(MINILM), sentences, cache, on_progress=lambda done: bar.advance(task, done)
-        )
+    with named_bars() as progress:
+        encoded = teacher_rows(load_teacher(MINILM), sentences, cache, progress=progress)
     rows = dict(zip(sentences, encoded, strict=True))
     return {
         text: np.mean([rows[sentence] for sentence in sorted(same)], axis=0)

@@ -297,8 +297,10 @@ def test_digests_tell_values_apart():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     values = [["a", "b"], ["ab"], ["a,b"], "a", ["a"], None, [None], "\ud800", "", [], {}, 1, "1"]
     assert len({digest(value) for value in values}) == len(values)
+    parts = [("a", "b"), ("ab",), (b"ab",), ("a", b"b"), (), ("a", "", "b")]
+    assert len({digest(*those) for those in parts}) == len(parts)
     # it names files and runs: it stays what it is
-    assert digest(["猫", {"a": None}]) == "22764376c5e781c7320ca8298810ad88"
+    assert digest("狗", b"1", [1]) == "5b73d437689dd7469e00c463ee601ae7"
 
 
 # Progress, and texts of like length

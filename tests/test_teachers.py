@@ -102,16 +102,17 @@ class Fake:
 def test_rows_are_computed_once_and_are_unit_rows(tmp_path):
     teacher, done = Fake(), []
     texts = ["dog", "", "dog", "a cat"]
-    rows = teacher_rows(teacher, texts, tmp_path, on_progress=done.append)
+    rows = teacher_rows(teacher, texts, tmp_path, progress=lambda *told: done.append(told))
     assert sorted(teacher.calls) == ["", "a cat", "dog"]
-    assert sum(done) == 3
+    assert done[-1] == ("teacher", 3, 3)
     expected = [[3 / 10**0.5, 1 / 10**0.5, 0], [0, 0, 0]]
     np.testing.assert_allclose(rows[:2], expected, rtol=1e-6)
     assert np.array_equal(rows[0], rows[2])
     again = teacher_rows(teacher, texts[::-1], tmp_path)
     assert len(teacher.calls) == 3
     assert np.array_equal(again, rows[::-1])
-    assert len(list(tmp_path.iterdir())) == 1  # and nothing half-written
+    # and nothing half-written
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npy"]
     teacher_rows(teacher, ["dog"], tmp_path)
     teacher_rows(Fake(digest="2", calls=teacher.calls), texts, tmp_path)
     assert len(teacher.calls) == 3 + 1 + 3

@@ -14,10 +14,11 @@ from typing import Literal, NamedTuple
 
 from clip_text.data.captions import TAGS
 from clip_text.data.collection import OTHER_ENCODINGS, ROWS_OVER_LINES, Problem, RetrievalSet
-from clip_text.data.duplicates import content_digest, find_duplicates, pictures_by_wording
+from clip_text.data.duplicates import find_duplicates, pictures_by_wording
 from clip_text.features import ahead
 from clip_text.images import load_image
 from clip_text.progress import Progress, counted, silent
+from clip_text.storage import digest
 from clip_text.tokenizer import Tokenizer
 
 SMALL = 32
@@ -280,13 +281,13 @@ def _look(collection: RetrievalSet, workers: int, advance: Callable[[int], None]
             return "", None, ""
         except (OSError, ValueError) as error:
             return "", None, " ".join(str(error).split())
-        return content_digest(repr(image.size).encode() + image.tobytes()), image.size, ""
+        return digest(image.size, image.tobytes()), image.size, ""
 
     seen = _Pictures()
     order = range(len(collection.image_ids))
-    for at, (digest, size, reason) in enumerate(ahead(load, order, workers, 4 * workers)):
+    for at, (content, size, reason) in enumerate(ahead(load, order, workers, 4 * workers)):
         name = collection.image_ids[at]
-        seen.digests.append(digest or f"unread {at}")
+        seen.digests.append(content or f"unread {at}")
         if size is None and reason:
             seen.broken.append(f"{name}: {reason}")
         elif size is None:

@@ -1,6 +1,5 @@
 """Pictures that are there twice, and texts that describe several pictures."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,11 +28,6 @@ class Duplicates:
     def ambiguous_texts(self) -> int:
         """How many texts also say what describes another picture."""
         return sum(len(group) for group in self.texts)
-
-
-def content_digest(content: bytes) -> str:
-    """Name a picture's content, as stored or as decoded pixels; 32 hexadecimal digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def find_duplicates(collection: RetrievalSet, digests: Iterable[str]) -> Duplicates:

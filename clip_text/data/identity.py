@@ -1,17 +1,16 @@
 """What tells one data set from another, and what it says of its pictures."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from clip_text.data.collection import RetrievalSet
+from clip_text.storage import digest
 
 
 def collection_digest(collection: RetrievalSet) -> str:
     """Digest of a data set's texts and pictures; see :func:`pictures_digest`."""
     texts = [(text.text, text.kind, text.image_ids) for text in collection.texts]
-    what = repr((pictures_digest(collection), texts, collection.negatives))
-    return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+    return digest(pictures_digest(collection), texts, collection.negatives)
 
 
 def pictures_digest(collection: RetrievalSet) -> str:
@@ -20,12 +19,10 @@ def pictures_digest(collection: RetrievalSet) -> str:
     To read them takes about as long as to encode them, and times of change are others after a
     copy, when a run should go on. Pictures within a table are taken to be what their ids say.
     """
-    digest = hashlib.blake2b(repr(collection.image_ids).encode(), digest_size=16)
-    if isinstance(collection.images, list):  # others are read when they are asked for
-        for image in collection.images:
-            if isinstance(image, str | os.PathLike):
-                digest.update(b"%d " % Path(image).stat().st_size)
-    return digest.hexdigest()
+    # others are read when they are asked for
+    images = collection.images if isinstance(collection.images, list) else []
+    files = [image for image in images if isinstance(image, str | os.PathLike)]
+    return digest(collection.image_ids, [Path(file).stat().st_size for file in files])
 
 
 def picture_files(collection: RetrievalSet) -> set[str]:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.data.collection import RetrievalSet
-from clip_text.data.duplicates import content_digest
 from clip_text.errors import DataError
 from clip_text.evaluation.ranking import Features, PerQuery, Retrieval, retrieval
 from clip_text.evaluation.statistics import Comparison, Interval, compare, groups_of, interval
 from clip_text.features import ahead
 from clip_text.images import ImageSource
 from clip_text.progress import Progress, counted, silent
+from clip_text.storage import digest
 
 DIRECTIONS = ("t2i", "i2t")
 
@@ -142,7 +142,7 @@ def encode_images(
     digests: list[str] = []
     for batch in _batches(ahead(load, range(len(images)), workers, 2 * batch_size), batch_size):
         rows.append(encoder.encode_pixels(batch))
-        digests += [content_digest(pixels.tobytes()) for pixels in batch]
+        digests += [digest(pixels.tobytes()) for pixels in batch]
         advance(len(batch))
     return np.concatenate(rows), digests
 

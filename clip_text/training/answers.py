@@ -1,6 +1,5 @@
 """Training a head that finds answers in passages, with a backbone of its own."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from clip_text.checkpoints import Checkpoint
 from clip_text.data.questions import Question, Questions
 from clip_text.heads.answers import AnswerFinder, AnswerHead
+from clip_text.storage import digest
 from clip_text.training.callbacks import Listener
 from clip_text.training.data import AnswerData
 from clip_text.training.heads_answers import (
@@ -148,5 +148,4 @@ def _digest(*sets: Questions) -> str:
     def said(question: Question) -> tuple[object, ...]:
         return question.question, question.passage, question.answers, question.starts
 
-    texts = repr([[said(question) for question in asked.questions] for asked in sets])
-    return hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return digest(*([said(question) for question in asked.questions] for asked in sets))

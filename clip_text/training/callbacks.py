@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from clip_text.storage import partial_file
+
 METRICS = "metrics.jsonl"
 
 
@@ -113,9 +115,8 @@ class MetricLines(TrainerCallback):
         file = Path(cast(str, args.output_dir)) / METRICS
         if state.is_world_process_zero and file.exists():
             kept = [line for line in read_metrics(file) if line["step"] <= state.global_step]
-            partial = file.with_suffix(".partial")
-            partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
-            partial.replace(file)
+            with partial_file(file) as partial:
+                partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
 
     def on_log(
         self,

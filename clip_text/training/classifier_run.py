@@ -1,8 +1,6 @@
 """One run of a classification head's training: what is learnt, of what, and how it is measured."""
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from clip_text.heads.classification import (
 )
 from clip_text.heads.standalone import bare_tower
 from clip_text.progress import counted
+from clip_text.storage import digest
 from clip_text.towers import TextTower
 from clip_text.training.callbacks import Listener, step_line
 from clip_text.training.classifier_steps import (
@@ -38,7 +37,7 @@ from clip_text.training.classifier_steps import (
 from clip_text.training.data import LabelData
 from clip_text.training.holding import PICTURE_WEIGHT, ROW_WEIGHT, Hold, HoldPictures, HoldRows
 from clip_text.training.runs import Course, Run
-from clip_text.training.states import kept, picture_rows, pooled_states
+from clip_text.training.states import kept_rows, picture_rows, pooled_states
 
 
 class ClassifierRun:
@@ -128,9 +127,9 @@ class ClassifierRun:
         tokenizer, cut = self.checkpoint.tokenizer, self.copied.context_length
         if self.recipe.train != "head":
             return Labelled(tokenizer.token_ids(texts.texts, cut), targets, tokenizer, hold)
-        key = repr((self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler))
+        key = [self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler]
         advance = counted(f"states ({name})", len(texts), self.progress)
-        states = kept(
+        states = kept_rows(
             self.folder / f"states-{name}.npy",
             key,
             lambda: pooled_states(self.encoder, self.model.head, texts.texts, advance),
@@ -202,5 +201,4 @@ def _told(metrics: Mapping[str, float]) -> str:
 
 
 def _digest(texts: LabelledTexts) -> str:
-    content = json.dumps([texts.texts, texts.labels]).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return digest(texts.texts, texts.labels)

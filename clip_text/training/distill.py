@@ -1,7 +1,5 @@
 """Teaching a text tower another language by a teacher, from parallel sentences."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from transformers import TrainerState
 
 from clip_text.checkpoints import Checkpoint, LoadedTextTower, resolve
 from clip_text.data.parallel import ParallelSentences
-from clip_text.progress import counted
+from clip_text.storage import digest
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import Pooler
 from clip_text.training.callbacks import Listener, step_line
@@ -134,9 +132,8 @@ def _settings(data: ParallelData, recipe: DistillationRecipe, master: Teacher) -
     numbers = asdict(recipe)
     del numbers["bf16"]
     sets = [dict(data.train.by_language), dict(data.validation.by_language)]
-    digest = hashlib.blake2b(json.dumps(sets).encode(), digest_size=16).hexdigest()
     asked = {"from": data.source, "to": ",".join(to), **numbers}
-    return asked | {"sentences": digest, "teacher's weights": master.digest}
+    return asked | {"sentences": digest(*sets), "teacher's weights": master.digest}
 
 
 class _Lessons:
@@ -166,8 +163,7 @@ class _Lessons:
 
     def _read(self, sentences: ParallelSentences) -> Lessons:
         texts = sentences.by_language[self.data.source]
-        advance = counted("teacher", len(set(texts)), self.listener.progress)
-        rows = teacher_rows(self.master, texts, self.cache, on_progress=advance)
+        rows = teacher_rows(self.master, texts, self.cache, progress=self.listener.progress)
         by_language = {name: sentences.by_language[name] for name in self.data.languages}
         return Lessons(self.tokenizer, by_language, rows)
 

@@ -5,7 +5,6 @@ Gurevych 2020, arXiv:2004.09813). If the teacher is the text side of a CLIP, the
 finds that CLIP's pictures without having seen one (Carlsson et al. 2022, Multilingual-CLIP).
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from transformers import (
 
 from clip_text.evaluation import retrieval
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
-from clip_text.storage import partial_file
+from clip_text.storage import keep_json
 from clip_text.towers import POOLERS, Pooler, TextTower
 from clip_text.training.lessons import Lessons, draw_languages
 from clip_text.training.recipe import (
@@ -255,14 +254,15 @@ class DistillationTrainer(SampledTrainer):
             Metrics by name. They are kept in ``trial.json``, so that a trial runs once.
         """
         file = Path(cast(str, self.args.output_dir)) / "trial.json"
-        if not file.is_file():
-            stop = _Stop(self.recipe.trial_steps)
-            self.add_callback(stop)
-            self.fit()
-            self.remove_callback(stop)
-            with partial_file(file) as partial:
-                partial.write_text(json.dumps(stop.metrics), encoding="utf-8")
-        return cast(dict[str, float], json.loads(file.read_text(encoding="utf-8")))
+        # the rest that it depends on is the run's, whose settings the folder holds
+        return keep_json(file, {"steps": self.recipe.trial_steps}, self._try)
+
+    def _try(self) -> dict[str, float]:
+        stop = _Stop(self.recipe.trial_steps)
+        self.add_callback(stop)
+        self.fit()
+        self.remove_callback(stop)
+        return stop.metrics
 
 
 @dataclass

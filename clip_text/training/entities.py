@@ -1,6 +1,5 @@
 """Training a head that finds named entities, with a backbone of its own."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from clip_text.checkpoints import Checkpoint
 from clip_text.data.tagged_text import TaggedText, TaggedTexts
 from clip_text.evaluation.entities import entity_confusion, entity_scores
 from clip_text.heads.entities import EntityHead, EntityRecognizer, bio_labels
+from clip_text.storage import digest
 from clip_text.training.callbacks import Listener
 from clip_text.training.data import EntityData
 from clip_text.training.heads_tokens import count_unreachable, entity_trainer
@@ -149,5 +149,4 @@ def _digest(*sets: TaggedTexts) -> str:
     def said(text: TaggedText) -> tuple[object, ...]:
         return text.text, [entity.key for entity in text.entities]
 
-    texts = repr([[said(text) for text in tagged.texts] for tagged in sets])
-    return hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return digest(*([said(text) for text in tagged.texts] for tagged in sets))

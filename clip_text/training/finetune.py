@@ -1,7 +1,6 @@
 """Fine-tuning from pictures and captions to a checkpoint that is not worse than the start."""
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from clip_text.evaluation.measure import Encoded, encode_images, measure
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, module_digest
 from clip_text.progress import part_of
-from clip_text.storage import partial_file
+from clip_text.storage import digest, keep_json
 from clip_text.training.callbacks import Listener
 from clip_text.training.contrastive import (
     ContrastiveModel,
@@ -264,13 +263,7 @@ class _Run:
         """Validate before the first step, or remember what it gave."""
         file = self.folder / "start.json"
         with self.processes.main_process_first():
-            known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-            if known.get("key") == key:
-                return cast(Metrics, known["metrics"])
-            metrics = self.validate(self.data.validation)
-            with partial_file(file) as partial:
-                partial.write_text(json.dumps({"key": key, "metrics": metrics}), encoding="utf-8")
-        return metrics
+            return keep_json(file, key, lambda: self.validate(self.data.validation))
 
     def validate(self, collection: RetrievalSet) -> Metrics:
         """Recall both ways, shares in [0, 1], and their mean."""
@@ -380,7 +373,7 @@ class _Run:
             "crop": stage.crop,
             "seed": stage.recipe.seed,
         }
-        name = hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()
+        name = digest(key)
         number = len(train.image_ids)
         return [
             cached_features(

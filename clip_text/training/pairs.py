@@ -1,6 +1,5 @@
 """Training a head for sentence pairs, with a backbone of its own."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from clip_text.evaluation.classification import as_matrix, calibrate
 from clip_text.evaluation.zero_shot import confusion_matrix
 from clip_text.heads.classification import ClassificationHead, HeadConfig
 from clip_text.heads.pairs import PairClassifier
+from clip_text.storage import digest
 from clip_text.training.callbacks import Listener
 from clip_text.training.data import MOST_LABELLED
 from clip_text.training.heads_pairs import measure_pairs, pair_targets, pair_trainer
@@ -200,5 +200,4 @@ def _measure(
 
 
 def _digest(*sets: LabelledPairs) -> str:
-    said = repr([list(zip(pairs.texts, pairs.labels, strict=True)) for pairs in sets])
-    return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return digest(*([pairs.texts, pairs.labels] for pairs in sets))

@@ -1,6 +1,5 @@
 """Teaching a backbone a field's language by masked words of plain text."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel, TrainerState
 
 from clip_text.checkpoints import resolve
 from clip_text.data.corpus import Tokens, tokenise
-from clip_text.storage import partial_file, write_json
+from clip_text.storage import keep_json
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.training import trainer
 from clip_text.training.callbacks import Listener, step_line
@@ -171,15 +170,10 @@ def _train(  # noqa: PLR0917
         *(model, sequences, exam, recipe, run.folder / STEPS),
         listener.heard("steps", step_line(_perplexity)),
     )
-    file = run.folder / BEFORE
     if report is None:
-        if not file.is_file():
-            measured = steps.measure()
-            if run.processes.is_main_process:
-                with partial_file(file) as partial:
-                    write_json(partial, measured)
-            run.processes.wait_for_everyone()
-        before: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        # processes measure together: each of them finds it, or none
+        before = keep_json(run.folder / BEFORE, dict(run.settings), steps.measure)
+        run.processes.wait_for_everyone()
         listener.say(f"  before       {_perplexity(before)}")
 
     def train() -> TrainerState:

@@ -15,36 +15,33 @@ from clip_text.evaluation.measure import encode_images
 from clip_text.features import module_digest
 from clip_text.heads.classification import ClassificationHead
 from clip_text.progress import Progress, part_of
-from clip_text.storage import partial_file
+from clip_text.storage import keep_array
 
 Rows = NDArray[np.float32]
 
 
-def kept(file: Path, key: str, compute: Callable[[], Rows]) -> Rows:
-    """Read an array that was computed for the same key, or compute and keep it.
+def kept_rows(file: Path, key: object, compute: Callable[[], Rows]) -> Rows:
+    """Have finite rows that are computed once for a key, and kept.
 
     Args:
-        file: A ``.npy``; a ``.txt`` beside it holds the key.
-        key: All that the array depends on.
-        compute: Gives it.
+        file: A ``.npy``; see :func:`clip_text.storage.keep`.
+        key: All that the rows depend on, as JSON.
+        compute: Gives them, [n, width].
 
     Raises:
-        DataError: If something of it is not finite.
+        DataError: If something of them is not finite.
+        StorageError: If they cannot be written.
     """
-    stamp = file.with_suffix(".txt")
-    if file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == key:
-        before: Rows = np.load(file)
-        return before
-    stamp.unlink(missing_ok=True)
-    found = compute()
-    if not np.isfinite(found).all():
-        raise DataError(
-            f"expected finite features for {file.name}, got NaN or infinity. Check the model."
-        )
-    with partial_file(file) as partial, partial.open("wb") as out:
-        np.save(out, found)
-    stamp.write_text(key, encoding="utf-8")
-    return found
+
+    def compute_finite() -> Rows:
+        rows = compute()
+        if not np.isfinite(rows).all():
+            raise DataError(
+                f"expected finite features for {file.name}, got NaN or infinity. Check the model."
+            )
+        return rows
+
+    return keep_array(file, key, compute_finite)
 
 
 @torch.inference_mode()
@@ -89,9 +86,8 @@ def picture_rows(
         progress: Told the name, how many are done, and of how many.
     """
     told = part_of(name, 0, len(pictures.image_ids), progress)
-    key = repr((module_digest(encoder.model.visual), pictures_digest(pictures)))
-    return kept(
+    return kept_rows(
         folder / f"{name}.npy",
-        key,
+        [module_digest(encoder.model.visual), pictures_digest(pictures)],
         lambda: encode_images(encoder, pictures.images, pictures.image_ids, progress=told)[0],
     )

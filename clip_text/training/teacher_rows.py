@@ -1,14 +1,15 @@
 """A teacher's rows of sentences, computed once and kept on disk."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clip_text.errors import DataError
-from clip_text.storage import partial_file
-from clip_text.training.teachers import Rows, Teacher, text_digest
+from clip_text.lengths import by_length
+from clip_text.progress import Progress, counted, silent
+from clip_text.storage import digest, keep_array
+from clip_text.training.teachers import Rows, Teacher
 
 
 def teacher_rows(
@@ -17,16 +18,16 @@ def teacher_rows(
     cache: Path,
     *,
     batch_size: int = 256,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Rows:
     """Encode texts into unit rows once; later calls with the same teacher and texts read them.
 
     Args:
         teacher: Whose rows.
         texts: Any number; a text that comes twice is encoded once.
-        cache: Folder for the rows; a file for each teacher and set of texts.
+        cache: Folder for the rows, a file for each teacher and set of texts.
         batch_size: Texts per forward pass.
-        on_progress: Called with the number of texts just done.
+        progress: Is told of the texts, under ``teacher``.
 
     Returns:
         float32 [n, width], unit rows; zeros where the teacher has nothing to say.
@@ -40,32 +41,20 @@ def teacher_rows(
             f"{teacher.name}. Use one that gives sentence vectors."
         )
     distinct = sorted(set(texts))
-    key = text_digest(teacher.digest, json.dumps(distinct, ensure_ascii=True))
-    file = cache / f"{key}.npy"
-    if file.is_file():
-        rows: Rows = np.load(file)
-        if on_progress:
-            on_progress(len(distinct))
-    else:
-        rows = _encode(teacher, distinct, batch_size, on_progress)
-        with partial_file(file) as partial, partial.open("wb") as stream:
-            np.save(stream, rows)
-    place = {text: at for at, text in enumerate(distinct)}
+    key = digest(teacher.digest, distinct)
+    rows = keep_array(
+        cache / f"{key}.npy", key, lambda: _encode(teacher, distinct, batch_size, progress)
+    )
+    progress("teacher", len(distinct), len(distinct))
+    place = {text: position for position, text in enumerate(distinct)}
     return rows[[place[text] for text in texts]]
 
 
-def _encode(
-    teacher: Teacher,
-    texts: Sequence[str],
-    batch_size: int,
-    on_progress: Callable[[int], None] | None,
-) -> Rows:
+def _encode(teacher: Teacher, texts: Sequence[str], batch_size: int, progress: Progress) -> Rows:
     out = np.zeros((len(texts), teacher.width), np.float32)
-    # texts of like length share a batch, so little padding is computed
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        rows = np.asarray(teacher.encode([texts[at] for at in batch]), np.float32)
+    advance = counted("teacher", len(texts), progress)
+    for batch in by_length([len(text) for text in texts], batch_size):
+        rows = np.asarray(teacher.encode([texts[position] for position in batch]), np.float32)
         if rows.shape != (len(batch), teacher.width):
             raise DataError(
                 f"expected rows of shape {[len(batch), teacher.width]} from {teacher.name}, "
@@ -80,6 +69,5 @@ def _encode(
             )
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         out[batch] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-        if on_progress:
-            on_progress(len(batch))
+        advance(len(batch))
     return out

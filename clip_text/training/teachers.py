@@ -12,7 +12,6 @@ any checkpoint of ours      its text tower; see :mod:`clip_text.checkpoints`
 The last two are :class:`PairTeacher`: their image tower goes with whatever learns their rows.
 """
 
-import hashlib
 import json
 import tempfile
 import zipfile
@@ -43,6 +42,7 @@ from clip_text.checkpoints.places import resolve
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
 from clip_text.features import module_digest
+from clip_text.storage import digest
 from clip_text.towers import TowerConfig, build_model, mean_pool
 
 Rows = NDArray[np.float32]
@@ -180,7 +180,7 @@ class MeanTeacher:
         self._lower = bool(said.get("do_lower_case"))
         self.name, self.width = name, int(getattr(model.config, "hidden_size", 0))
         read = (self._tokenizer.backend_tokenizer.to_str(), str(self._length), str(self._lower))
-        self.digest = text_digest("mean", module_digest(self._model), *read)
+        self.digest = digest("mean", module_digest(self._model), *read)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
@@ -220,7 +220,7 @@ class SentenceTransformersTeacher:
         modules = (folder / "modules.json").read_text(encoding="utf-8")
         tokenizer = sorted(cast(Any, self._model.tokenizer).get_vocab().items())
         read = (modules, str(self._model.max_seq_length), repr(tokenizer))
-        self.digest = text_digest("sentence-transformers", module_digest(self._model), *read)
+        self.digest = digest("sentence-transformers", module_digest(self._model), *read)
 
     def encode(self, texts: Sequence[str]) -> Rows:
         """See :class:`Teacher`."""
@@ -282,7 +282,7 @@ class OpenClipTeacher:
         self.device = _device()
         self._model = model.eval().to(self.device)
         self.name, self.width = name, int(self._config["embed_dim"])
-        self.digest = text_digest("open_clip", module_digest(self._model), model_name)
+        self.digest = digest("open_clip", module_digest(self._model), model_name)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
@@ -321,12 +321,3 @@ def _device() -> torch.device:
 
 def _numpy(rows: Tensor) -> Rows:
     return cast(Rows, normalize(rows.float(), dim=-1).cpu().numpy())
-
-
-def text_digest(*parts: str) -> str:
-    """Digest texts, in their order, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.hexdigest()
