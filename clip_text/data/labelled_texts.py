@@ -1,12 +1,12 @@
 """Labelled texts: read from csv, tsv and jsonl, and split."""
 
-import random
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
+from clip_text.data.splits import held_out_places, places_without
 from clip_text.data.tables import find_columns, is_table, read_table, table_rows
 from clip_text.data.text_files import json_objects
 from clip_text.errors import DataError
@@ -20,6 +20,9 @@ LABEL_COLUMNS = (
     *("标签", "类别", "分类"),
 )
 """Where labels are looked for, in any case; :data:`TEXT_COLUMNS` is of the texts."""
+
+MOST_LABELLED = 5000
+"""How many texts, or pairs, are held out at most where no number is given."""
 
 _EXAMPLES = 5
 
@@ -180,24 +183,26 @@ def without(texts: AnyLabelled, others: AnyLabelled) -> AnyLabelled:
     return texts.take([at for at, text in enumerate(texts.texts) if text not in known])
 
 
-def hold_out(texts: AnyLabelled, number: int, seed: int = 0) -> tuple[AnyLabelled, AnyLabelled]:
+def hold_out(
+    texts: AnyLabelled, number: int | None = None, seed: int = 0
+) -> tuple[AnyLabelled, AnyLabelled]:
     """Hold some texts, or pairs, out, drawn at random; both parts stay in the file's order.
 
     A label that would be held out whole stays: its texts do.
 
+    Args:
+        texts: What to split.
+        number: How many to hold out; a tenth, at most 5,000, if None.
+        seed: Of the draw.
+
+    Returns:
+        What to learn from, and what to measure on.
+
     Raises:
-        DataError: If that leaves nothing to learn from.
+        DataError: If that leaves nothing to learn from, or nothing to measure on.
     """
-    if not 0 < number < len(texts):
-        raise DataError(
-            f"expected to hold out between 1 and {len(texts) - 1} of {len(texts)} texts, "
-            f"got {number}. Hold out fewer, or give a validation file."
-        )
-    chosen = set(random.Random(seed).sample(range(len(texts)), number))  # noqa: S311
-    known = {label for at, of in enumerate(texts.labels) if at not in chosen for label in of}
-    chosen -= {at for at in chosen if not known.issuperset(texts.labels[at])}
-    rest = [at for at in range(len(texts)) if at not in chosen]
-    return texts.take(rest), texts.take(sorted(chosen))
+    chosen = held_out_places(len(texts), number, most=MOST_LABELLED, seed=seed, labels=texts.labels)
+    return texts.take(places_without(len(texts), chosen)), texts.take(chosen)
 
 
 def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:

@@ -1,10 +1,15 @@
-"""Parts of a data set, by picture."""
+"""Parts of a data set, and the one rule by which some of it is held out to measure on."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 from clip_text.data.collection import RetrievalSet, retrieval_set
 from clip_text.errors import DataError
+
+HELD_OUT = 0.1
+"""Share of the data that is measured on where no others are given."""
+MOST_HELD_OUT = 1000
+"""How many at most, where a training says no other number."""
 
 
 def part(collection: RetrievalSet, places: Iterable[int], name: str | None = None) -> RetrievalSet:
@@ -28,27 +33,94 @@ def part(collection: RetrievalSet, places: Iterable[int], name: str | None = Non
 
 
 def held_out(
-    collection: RetrievalSet, number: int, seed: int = 0
+    collection: RetrievalSet, number: int | None = None, seed: int = 0
 ) -> tuple[RetrievalSet, RetrievalSet]:
     """Hold out some pictures, drawn at random, to measure on.
 
     Args:
         collection: What to split.
-        number: Of pictures to hold out; at least one stays to learn from.
+        number: Of pictures to hold out; a tenth, at most 1,000, if None.
         seed: Of the draw.
 
     Returns:
         What to learn from, and what to measure on.
 
     Raises:
-        DataError: If there are not two pictures.
+        DataError: If that leaves no picture to learn from, or none to measure on.
     """
-    pictures = len(collection.image_ids)
-    if pictures < 2:
-        raise DataError(
-            f"expected at least 2 pictures in {collection.name} to hold some out of, got "
-            f"{pictures}. Add pictures, or give a validation set."
-        )
-    chosen = set(random.Random(seed).sample(range(pictures), min(number, pictures - 1)))  # noqa: S311
-    rest = [at for at in range(pictures) if at not in chosen]
+    chosen = held_out_places(
+        len(collection.image_ids), number, seed=seed, what=f"pictures in {collection.name}"
+    )
+    rest = places_without(len(collection.image_ids), chosen)
     return part(collection, rest), part(collection, chosen, f"{collection.name} held out")
+
+
+def held_out_places(
+    total: int,
+    number: int | None = None,
+    *,
+    share: float = HELD_OUT,
+    most: int | None = MOST_HELD_OUT,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+    labels: Sequence[Iterable[str]] | None = None,
+    what: str = "texts",
+) -> list[int]:
+    """Say which of some items are held out to measure on, drawn at random: the one rule for it.
+
+    Args:
+        total: How many items there are.
+        number: How many to hold out; the share if None. Of groups, where there are some.
+        share: What to hold out then, in (0, 1), rounded; one at least.
+        most: How many at most then; no limit if None.
+        seed: Of the draw; equal seeds draw the same of as many items.
+        groups: Of each item, what it belongs to: groups fall on one side as a whole.
+        labels: Of each item: one whose label would be held out whole stays to be learnt.
+        what: Of the items, for errors.
+
+    Returns:
+        Positions of the items held out, ascending; never all of them.
+
+    Raises:
+        DataError: If the number leaves nothing to learn from, or nothing to measure on.
+    """
+    kinds = list(dict.fromkeys(range(total) if groups is None else groups))
+    if len(kinds) < 2:
+        raise DataError(
+            f"expected at least 2 {what} to hold some out of, got {len(kinds)}. Add some, or give "
+            "others to measure on."
+        )
+    if number is None:
+        number = min(max(1, round(share * len(kinds))), len(kinds) if most is None else most)
+    if not 0 < number < len(kinds):
+        raise DataError(
+            f"expected to hold out between 1 and {len(kinds) - 1} of {len(kinds)} {what}, got "
+            f"{number}. Hold out fewer, or give others to measure on."
+        )
+    drawn = set(random.Random(seed).sample(kinds, number))  # noqa: S311  (nothing secret)
+    chosen = [
+        place for place in range(total) if (place if groups is None else groups[place]) in drawn
+    ]
+    if labels is None:
+        return chosen
+    return known_only(chosen, places_without(total, chosen), labels)
+
+
+def known_only(
+    chosen: Iterable[int], learnt: Iterable[int], labels: Sequence[Iterable[str]]
+) -> list[int]:
+    """Leave out of what is held out the items that have a label of which none is learnt.
+
+    Args:
+        chosen: Positions of the items held out.
+        learnt: Positions of the items to learn from.
+        labels: Of each item.
+    """
+    known = {label for place in learnt for label in labels[place]}
+    return [place for place in chosen if known.issuperset(labels[place])]
+
+
+def places_without(total: int, chosen: Iterable[int]) -> list[int]:
+    """Give the positions of as many items as there are, ascending, without the chosen ones."""
+    left_out = set(chosen)
+    return [place for place in range(total) if place not in left_out]

@@ -5,7 +5,7 @@ Where no other data are given to measure on, some of the data to learn from are 
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clip_text.data.collection import RetrievalSet
@@ -23,16 +23,18 @@ from clip_text.data.parallel import ParallelSentences, read_parallel
 from clip_text.data.plain_text import text_files
 from clip_text.data.questions import Questions, read_questions
 from clip_text.data.readers import read_retrieval_set
-from clip_text.data.splits import held_out, part
+from clip_text.data.splits import (
+    MOST_HELD_OUT,
+    held_out,
+    held_out_places,
+    known_only,
+    part,
+    places_without,
+)
 from clip_text.data.tagged_text import TaggedTexts, check_labels, read_tagged
 from clip_text.errors import DataError
 from clip_text.heads.classification import Form, HeadConfig
 from clip_text.towers import Pooler
-
-HELD_OUT = 0.1
-"""Share of the data that is measured on where no others are given."""
-MOST_PICTURES, MOST_LABELLED, MOST_TAGGED, MOST_PARALLEL = 1000, 5000, 1000, 1000
-"""How many at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,7 @@ class PictureData:
         """
         train = read_retrieval_set(str(data), images=images, kinds=kinds)
         if val is None:
-            number = min(MOST_PICTURES, max(1, round(HELD_OUT * len(train.image_ids))))
-            train, validation = held_out(train, number)
+            train, validation = held_out(train)
         else:
             validation = read_retrieval_set(str(val), images=images, kinds=val_kinds or kinds)
         if pictures is not None:
@@ -140,7 +141,6 @@ class LabelData:
         if val is not None:
             validation = read_labelled_texts(Path(val), columns)
         else:
-            number = number or min(MOST_LABELLED, max(1, len(train) // 10))
             train, validation = hold_out(train, number, seed)
             train = without(train, validation)
         labels = columns.names or labels_of(train, multi_label=several)
@@ -183,8 +183,7 @@ class LabelData:
         learnt = read_retrieval_set(pictures, kinds=kinds) if pictures else None
         held = read_retrieval_set(val, kinds=kinds) if val else None
         if learnt and not held:
-            number = min(MOST_PICTURES, max(1, len(learnt.image_ids) // 10))
-            learnt, held = held_out(learnt, number)
+            learnt, held = held_out(learnt)
         return LabelData(self.train, self.validation, learnt, held, self.labels, self.multi_label)
 
 
@@ -221,23 +220,21 @@ class EntityData:
             DataError: If something cannot be read, there is no entity to learn from, or a text to
                 measure on has one of a type that is not learnt.
         """
-        train = read_tagged(Path(data))
-        shuffled = list(train.texts)
-        random.Random(seed).shuffle(shuffled)  # noqa: S311  (nothing secret)
+        tagged = read_tagged(Path(data))
+        total = len(tagged.texts)
+        held = held_out_places(total, seed=seed, what=f"texts in {data}") if val is None else []
+        drawn = places_without(total, held)
+        random.Random(seed).shuffle(drawn)  # noqa: S311  (nothing secret)
+        drawn = drawn[: texts or total]
+        labels = [[entity.label for entity in text.entities] for text in tagged.texts]
+        # a type that was drawn for validation alone is to be learnt
+        measured = known_only(held, drawn, labels)
+        drawn += [place for place in held if place not in measured]
+        learnt = TaggedTexts([tagged.texts[place] for place in drawn], tagged.repaired)
         if val is None:
-            number = min(MOST_TAGGED, max(1, round(HELD_OUT * len(shuffled))))
-            held, shuffled = shuffled[:number], shuffled[number:]
-            drawn = shuffled[: texts or len(shuffled)]
-            known = {entity.label for text in drawn for entity in text.entities}
-            rare = [
-                text for text in held if any(entity.label not in known for entity in text.entities)
-            ]
-            # a type that was drawn for validation alone is to be learnt
-            learnt = TaggedTexts([*drawn, *rare], train.repaired)
-            validation = TaggedTexts([text for text in held if text not in rare])
+            validation = TaggedTexts([tagged.texts[place] for place in measured])
         else:
             validation = read_tagged(Path(val))
-            learnt = TaggedTexts(shuffled[: texts or len(shuffled)], train.repaired)
         if not learnt.labels:
             raise DataError(f"expected entities to learn from in {data}, got none. Tag some.")
         check_labels(validation, learnt.labels)
@@ -278,24 +275,23 @@ class AnswerData:
         Raises:
             DataError: If something cannot be read, or there are not two passages to hold one out.
         """
-        draw = random.Random(seed)  # noqa: S311  (nothing secret)
         train = read_questions(Path(data), mend=mend)
         if val is None:
-            passages = list(dict.fromkeys(question.passage for question in train.questions))
-            if len(passages) < 2:
-                raise DataError(
-                    f"expected several passages in {data}, to hold some out, got {len(passages)}. "
-                    "Give validation questions by --val."
-                )
-            held = set(draw.sample(passages, max(1, round(HELD_OUT * len(passages)))))
-            validation = Questions([each for each in train.questions if each.passage in held])
-            learnt = [each for each in train.questions if each.passage not in held]
+            passages = [question.passage for question in train.questions]
+            held = held_out_places(
+                len(passages), most=None, seed=seed, groups=passages, what=f"passages in {data}"
+            )
+            validation = Questions([train.questions[place] for place in held])
+            rest = places_without(len(passages), held)
+            learnt = [train.questions[place] for place in rest]
             train = Questions(learnt, train.moved, train.lost, train.left_out)
         else:
             validation = read_questions(Path(val), mend=mend)
-        if val_questions is not None and val_questions < len(validation.questions):
-            kept = draw.sample(validation.questions, val_questions)
-            validation = Questions(kept, validation.moved, validation.lost, validation.left_out)
+        asked = len(validation.questions)
+        if val_questions is not None and val_questions < asked:
+            drawn = held_out_places(asked, val_questions, seed=seed, what="questions")
+            questions = [validation.questions[place] for place in drawn]
+            validation = replace(validation, questions=questions)
         return cls(train, validation)
 
 
@@ -326,7 +322,7 @@ class ParallelData:
         languages: Sequence[str],
         val: str | Path | None = None,
         *,
-        number: int = MOST_PARALLEL,
+        number: int = MOST_HELD_OUT,
         seed: int = 0,
     ) -> "ParallelData":
         """Read parallel sentences from .jsonl, .csv, .tsv or .xlsx files.
@@ -346,11 +342,12 @@ class ParallelData:
         if val is not None:
             held = read_parallel(Path(val), [source, *languages])
             return cls(everything, held.first_of_each(), source)
-        lines = sorted(set(everything.groups))
-        count = min(number, max(1, len(lines) // 10))
-        drawn = set(random.Random(seed).sample(lines, count))  # noqa: S311  (nothing secret)
-        inside = [place for place, line in enumerate(everything.groups) if line in drawn]
-        outside = [place for place, line in enumerate(everything.groups) if line not in drawn]
+        lines = everything.groups
+        most = min(number, max(1, len(set(lines)) // 10))
+        inside = held_out_places(
+            len(lines), most=most, seed=seed, groups=lines, what=f"lines in {data}"
+        )
+        outside = places_without(len(lines), inside)
         return cls(everything.take(outside), everything.take(inside).first_of_each(), source)
 
 

@@ -16,7 +16,6 @@ from clip_text.heads.classification import ClassificationHead, HeadConfig
 from clip_text.heads.pairs import PairClassifier
 from clip_text.storage import digest
 from clip_text.training.callbacks import Listener
-from clip_text.training.data import MOST_LABELLED
 from clip_text.training.heads_pairs import measure_pairs, pair_targets, pair_trainer
 from clip_text.training.recipe import Count
 from clip_text.training.runs import Trained, check_inputs
@@ -66,7 +65,6 @@ class PairData:
         if val is not None:
             validation = read_labelled_pairs(Path(val), columns)
         else:
-            number = number or min(MOST_LABELLED, max(1, len(train) // 10))
             train, validation = hold_out(train, number, seed)
             train = without(train, validation)
         labels = columns.names or labels_of(train, multi_label=False)
