@@ -21,6 +21,7 @@ from clip_text.heads.pair_frame import PairFrame, pad_kinds
 from clip_text.heads.standalone import StandaloneHead
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
+from clip_text.lengths import by_length
 from clip_text.tokenizer import Aligned, Tokenizer
 from clip_text.towers import TextTower
 
@@ -183,9 +184,9 @@ class AnswerFinder(StandaloneHead[AnswerHead]):
             for ids in [self.question_ids(question)]
             for window in self.windows(frame, ids, passage)
         ]
-        todo.sort(key=lambda one: len(one[1]) + one[2].end - one[2].start)
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
+        lengths = [len(ids) + window.end - window.start for _, ids, window in todo]
+        for places in by_length(lengths, batch_size):
+            batch = [todo[place] for place in places]
             pairs = [frame.pair(ids, read[row].ids[w.start : w.end]) for row, ids, w in batch]
             tokens = self.tokenizer.pad([ids for ids, _ in pairs]).to(device)
             kinds = pad_kinds([kinds for _, kinds in pairs], tokens)

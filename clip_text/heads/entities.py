@@ -19,6 +19,7 @@ from clip_text.data.tags import Entity, decode_tags
 from clip_text.heads.standalone import StandaloneHead
 from clip_text.heads.token_heads import TokenHead
 from clip_text.heads.windows import Window, windows
+from clip_text.lengths import by_length
 from clip_text.tokenizer import Aligned, Tokenizer
 from clip_text.towers import TextTower
 
@@ -183,10 +184,10 @@ class EntityRecognizer(StandaloneHead[EntityHead]):
             if each.ids
             for window in self.windows(each)
         ]
-        todo.sort(key=lambda one: one[1].end - one[1].start)
+        lengths = [window.end - window.start for _, window in todo]
         before = self.tokenizer.frame([-1]).index(-1)
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
+        for places in by_length(lengths, batch_size):
+            batch = [todo[place] for place in places]
             rows = [
                 self.tokenizer.frame(aligned[row].ids[window.start : window.end])
                 for row, window in batch

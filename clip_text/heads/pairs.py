@@ -22,6 +22,7 @@ from clip_text.heads.pair_frame import (
     typed_states,
 )
 from clip_text.heads.standalone import StandaloneHead
+from clip_text.lengths import by_length
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
 
@@ -102,10 +103,8 @@ class PairClassifier(StandaloneHead[ClassificationHead]):
         self.head.eval()
         device = self.head.out.weight.device
         rows = self.rows(pairs)
-        order = sorted(range(len(rows)), key=lambda position: len(rows[position][0]))
         logits = torch.empty((len(rows), len(self.head.config.labels)))
-        for start in range(0, len(order), batch_size):
-            positions = order[start : start + batch_size]
+        for positions in by_length([len(ids) for ids, _ in rows], batch_size):
             tokens, kinds = self.batch([rows[position] for position in positions])
             computed = pair_logits(self.head, tokens.to(device), kinds.to(device))
             logits[positions] = computed.float().cpu()

@@ -24,6 +24,7 @@ from clip_text.heads.classification import (
     targets_of,
 )
 from clip_text.heads.standalone import bare_tower
+from clip_text.lengths import by_length
 from clip_text.progress import counted
 from clip_text.storage import digest
 from clip_text.towers import TextTower
@@ -178,12 +179,10 @@ class ClassifierRun:
     def logits(self) -> NDArray[np.float32]:
         """Compute the logits of the validation texts, [n, labels]."""
         lengths = self.held.lengths()
-        order = np.argsort(lengths, kind="stable")
-        out = np.empty((len(order), len(self.config.labels)), np.float32)
-        for start in range(0, len(order), 256):
-            at = order[start : start + 256]
-            inputs: Tensor = self.held.given(at.tolist()).to(self.encoder.device)
-            out[at] = self.model.logits(inputs)[0].float().cpu().numpy()
+        out = np.empty((len(lengths), len(self.config.labels)), np.float32)
+        for batch in by_length(lengths, 256):
+            inputs: Tensor = self.held.given(batch).to(self.encoder.device)
+            out[batch] = self.model.logits(inputs)[0].float().cpu().numpy()
         return out
 
 

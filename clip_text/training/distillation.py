@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from clip_text.evaluation import retrieval
+from clip_text.lengths import by_length
 from clip_text.losses import cosine_distillation, multi_positive_contrastive, taught_rows
 from clip_text.storage import keep_json
 from clip_text.towers import POOLERS, Pooler, TextTower
@@ -181,10 +182,8 @@ class Examination:
         device = next(model.parameters()).device
         token_ids = self.lessons.token_ids
         rows = np.empty((len(token_ids), self.lessons.rows.shape[1]), np.float32)
-        order = sorted(range(len(token_ids)), key=lambda at: len(token_ids[at]))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            tokens = self.lessons.tokenizer.pad([token_ids[at] for at in batch]).to(device)
+        for batch in by_length([len(ids) for ids in token_ids], batch_size):
+            tokens = self.lessons.tokenizer.pad([token_ids[text] for text in batch]).to(device)
             features = nn.functional.normalize(model.encode(tokens).float(), dim=-1)
             rows[batch] = features.cpu().numpy()
         by_language = {

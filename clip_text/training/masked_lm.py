@@ -8,18 +8,17 @@ folder is one that ``load_text_tower`` starts a text tower from.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from clip_text.errors import DataError
+from clip_text.lengths import by_length
 from clip_text.storage import partial_folder
 from clip_text.tokenizer import Tokenizer
 from clip_text.training.callbacks import EarlyStop
@@ -74,10 +73,6 @@ class Perplexity:
 
     sequences: MaskedSequences
     batch_size: int = 64
-    order: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.order = np.argsort(self.sequences.places[:, 2], kind="stable")
 
     @torch.inference_mode()
     def measure(self, model: nn.Module) -> dict[str, float]:
@@ -92,9 +87,8 @@ class Perplexity:
         """
         device = next(model.parameters()).device
         total, right, count = 0.0, 0, 0
-        for start in range(0, len(self.order), self.batch_size):
-            drawn = [self.sequences[0, int(at)] for at in self.order[start:][: self.batch_size]]
-            batch = self.sequences.collate(drawn)
+        for places in by_length(self.sequences.places[:, 2], self.batch_size):
+            batch = self.sequences.collate([self.sequences[0, place] for place in places])
             labels = batch["labels"].to(device)
             where = labels >= 0
             inputs = batch["input_ids"].to(device)
