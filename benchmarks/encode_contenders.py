@@ -150,7 +150,7 @@ def others(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:
         sentence_model = SentenceTransformer(str(sentences), device="cpu")
     model.load_state_dict(weights)
     found["open_clip"] = lambda texts: _unit(model.encode_text(tokenizer(list(texts))))
-    # its backends onnx and openvino need the package optimum, which needs transformers 4
+    # its backends onnx and openvino need the package optimum, too
     found["sentence-transformers"] = lambda texts: sentence_model.encode(
         list(texts), batch_size=256, show_progress_bar=False
     )

@@ -130,7 +130,8 @@ def search(
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
-    with Searcher.open(index_dir, wiring.load_for_queries(model, runtime)) as searcher:
+    encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+    with Searcher.open(index_dir, encoder) as searcher:
         hits = searcher.search(query, top_k)
     if sheet is not None:
         contact_sheet([(query, hits)], sheet)
@@ -169,7 +170,7 @@ def serve(
     from retrieval.search import Searcher
     from retrieval.service.app import serve as serve_api
 
-    encoder = wiring.load_for_queries(model, runtime)
+    encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
 
         def tell(address: str) -> None:

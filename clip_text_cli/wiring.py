@@ -13,7 +13,11 @@ RuntimeName = Literal["auto", "torch", "torch-bf16", "openvino", "openvino-bf16"
 
 
 def load_encoder(
-    model: str, compat: Contract | None = None, runtime: RuntimeName | None = None
+    model: str,
+    compat: Contract | None = None,
+    runtime: RuntimeName | None = None,
+    *,
+    queries_only: bool = False,
 ) -> "Encoder":
     """Load the model.
 
@@ -21,28 +25,20 @@ def load_encoder(
         model: As ``--model`` names it.
         compat: Whose tokens a text becomes, if not those the model was saved with.
         runtime: How it computes; ``CLIP_TEXT_RUNTIME`` or ``auto`` if not given.
+        queries_only: Whether it encodes a text now and then. The starter's exported form, which is
+            there in a tenth of the time, then stands for ``auto``: it is made at first use and kept
+            in the user's cache, and its rows are the starter's to the last digits of float32.
     """
     from clip_text import Encoder
 
+    quick = queries_only and model == "starter" and compat is None and runtime == "auto"
+    if quick and (kept := _kept_starter()):
+        return kept
     return Encoder.from_pretrained(model, compat=compat, runtime=runtime)
 
 
-def load_for_queries(model: str, runtime: RuntimeName) -> "Encoder":
-    """Load what encodes queries: the starter by its exported form, in a tenth of the time.
-
-    That form is made at first use and kept in the user's cache; its rows are those of the starter,
-    to the last digits of float32. Where it cannot be made, the starter itself is loaded.
-
-    Args:
-        model: As ``--model`` names it.
-        runtime: How it computes; the exported form stands for ``auto``.
-    """
-    if model == "starter" and runtime == "auto" and (kept := _kept_starter()):
-        return kept
-    return load_encoder(model, runtime=runtime)
-
-
 def _kept_starter() -> "Encoder | None":
+    """Load the starter's exported form, or make it first; None where it cannot be."""
     from clip_text import Encoder
     from clip_text.errors import ClipTextError
     from clip_text.runtimes.exported import is_exported

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from clip_text.encoder import Encoder
+from clip_text.exporting.immich import NAMES, immich_width
 from clip_text.exporting.report import ExportReport
 
 CARD_FILE = "README.md"
@@ -44,6 +45,9 @@ def card(source: Encoder, place: Path, report: ExportReport, folder: str) -> str
         "picture": f"squashed to {size} x {size}, bicubic",
         "rows": f"{source.embed_dim} numbers of length 1; scores are cosines",
     }
+    if report.target == "immich":
+        width = immich_width(source.embed_dim)
+        facts["in Immich"] = f"{width} numbers, zeros behind ours; the name {NAMES[width]}"
     if report.opset is not None:
         facts["opset"] = str(report.opset)
     rows = "\n".join(f"| {what} | {said} |" for what, said in facts.items())

@@ -22,11 +22,11 @@ BATCHES = (1, 2, 7, 32)
 PICTURES = (1, 2, 8)
 """Pictures at a time."""
 
-COSINES: dict[Precision, float] = {"fp32": 0.9999999, "bf16": 0.99, "int8": 0.95}
+COSINES: dict[Precision, float] = {"fp32": 0.9999999, "bf16": 0.99}
 """Lowest cosine that a row may have to that of the source; a bare picture is one of the rows."""
 
 DIFFERENCE = 1e-5
-"""Largest difference that a number of a unit row may have in fp32. Others are held by cosines."""
+"""Largest difference that a number of a unit row may have in fp32. In bf16 the cosine decides."""
 
 SAME_ROWS = 0.999
 """Lowest cosine at which rows count as those of the source: they may share an index."""

@@ -30,6 +30,7 @@ from clip_text.runtimes.exported import (
 )
 from clip_text.runtimes.graph import ImageGraph, TextGraph
 from clip_text.runtimes.onnxruntime import OPSET
+from clip_text.runtimes.processor import has_bf16
 from clip_text.storage import check_new, partial_folder, write_json
 
 Say = Callable[[str], None]
@@ -111,6 +112,11 @@ def _check(model: str | Path, folder: Path, to: Target, precision: Precision) ->
         raise CheckpointError(
             f"expected precision {' or '.join(PRECISIONS[to])} for {to}, got {precision!r}. "
             "Choose another, or another target."
+        )
+    if precision == "bf16" and not has_bf16():
+        raise CheckpointError(
+            "expected a processor with bfloat16 instructions, to measure what is written, got one "
+            "without. Export in fp32, or on another machine."
         )
     if is_exported(Path(model).expanduser()):
         raise CheckpointError(

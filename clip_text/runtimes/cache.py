@@ -8,7 +8,9 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 GRAPHS = 1
 """Version of the graphs' arithmetic and inputs: raised when a compiled one would be another."""
+
+_DIGEST_SIZE = 16
+_UNUSED_SECONDS = 60 * 24 * 3600
 
 _PACKAGES = ("clip-text", "torch", "transformers", "open_clip_torch", "openvino", "onnxruntime")
 
@@ -72,7 +77,7 @@ class Stamp:
     def remember(self, name: str, value: object) -> None:
         """Write a value that JSON can hold."""
         text = json.dumps({"stamp": self._as_json(), "value": value}, indent=2)
-        self.keep(name, text.encode())
+        _write(self.file(name), text.encode())
 
     def recall(self, name: str) -> object:
         """Give a value that was remembered under an equal stamp, else None."""
@@ -83,12 +88,37 @@ class Stamp:
             return None
 
     def keep(self, name: str, content: bytes) -> None:
-        """Write a file whole, or not at all."""
+        """Write bytes, with their digest; those of models that nobody used for long go."""
+        file = self.file(name)
+        _write(file, _digest(content) + content)
+        with suppress(OSError):
+            for other in file.parent.glob(f"*{file.suffix}"):
+                if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
+                    other.unlink()
+
+    def fetch(self, name: str) -> bytes | None:
+        """Give bytes that were kept under an equal stamp and are whole, else None."""
+        file = self.file(name)
         try:
-            with partial_file(self.file(name)) as partial:
-                partial.write_bytes(content)
-        except (StorageError, OSError) as error:
-            _log.debug("%s was not kept: %s", name, error)
+            found = file.read_bytes()
+            os.utime(file)
+        except OSError:
+            return None
+        digest, content = found[:_DIGEST_SIZE], found[_DIGEST_SIZE:]
+        return content if digest == _digest(content) else None
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    try:
+        with partial_file(file) as partial:
+            partial.write_bytes(content)
+    except (StorageError, OSError) as error:
+        _log.debug("%s was not kept: %s", file.name, error)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()
 
 
 def _version(package: str) -> str | None:

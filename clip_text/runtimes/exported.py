@@ -34,7 +34,7 @@ MANIFEST_FILE = "clip_text_model.json"
 VERSION = 1
 
 Family = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16"]
 Tower = Literal["text", "image"]
 
 _SUFFIXES: dict[Family, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
@@ -60,7 +60,7 @@ class Manifest:
 
     Args:
         family: The format of its graphs: onnx or openvino.
-        precision: What it computes in: fp32, bf16 or int8.
+        precision: What it computes in: fp32, or bf16 where the processor has it.
         fingerprint: Of its rows, as an index remembers it.
         embed_dim: Width of the shared space.
         context_length: Longest text in tokens, special tokens included.

@@ -105,12 +105,12 @@ class _Compiled:
 
         core = openvino.Core()
         stamp = self._make_stamp() if self._make_stamp else None
-        file = stamp.file(self._name) if stamp else None
-        if file and file.is_file():
+        kept = stamp.fetch(self._name) if stamp else None
+        if kept:
             try:
-                return core.import_model(file.read_bytes(), "CPU", self._settings)
-            except (OSError, RuntimeError) as error:
-                _log.debug("%s was compiled anew: %s", file.name, error)
+                return core.import_model(kept, "CPU", self._settings)
+            except RuntimeError as error:
+                _log.debug("%s was compiled anew: %s", self._name, error)
         compiled = core.compile_model(self._make(), "CPU", self._settings)
         # read back, it shares no memory with modules whose weights may be trained on
         blob = _as_bytes(compiled.export_model())
