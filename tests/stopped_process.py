@@ -25,5 +25,5 @@ def _before_batch(_: int) -> None:
 
 
 if __name__ == "__main__":
-    wiring.load_encoder = lambda model: FakeEncoder(before_batch=_before_batch)
+    wiring.load_encoder = lambda model, **_: FakeEncoder(before_batch=_before_batch)
     main.main()

@@ -32,7 +32,7 @@ def starter():
 @pytest.fixture(autouse=True)
 def one_starter(starter, monkeypatch):
     # the commands' own loading is tested below; here it would cost a second each time
-    monkeypatch.setattr(wiring, "load_encoder", lambda model: starter)
+    monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: starter)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_an_index_of_another_model_is_refused(run, photos, tmp_path, starter, mo
     starter.save_pretrained(tmp_path / "other")
     other = Encoder.from_pretrained(tmp_path / "other")
     other.model.logit_scale.data += 1
-    monkeypatch.setattr(wiring, "load_encoder", lambda model: other)
+    monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: other)
     code, _, err = run("search", "狗", "--index", tmp_path / "store")
     assert code == 1
     assert "model" in err

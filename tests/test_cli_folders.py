@@ -11,7 +11,7 @@ from clip_text_cli import wiring
 
 @pytest.fixture(autouse=True)
 def encoder(monkeypatch):
-    monkeypatch.setattr(wiring, "load_encoder", lambda model: FakeEncoder())
+    monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: FakeEncoder())
 
 
 @pytest.fixture

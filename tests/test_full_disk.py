@@ -101,7 +101,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def encoder(monkeypatch):
-    monkeypatch.setattr(wiring, "load_encoder", lambda model: FakeEncoder(embed_dim=512))
+    monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: FakeEncoder(embed_dim=512))
 
 
 @pytest.mark.parametrize("size", [0, 50_000, 120_000])

@@ -22,7 +22,7 @@ COMMAND = (
     f"import sys; sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}];"
     "hidden = sys.argv.pop(1); sys.modules |= {hidden: None} if hidden else {};"
     "from fakes import FakeEncoder; from clip_text_cli import main, wiring;"
-    "wiring.load_encoder = lambda model: FakeEncoder();"
+    "wiring.load_encoder = lambda model, **_: FakeEncoder();"
     "wiring.query_classifier = lambda encoder, head: None;"
     "main.main('serve')"
 )

@@ -63,7 +63,7 @@ def zero_shot_command(monkeypatch, capsys, starter, tmp_path):
     from clip_text_cli import wiring
     from clip_text_cli.evaluate.zero_shot import command
 
-    monkeypatch.setattr(wiring, "load_encoder", lambda model: starter)
+    monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: starter)
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command("zero-shot")(command)
