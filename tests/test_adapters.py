@@ -24,7 +24,7 @@ PICTURES = 40
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder.from_pretrained("starter", device="cpu")
+    return Encoder.from_pretrained("starter", device="cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def theirs(root: Path, batch_size: int) -> dict[str, float]:
 
 def ours(pairs: list[tuple[Path, list[str]]]) -> dict[str, float]:
     """The same figures by our own evaluation, under their names."""
-    encoder = Encoder.from_pretrained("starter", device="cpu")
+    encoder = Encoder.from_pretrained("starter", device="cpu", runtime="torch")
     tokenizer = open_clip.get_tokenizer(plugin.STARTER_PRESET)
     assert all(tokenizer(each).equal(encoder.tokenizer(each)) for _, each in pairs)
     # opened pictures: of a path, our reader would decode a JPEG at the smallest size that does

@@ -131,7 +131,7 @@ def test_the_starter_in_several_languages():
 def test_the_command(monkeypatch, capsys, tmp_path):
     from clip_text_cli import wiring
 
-    monkeypatch.setattr(wiring, "load_encoder", lambda _, **options: Toy())
+    monkeypatch.setattr(wiring, "load_encoder", lambda *_, **__: Toy())
     monkeypatch.setattr(retrieval_sets, "read_or_gallery", lambda *_: toy_set())
     rows = np.eye(3, dtype=np.float32)
     monkeypatch.setattr(retrieval_sets, "encode_pictures", lambda *_: rows)
