@@ -18,7 +18,10 @@ PICTURES = (*TOKENS, "clip_text.images", "clip_text.features")
 DATA = (*PICTURES, "clip_text.data", "clip_text.data.tags")
 HEADS = (*TOKENS, "clip_text.towers", "clip_text.heads")
 RUNTIMES = (*HEADS, "clip_text.images", "clip_text.features", "clip_text.runtimes")
-ENCODER = (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes", "clip_text.encoder")
+ENCODER = (
+    *(*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes", "clip_text.text_heads"),
+    "clip_text.encoder",
+)
 FLOOR = (
     *("retrieval.errors", "retrieval.protocols", "retrieval.records", "retrieval.features"),
     "retrieval.pictures",
@@ -38,7 +41,10 @@ MAY_IMPORT = {
     "clip_text.data.tags": GROUND,
     "clip_text.checkpoints": (*HEADS, "clip_text.images"),
     "clip_text.runtimes": RUNTIMES,
-    "clip_text.encoder": (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes"),
+    **dict.fromkeys(
+        ("clip_text.text_heads", "clip_text.encoder"),
+        (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes", "clip_text.text_heads"),
+    ),
     "clip_text.plugin": ENCODER,
     "clip_text.conversion": ENCODER,
     "clip_text.exporting": (*ENCODER, "clip_text.conversion"),
