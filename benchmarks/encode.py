@@ -237,10 +237,10 @@ def main() -> None:
                 figures |= race_pictures(name, pictures, files, min(2, options.rounds))
                 for contender in pictures:
                     key = key_of("pictures", name, contender)
-                    numbers = (figures[f"{key}_per_second"], figures[f"{key}_lowest_cosine"])
-                    lines.append(
-                        f"{name + ': ' + contender:48s}{numbers[0]:9.1f}{numbers[1]:10.6f}"
-                    )
+                    rate, cpu = figures[f"{key}_per_second"], figures[f"{key}_cpu_ms"]
+                    cosine = figures[f"{key}_lowest_cosine"]
+                    label = f"{name}, {contender}"
+                    lines.append(f"{label:40s}{rate:10.1f}{cpu:10.1f}{cosine:10.6f}")
     print(json.dumps(figures) if options.json else "\n".join(lines))
 
 
