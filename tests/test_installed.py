@@ -45,8 +45,8 @@ def files_of_the_packages():
 
 
 def environment(*without):
-    """Give our variables, without what leads back to the checkout or leaves cores idle."""
-    left_out = {"PYTHONPATH", "OMP_NUM_THREADS", *without}
+    """Give our variables, without what leads back to the checkout, or is for tests alone."""
+    left_out = {"PYTHONPATH", "OMP_NUM_THREADS", "CLIP_TEXT_RUNTIME", *without}
     return {name: value for name, value in os.environ.items() if name not in left_out}
 
 
