@@ -40,7 +40,7 @@ def split(flags: Bits, room: int) -> list[int]:
     """Cut a line that is too long: behind a sentence, if not there before a word, if not anywhere.
 
     Args:
-        flags: Of the line's tokens.
+        flags: Flags of the line's tokens, as many as there are.
         room: Tokens that a part may have.
 
     Returns:
@@ -63,7 +63,7 @@ def pack(
     """Pack lines into sequences.
 
     Args:
-        flags: Of all tokens.
+        flags: Flags of all tokens, as many as there are.
         context_length: Longest sequence in tokens, special ones included; 3 or more.
         packing: ``document``: a sequence never holds two documents; ``full``: it may.
 
@@ -97,9 +97,9 @@ def render(
 
     Args:
         ids: Token ids of the sequence, a run of the row, [n].
-        flags: Of these.
-        cls_id: What begins every sequence.
-        sep_id: What ends every line.
+        flags: Flags of these tokens, as many as there are.
+        cls_id: Id of [CLS], which begins every sequence.
+        sep_id: Id of [SEP], which ends every line.
 
     Returns:
         Token ids with special tokens, and True where a word begins; a special token is its own.
