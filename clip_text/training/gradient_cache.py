@@ -35,7 +35,7 @@ def cached_backward(
         model: Called with a piece's tokens and images, gives features by name, [rows, ...], and
             scalars, which every piece gives alike.
         batch: Tokens [texts, length], padded on the right, and images [images, ...].
-        loss: Of the whole batch's features, in their order.
+        loss: Loss of the whole batch's features, in their order.
         micro_batch: How many texts or images at most run at a time, 1 or more.
         pad_id: What tokens are padded with.
         backward: Runs a backward pass.

@@ -40,9 +40,9 @@ class Hold(Protocol):
         """Compute it, a scalar.
 
         Args:
-            tower: As it is now.
+            tower: Text tower as training has made it so far.
             rows: What it gives for the texts, [n, embed_dim], not normalised.
-            held: What :meth:`batch` gave.
+            held: What :meth:`batch` gave for the same texts.
         """
 
 
@@ -50,8 +50,8 @@ class HoldRows:
     """Holds the rows of the training texts to what the original tower gave.
 
     Args:
-        rows: Those, [n, embed_dim].
-        weight: Of the loss, 1 - cosine.
+        rows: Rows the original tower gave for the texts, [n, embed_dim].
+        weight: Weight of this loss, 1 - cosine, beside the task's own.
     """
 
     def __init__(self, rows: Rows, weight: float = ROW_WEIGHT) -> None:
@@ -71,12 +71,12 @@ class HoldPictures:
     """Contrasts captions with the vectors of their pictures.
 
     Args:
-        pictures: With captions.
+        pictures: Data set of pictures with captions.
         rows: The pictures' unit rows, [images, embed_dim].
-        tokenizer: For the captions.
+        tokenizer: Tokenizer that reads the captions.
         scale: The pair's factor on cosines; it does not learn.
-        seed: Of the draws.
-        weight: Of the loss.
+        seed: Seed of the draws; an equal seed gives equal draws.
+        weight: Weight of this loss beside the task's own.
         batch_size: Pictures in a step; all if there are fewer.
     """
 
@@ -135,7 +135,7 @@ class Recall:
 
     Args:
         encoder: Whose text tower is trained in place.
-        texts: Those of validation.
+        texts: Validation texts, to look for their rows.
         pictures: With captions, and their unit rows, [images, embed_dim].
     """
 

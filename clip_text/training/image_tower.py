@@ -38,7 +38,7 @@ def image_tower(visual: nn.Module, learn: Learn, preprocessing: Preprocessing) -
 
     Args:
         visual: The image tower.
-        learn: See :class:`clip_text.training.recipe.Recipe`.
+        learn: Which parts of the tower learn; see :class:`clip_text.training.recipe.Recipe`.
         preprocessing: Mean and standard deviation of the pixels.
     """
     if learn == "none":
