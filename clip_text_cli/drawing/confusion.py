@@ -26,10 +26,10 @@ def draw_confusion(
 
     Args:
         confusion: How many, [classes, classes]: right class in rows, answer in columns.
-        names: Of the classes.
+        names: Names of the classes, in the matrix's order.
         out: File to write, in a format its ending names.
-        title: Above it.
-        of: What was classified.
+        title: Title above the matrix.
+        of: Word for what was classified, such as texts.
 
     Raises:
         ClipTextError: If matplotlib is missing.

@@ -74,8 +74,8 @@ def sample_texts(collection: RetrievalSet, number: int, seed: int = 0) -> Retrie
 
     Args:
         collection: What to draw from; its order is kept.
-        number: Of texts a kind.
-        seed: Of the draw.
+        number: Number of texts to draw of each kind.
+        seed: Seed of the draw; an equal seed gives equal draws.
     """
     places: defaultdict[str, list[int]] = defaultdict(list)
     for at, text in enumerate(collection.texts):
