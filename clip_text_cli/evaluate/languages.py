@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
+from clip_text_cli.evaluate.forms import Forms, check_plot, show
 from clip_text_cli.options import AsJson, Model, Runtime, listed
-from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
 
@@ -59,6 +59,9 @@ def draw(results: Sequence[LanguageRecall], out: Path) -> None:
     draw_bars(out, names, values, title=title, label=f"recall@{k}, percent")
 
 
+FORMS = Forms(as_table, as_json, draw)
+
+
 def command(
     data: Annotated[
         Path | None,
@@ -92,22 +95,10 @@ def command(
         clip-text evaluate languages captions.jsonl --kind zh,en --plot languages.png
     """
     from clip_text_cli import wiring
-    from clip_text_cli.evaluate.sets import encode_pictures, read_or_gallery, sample_texts
+    from clip_text_cli.evaluate.sets import encode_pictures, read_sample
 
-    if plot is not None:
-        from clip_text_cli.drawing.figure import check_drawable
-
-        check_drawable(plot)
-    collection = read_or_gallery(data, images, listed(kind))
-    if sample is not None:
-        collection = sample_texts(collection, sample, seed)
+    check_plot(plot)
+    collection = read_sample(data, images, listed(kind), sample, seed)
     encoder = wiring.load_encoder(model, runtime=runtime)
     results = by_language(encoder, collection, encode_pictures(encoder, collection), KS)
-    if plot is not None:
-        draw(results, plot)
-    if as_json_:
-        print_json(as_json(results))
-        return
-    out.print(as_table(results))
-    if plot is not None:
-        err.print(f"drawn in {plot}")
+    show(results, FORMS, plot, as_json=as_json_)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
+from clip_text_cli.evaluate.forms import Forms, check_plot, show
 from clip_text_cli.options import AsJson, Model, Runtime
-from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
 
@@ -77,6 +77,9 @@ def draw(results: Sequence[Robustness], out: Path) -> None:
     )
 
 
+FORMS = Forms(as_table, as_json, draw)
+
+
 def command(
     data: Annotated[
         Path | None, typer.Argument(help="A data set; the bundled emoji and their names if none.")
@@ -109,26 +112,14 @@ def command(
         clip-text evaluate robustness val.jsonl --kind zh --sample 1000 --plot robustness.png
     """
     from clip_text_cli import wiring
-    from clip_text_cli.evaluate.sets import encode_pictures, read_or_gallery, sample_texts
+    from clip_text_cli.evaluate.sets import encode_pictures, read_sample
 
-    if plot is not None:
-        from clip_text_cli.drawing.figure import check_drawable
-
-        check_drawable(plot)
+    check_plot(plot)
     for perturbation in PERTURBATIONS.values():  # a missing library shows before the long part
         perturbation("一个男人")
     kind = kind or ("zh" if data is None else None)  # a data set has a usual kind of its own
-    collection = read_or_gallery(data, images, [kind] if kind else None)
-    if sample is not None:
-        collection = sample_texts(collection, sample, seed)
+    collection = read_sample(data, images, [kind] if kind else None, sample, seed)
     encoder = wiring.load_encoder(model, runtime=runtime)
     pictures = encode_pictures(encoder, collection)
     results = robustness(encoder.encode_text, collection, pictures, ks=KS, seed=seed)
-    if plot is not None:
-        draw(results, plot)
-    if as_json_:
-        print_json(as_json(results))
-        return
-    out.print(as_table(results))
-    if plot is not None:
-        err.print(f"drawn in {plot}")
+    show(results, FORMS, plot, as_json=as_json_)

@@ -89,6 +89,29 @@ def sample_texts(collection: RetrievalSet, number: int, seed: int = 0) -> Retrie
     )
 
 
+def read_sample(
+    data: Path | None,
+    images: Path | None,
+    kinds: Sequence[str] | None,
+    number: int | None,
+    seed: int = 0,
+) -> RetrievalSet:
+    """Read a data set or the gallery's emoji, and draw some texts where a number is given.
+
+    Args:
+        data: The data set; the gallery's emoji if None.
+        images: Folder of the pictures, if not beside the texts.
+        kinds: Kinds of texts to keep; all, or the data set's usual ones, if None.
+        number: Number of texts to draw of each kind; all if None.
+        seed: Seed of the draw; an equal seed gives equal draws.
+
+    Raises:
+        DataError: If it cannot be read, or has no texts of one of the kinds.
+    """
+    collection = read_or_gallery(data, images, kinds)
+    return collection if number is None else sample_texts(collection, number, seed)
+
+
 def encode_pictures(encoder: "Encoder", collection: RetrievalSet) -> "Features":
     """Encode a collection's pictures with a bar; unit rows [pictures, embed_dim].
 
