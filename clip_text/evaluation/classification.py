@@ -128,7 +128,7 @@ def as_matrix(targets: Targets, classes: int) -> NDArray[np.bool_]:
 def probabilities(
     logits: Logits, temperature: float = 1.0, *, multi_label: bool
 ) -> NDArray[np.float64]:
-    """Softmax, or sigmoid with several labels a text, of logits over the temperature."""
+    """Softmax, or sigmoid with several labels a text, of logits [n, labels] / temperature."""
     scaled = np.asarray(logits, np.float64) / temperature
     found: NDArray[np.float64] = expit(scaled) if multi_label else softmax(scaled, axis=1)
     return found

@@ -44,7 +44,7 @@ class Examples:
         return len(self.classes)
 
     def at(self, rows: NDArray[np.int64]) -> "Examples":
-        """Take some of the rows."""
+        """Take some of the rows, by their positions [n]."""
         return replace(self, features=self.features[rows], classes=self.classes[rows])
 
     def joined(self, other: "Examples") -> "Examples":

@@ -106,7 +106,7 @@ def _recalls(ranks: NDArray[np.float64], ks: Sequence[int]) -> dict[int, float]:
 
 
 def check_pictures(collection: RetrievalSet, image_features: Features) -> None:
-    """Refuse features that are not those of the collection's pictures.
+    """Refuse features, [pictures, embed_dim], that are not of the collection's pictures.
 
     Raises:
         ValueError: If there is not one row per picture.

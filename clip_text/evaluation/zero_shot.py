@@ -62,7 +62,7 @@ class ZeroShot:
 
     @property
     def per_class(self) -> Shares:
-        """Of each class, the share of its pictures put in it; NaN for one without pictures.
+        """Share of each class's pictures put in it, [classes]; NaN for one without pictures.
 
         For several labels a picture, where no one answer is right, NaN throughout.
         """
@@ -89,7 +89,7 @@ class ZeroShot:
 
 
 def mean_known(values: Shares) -> float:
-    """Mean of what is not NaN; NaN if nothing is left."""
+    """Mean of what is not NaN, of values [n]; NaN if nothing is left."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -189,7 +189,7 @@ def class_scores(images: Features, weights: Features) -> Features:
 
 
 def refuse_broken(name: str, features: NDArray[np.floating]) -> None:
-    """Raise a DataError that counts the rows with NaN or infinity, if there are any."""
+    """Raise a DataError that counts the rows [n, width] with NaN or infinity, if any are."""
     broken = np.flatnonzero(~np.isfinite(features).all(1))
     refuse(name, "finite features", [f"row {at}" for at in broken], "Encode again or drop")
 
