@@ -50,7 +50,7 @@ class PairFrame:
 
 
 def pad_kinds(rows: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
-    """Stack token types to the shape of their tokens, 0 at padding."""
+    """Stack token types to the shape of their tokens, [n, length], 0 at padding."""
     kinds = torch.zeros_like(tokens)
     for at, row in enumerate(rows):
         kinds[at, : len(row)] = torch.tensor(row, dtype=torch.long)
