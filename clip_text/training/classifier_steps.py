@@ -111,7 +111,7 @@ class Labelled(Dataset[int]):
         return at
 
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, alike where they have become states."""
+        """Tokens of each text, [n], alike where they have become states."""
         if isinstance(self.inputs, np.ndarray):
             return np.ones(len(self.inputs), np.int64)
         return np.array([len(ids) for ids in self.inputs], np.int64)
@@ -123,7 +123,7 @@ class Labelled(Dataset[int]):
         return self.tokenizer.pad([self.inputs[i] for i in at])
 
     def collate(self, at: Sequence[int]) -> dict[str, Tensor]:
-        """Stack a batch: what :meth:`ClassifierModel.forward` takes."""
+        """Stack a batch for :meth:`ClassifierModel.forward`: inputs [n, length] or [n, width]."""
         batch = {"inputs": self.given(at), "targets": torch.from_numpy(self.targets[list(at)])}
         return batch | (self.hold.batch(at) if self.hold else {})
 
@@ -167,7 +167,7 @@ class ClassifierModel(nn.Module):
         return logits, rows
 
     def forward(self, inputs: Tensor, targets: Tensor, **held: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of a batch of :meth:`Labelled.collate`."""
+        """Compute the loss, a scalar, of inputs [n, length] or [n, width] and their targets."""
         logits, rows = self.logits(inputs)
         loss = self.head.loss(logits.float(), targets, self.class_weights)
         if self.hold is not None and self.tower is not None and rows is not None:

@@ -286,7 +286,7 @@ class ContrastiveTrainer(SampledTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Features of the whole batch at once, to a loss."""
+        """Features [n, embed_dim] of the whole batch at once, to a loss, a scalar."""
         del num_items_in_batch
         features = model(inputs["tokens"], inputs["images"])
         loss = self.loss(features, inputs["positives"], inputs.get("teacher"))

@@ -117,7 +117,11 @@ class DistillationModel(nn.Module):
         return cast(Tensor, features if self.to_teacher is None else self.to_teacher(features))
 
     def forward(self, tokens: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of one batch; arguments as :meth:`Lessons.collate` makes them.
+        """Compute the loss of one batch.
+
+        Args:
+            tokens: Token ids, padded at the end, [n, length].
+            teacher: The teacher's rows for the texts, [n, width]; zeros where it is silent.
 
         Returns:
             ``loss``, and its parts detached: ``distillation`` and, if asked for, ``contrastive``.

@@ -77,7 +77,8 @@ def split(
 ) -> Sequence[tuple[Tensor, Tensor]]:
     """Cut a batch into as many pieces of texts as of images, the same number in every process.
 
-    No text is padded more than its piece needs.
+    The batch is tokens [texts, length] and images [images, …]. No text is padded more than its
+    piece needs.
     """
     tokens, images = batch
     number = largest(-(-max(len(tokens), len(images)) // micro_batch), tokens.device)

@@ -62,7 +62,7 @@ class HoldRows:
         return {"original": torch.from_numpy(self.rows[list(at)])}
 
     def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
-        """Mean of 1 - cosine to the original rows."""
+        """Mean of 1 - cosine of rows [n, embed_dim] to the original ones."""
         del tower
         return self.weight * cosine_distillation(rows.float(), held["original"])
 
@@ -102,7 +102,7 @@ class HoldPictures:
         self.size = min(self.size, len(self.described))
 
     def batch(self, at: Sequence[int]) -> dict[str, Tensor]:
-        """Captions, picture rows, and which describes which.
+        """Captions [m, length], picture rows [m, embed_dim], and which describes which, [m, m].
 
         The draw depends on the seed and on which texts meet in the batch, nothing else: a resumed
         run draws the same.
@@ -118,7 +118,7 @@ class HoldPictures:
         }
 
     def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
-        """CLIP's loss, several right answers allowed."""
+        """CLIP's loss over what :meth:`batch` gave, a scalar; rows [n, embed_dim] are not used."""
         del rows
         scale = torch.tensor(self.scale, device=held["pictures"].device)
         captions = tower(held["captions"])

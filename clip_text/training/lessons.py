@@ -64,7 +64,7 @@ class Lessons(Dataset[Lesson]):
 
 
 def check_rows(rows: Rows) -> None:
-    """Refuse rows that nothing can be learnt from.
+    """Refuse rows, [n, width], that nothing can be learnt from.
 
     Raises:
         DataError: If they have no width, or one is not finite.

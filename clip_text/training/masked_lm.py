@@ -161,7 +161,7 @@ class MaskedLMTrainer(SampledTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the masked tokens of the whole batch, whatever micro-batches it runs in.
+        """Mean, a scalar, over the masked tokens of the batch [n, length], however it is split.
 
         (transformers' BERT divides by those of the micro-batch, so that a token's weight would
         depend on its neighbours.)

@@ -185,7 +185,7 @@ class MeanTeacher:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         inputs = self._tokenizer(
             [text.lower() if self._lower else text for text in texts],
             padding=True,
@@ -224,7 +224,7 @@ class SentenceTransformersTeacher:
         self.digest = digest("sentence-transformers", module_digest(self._model), *read)
 
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         rows = self._model.encode(list(texts), show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(rows, np.float32)
 
@@ -242,7 +242,7 @@ class CheckpointTeacher:
         self.digest = self._encoder.fingerprint
 
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         return self._encoder.encode_text(texts)
 
     def pair_with(self, start: LoadedTextTower) -> Checkpoint:
@@ -287,7 +287,7 @@ class OpenClipTeacher:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         tokens = self._tokenize(list(texts)).to(self.device)
         return _numpy(self._model.encode_text(tokens))
 
