@@ -57,7 +57,7 @@ def worst_classes(confusion: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     """Keep at most :data:`MOST_CLASSES` classes: those in most wrong answers, given or got.
 
     Returns:
-        Their positions, ascending, and the part of the matrix between them.
+        Their positions [shown], ascending, and the matrix between them, [shown, shown].
     """
     astray = confusion.sum(0) + confusion.sum(1) - 2 * confusion.diagonal()
     shown = np.sort(np.argsort(-astray, kind="stable")[:MOST_CLASSES])
