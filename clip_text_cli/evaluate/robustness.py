@@ -24,17 +24,17 @@ def as_table(results: Sequence[Robustness]) -> Table:
     deepest = [f"all texts @{max(ks)}"] if ks else []
     for column in ("changed", *(f"recall@{k}" for k in ks), "change", *deepest, "cosine"):
         table.add_column(column, justify="right", no_wrap=True)
-    for one in results:
-        recalls = [_moved(one.changed_clean[k], one.changed_perturbed[k]) for k in ks]
+    for result in results:
+        recalls = [_moved(result.changed_clean[k], result.changed_perturbed[k]) for k in ks]
         last = max(ks)
-        gained = "" if not one.changed else f"{100 * one.change[last]:+.1f}"
+        gained = "" if not result.changed else f"{100 * result.change[last]:+.1f}"
         table.add_row(
-            escape(one.perturbation),
-            f"{one.changed:,} of {one.texts:,}",
+            escape(result.perturbation),
+            f"{result.changed:,} of {result.texts:,}",
             *recalls,
             gained,
-            _moved(one.clean[last], one.perturbed[last]),
-            "" if isnan(one.cosine) else f"{one.cosine:.3f}",
+            _moved(result.clean[last], result.perturbed[last]),
+            "" if isnan(result.cosine) else f"{result.cosine:.3f}",
         )
     return table
 
@@ -50,12 +50,12 @@ def as_json(results: Sequence[Robustness]) -> dict[str, Any]:
     ``change`` and ``cosine`` over those that a perturbation changes, and None if there are none.
     """
     flat: dict[str, Any] = {"texts": results[0].texts if results else 0}
-    for one in results:
-        name = one.perturbation
-        flat[f"{name}_changed"] = one.changed
+    for result in results:
+        name = result.perturbation
+        flat[f"{name}_changed"] = result.changed
         for what in ("clean", "perturbed", "changed_clean", "changed_perturbed", "change"):
-            flat |= {f"{name}_{what}@{k}": _known(r) for k, r in getattr(one, what).items()}
-        flat[f"{name}_cosine"] = _known(one.cosine)
+            flat |= {f"{name}_{what}@{k}": _known(r) for k, r in getattr(result, what).items()}
+        flat[f"{name}_cosine"] = _known(result.cosine)
     return flat
 
 
@@ -70,8 +70,8 @@ def draw(results: Sequence[Robustness], out: Path) -> None:
     k = max(results[0].clean)
     draw_bars(
         out,
-        [f"{one.perturbation} ({one.changed:,})" for one in results],
-        [one.change[k] for one in results],
+        [f"{result.perturbation} ({result.changed:,})" for result in results],
+        [result.change[k] for result in results],
         title=f"What a change to the text does to text-to-image recall, {results[0].texts:,} texts",
         label=f"change of recall@{k} over the texts changed, percentage points",
     )
