@@ -67,15 +67,15 @@ def gather(
         tags: Tags in BIO, one for each token; I- without B- begins an entity.
         scores: Probability of each token's tag, in [0, 1].
     """
-    found: list[Entity] = []
+    entities: list[Entity] = []
     for first, behind, label in decode_tags(tags).found:
         start, end = spans[first][0], spans[behind - 1][1]
         # pieces of one character (an accent taken apart) may be labelled apart: the first counts
-        if found and start < found[-1].end:
+        if entities and start < entities[-1].end:
             continue
         score = 1.0 if scores is None else sum(scores[first:behind]) / (behind - first)
-        found.append(Entity(start, end, label, text[start:end], score))
-    return found
+        entities.append(Entity(start, end, label, text[start:end], score))
+    return entities
 
 
 def unreachable(aligned: Aligned, text: str, entities: Sequence[Entity]) -> int:

@@ -78,14 +78,16 @@ def sample_texts(collection: RetrievalSet, number: int, seed: int = 0) -> Retrie
         seed: Seed of the draw; an equal seed gives equal draws.
     """
     places: defaultdict[str, list[int]] = defaultdict(list)
-    for at, text in enumerate(collection.texts):
-        places[text.kind].append(at)
+    for place, text in enumerate(collection.texts):
+        places[text.kind].append(place)
     rng = random.Random(seed)  # noqa: S311
-    kept = sorted(one for at in places.values() for one in rng.sample(at, min(number, len(at))))
+    kept = sorted(
+        place for kind in places.values() for place in rng.sample(kind, min(number, len(kind)))
+    )
     return replace(
         collection,
-        texts=[collection.texts[at] for at in kept],
-        answers=[collection.answers[at] for at in kept],
+        texts=[collection.texts[place] for place in kept],
+        answers=[collection.answers[place] for place in kept],
     )
 
 
