@@ -52,11 +52,11 @@ class Parity:
 
     Args:
         text_difference: Largest over all numbers of all text rows.
-        text_cosine: Lowest over all texts.
-        image_difference: As for texts.
-        image_cosine: As for texts.
+        text_cosine: Smallest cosine of a text's features with the other model's, in [-1, 1].
+        image_difference: Largest over all numbers of all image rows.
+        image_cosine: Smallest cosine of an image's features with the other model's, in [-1, 1].
         unequal: Tensors that did not come back exactly as they should have been stored.
-        bound: For the differences.
+        bound: Largest difference that is allowed.
     """
 
     text_difference: float
@@ -105,7 +105,7 @@ def convert(
         source: Folder, file or hub name.
         destination: A new folder, or for cn_clip a new file.
         to: cn_clip, hf or open_clip.
-        dtype: Of the stored weights.
+        dtype: Number format of the stored weights.
         context_length: Overrides the source's own, in tokens.
         force: Replace an older checkpoint at the destination.
         say: Gets a line at a time.
@@ -144,8 +144,8 @@ def compare(one: Checkpoint, other: Checkpoint, dtype: torch.dtype = torch.float
     """Compare two checkpoints by their features and, tensor by tensor, their weights.
 
     Args:
-        one: What was written.
-        other: What was read back.
+        one: Model that was written.
+        other: Model that was read back.
         dtype: In which it was stored.
     """
     expected = stored(one.model.state_dict(), dtype)
@@ -185,7 +185,7 @@ def distance(one: Features, other: Features) -> tuple[float, float]:
     """Measure the largest difference of a number, and the lowest cosine of two rows.
 
     Args:
-        one: Rows [n, embed_dim].
+        one: Rows of one model, [n, embed_dim].
         other: Rows for the same things, in the same order.
     """
     first, second = (each.astype(np.float64) for each in (one, other))

@@ -119,7 +119,7 @@ def squash(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Resize to a square regardless of the aspect ratio, as Chinese-CLIP does.
 
     Args:
-        image: RGB.
+        image: Picture in RGB, of any size.
         size: Pixels per side.
 
     Returns:

@@ -24,7 +24,7 @@ def multi_positive_contrastive(
 
     Args:
         text_features: [texts, embed_dim], of any length: they are normalised here.
-        image_features: [images, embed_dim].
+        image_features: Unit rows of the images, [images, embed_dim].
         positives: Bool [texts, images], True where the text describes the image; every image has
             at least one.
         logit_scale: Factor on the cosines (the exp of the learned log), a scalar.
@@ -69,7 +69,7 @@ def sigmoid_contrastive(
 
     Args:
         text_features: [texts, embed_dim], of any length: they are normalised here.
-        image_features: [images, embed_dim].
+        image_features: Unit rows of the images, [images, embed_dim].
         positives: Bool [texts, images], True where the text describes the image; every image has
             at least one. A text without one is a hard negative.
         logit_scale: Factor on the cosines, a scalar.

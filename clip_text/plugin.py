@@ -202,7 +202,7 @@ class _Weights(dict[str, dict[str, Any]]):
 
     Args:
         settings: The preset's preprocessing, for weights that bring none, and its ``quick_gelu``.
-        tags: Name to file.
+        tags: File of the weights, by the tag's name.
     """
 
     def __init__(self, settings: Mapping[str, Any], tags: Mapping[str, Path]) -> None:

@@ -33,8 +33,8 @@ def counted(name: str, total: int, progress: Progress) -> Callable[[int], None]:
     """Count up for a progress.
 
     Args:
-        name: What is being done.
-        total: How many there are.
+        name: Name of the work, for its bar.
+        total: Number of items to be done.
         progress: Is told the name, how many are done by now, and the total.
 
     Returns:

@@ -22,7 +22,7 @@ def load_encoder(
     """Load the model.
 
     Args:
-        model: As ``--model`` names it.
+        model: Folder, hub name or preset, as ``--model`` names it.
         compat: Whose tokens a text becomes, if not those the model was saved with.
         runtime: How it computes; ``CLIP_TEXT_RUNTIME`` or ``auto`` if not given.
         queries_only: Whether it encodes a text now and then. The starter's exported form, which is

@@ -149,7 +149,7 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
 
     Args:
         sources: What to draw from; the first sets the length of an epoch.
-        seed: Of all draws.
+        seed: Seed of all draws; an equal seed gives equal draws.
         keep_apart: Pictures with a caption in common don't meet in a batch, as far as there are
             others to take; the losses know them for positives either way.
     """
@@ -279,9 +279,9 @@ class Collator:
 
     Args:
         sources: The sampler's sources.
-        tokenizer: For the captions.
+        tokenizer: Tokenizer that reads the captions.
         teacher: Rows a text encoder should also learn to point at, by caption; may be empty.
-        teacher_dim: Width of those rows.
+        teacher_dim: Width of the teacher's rows.
         part: Which part of every batch is this process's, of how many: its pictures and tokens
             only are looked up.
     """

@@ -131,8 +131,8 @@ def jsonl_records(
         path: The file.
         kinds: Fields of captions; if not given, ``zh`` or the first of :data:`CAPTION_COLUMNS`
             that the first line has.
-        image_field: Of the file name; if not given, the first of :data:`IMAGE_COLUMNS` that the
-            first line has.
+        image_field: Field of the file name; if not given, the first of :data:`IMAGE_COLUMNS` that
+            the first line has.
         problems: A list to be told of bad lines, instead of an error at the first of them.
     """
     records = []
@@ -289,7 +289,7 @@ def captioned_set(
     """Put records together: what they say of the same picture counts together.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         source: The file or folder the records come from, for errors.
         pictures: Folder their file names are relative to; or pictures by id, loaded lazily.
         records: In the order of the data set.

@@ -154,14 +154,14 @@ class Report:
     """What :func:`check` found.
 
     Args:
-        name: Of the data set.
-        pictures: How many.
-        texts: How many.
-        captions_per_picture: Fewest, median and most.
+        name: Name of the data set.
+        pictures: Number of pictures in the data set.
+        texts: Number of texts in the data set.
+        captions_per_picture: Fewest, median and most captions of a picture.
         negatives: Hard negatives of all pictures.
         findings: What is not as it should be, in the order of :data:`KINDS`.
         fine: Kinds that were looked for and not found.
-        seconds: That it took.
+        seconds: Time that the check took, in seconds.
         decoded: Pictures looked at, those of other splits included.
         unknown_share: Share of [UNK] among the tokens read; None without a tokenizer.
         lost_share: Share of the tokens cut off; None without a tokenizer.
@@ -225,10 +225,10 @@ def check(
     Args:
         collection: The data set; read it with a list of ``problems``, or the reader stops at
             the first of them.
-        tokenizer: Of the model that is to read the captions; without one their length and words
-            are not looked at.
+        tokenizer: Tokenizer of the model that is to read the captions; without one their length and
+            words are not looked at.
         against: Other splits, which must not have the same pictures.
-        problems: What the reader told.
+        problems: Problems that the reader told of while reading.
         workers: Decoding threads; one per core if not given.
         progress: Is told how many ``pictures`` were looked at, those of ``against`` included.
     """

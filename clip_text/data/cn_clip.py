@@ -45,7 +45,7 @@ class Split:
     """Where one split of a data set lies.
 
     Args:
-        form: Of the two.
+        form: Which of the two forms it has: files, or LMDB.
         texts: The jsonl file, or the LMDB of pairs.
         images: The tsv file, or the LMDB of pictures.
     """
@@ -78,7 +78,7 @@ def read_split(
     """Read the texts of a split, and where its pictures are.
 
     Args:
-        split: Where it lies.
+        split: Where the split's files lie.
         problems: A list to be told of bad lines, and of texts and pictures that don't match,
             instead of an error at the first of them.
 

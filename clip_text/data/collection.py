@@ -54,7 +54,7 @@ class RetrievalSet:
     Build it with :func:`retrieval_set`, which checks that the ids match.
 
     Args:
-        name: Of the data set, for tables.
+        name: Name of the data set, for tables.
         image_ids: One per picture, all different.
         images: The pictures, in the same order; may load lazily.
         texts: The texts, with ids that all differ.
@@ -113,7 +113,7 @@ def retrieval_set(
     """Put a data set together and check that it hangs together.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         images: Picture by id; any mapping, so a lazy one does.
         texts: The texts.
         allow_distractors: Accept pictures that no text describes: searched among, never right.
@@ -177,9 +177,9 @@ def refuse(
     """Raise a DataError that counts the offenders and names the first few, if there are any.
 
     Args:
-        name: Of the data set, or where it lies.
-        expected: What the offenders lack.
-        offenders: Places, ids or names.
+        name: Name of the data set, or where it lies.
+        expected: What the offenders lack, for the error.
+        offenders: Places, ids or names of what is wrong.
         remedy: What to do with them, a verb.
         kind: One word for programs.
         problems: A list that is told, instead of the error.

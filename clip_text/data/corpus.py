@@ -67,7 +67,7 @@ class Annotator:
     """Lines to token ids and flags.
 
     Args:
-        tokenizer: Whose ids.
+        tokenizer: Tokenizer whose ids are given.
         segment: Says where words begin.
     """
 
@@ -142,14 +142,15 @@ def tokenise(
     Processes that ask for the same at once each do the work, and use what the first of them made.
 
     Args:
-        files: As :func:`~clip_text.data.plain_text.text_files` lists them.
-        tokenizer: Whose ids.
+        files: Files to read, as :func:`~clip_text.data.plain_text.text_files` lists them.
+        tokenizer: Tokenizer whose ids are written.
         cache: Folder for the result.
-        fields: See :func:`~clip_text.data.plain_text.read_lines`.
-        line_documents: See :func:`~clip_text.data.plain_text.read_lines`.
+        fields: Fields or columns to read, each a document; the first there is of
+            :data:`~clip_text.data.plain_text.FIELDS` if none.
+        line_documents: Each line is a document by itself.
         user_dict: Words that jieba is to know; see :class:`~clip_text.data.masking.Segmenter`.
         held_out: Share of the documents to hold out, drawn by what their first lines say.
-        seed: Of that draw.
+        seed: Seed of that draw.
         progress: Is told how many ``bytes`` are done, about.
 
     Returns:

@@ -40,11 +40,11 @@ class Found:
     """What lies somewhere.
 
     Args:
-        format: One of them.
+        format: Name of the format that it has.
         source: The path or address, for errors.
         path: The file or folder to read; of patterns, lists and URLs the folder of none.
-        name: For tables.
-        split: Of Hugging Face's datasets, if one is wanted.
+        name: Name of the data set, for tables.
+        split: Split of Hugging Face's datasets to read, if one is wanted.
         files: Parquet files, or tars and URLs of tars.
         layout: Where the format is Chinese-CLIP's.
     """
@@ -64,8 +64,8 @@ def recognise(
     """Find out what lies at a path, a pattern or a URL; of several splits, choose one.
 
     Args:
-        source: Where to look.
-        split: Which one of several.
+        source: A path, a pattern or a URL to look at.
+        split: Split to read, where there are several.
         problems: A list to be told of lines that can't be read, instead of an error.
 
     Raises:

@@ -96,7 +96,7 @@ class HubRows:
     May be used from several threads, and sent to or inherited by the workers of a DataLoader.
 
     Args:
-        dataset: One split.
+        dataset: One split of a data set of Hugging Face's datasets.
         source: What to call it in errors.
     """
 

@@ -26,7 +26,7 @@ class LabelledPairs:
 
     Args:
         texts: Both texts of each pair; none is empty.
-        labels: Of each pair, a tuple of one.
+        labels: Label of each pair, a tuple of one.
         places: Where each came from, such as ``data.tsv, line 3``.
     """
 

@@ -56,8 +56,8 @@ class LabelledTexts:
     """Texts with their labels.
 
     Args:
-        texts: None is empty.
-        labels: Of each text: one, or with several labels a text any number.
+        texts: Texts in the file's order; none is empty.
+        labels: Labels of each text: one, or with several labels a text any number.
         places: Where each came from, such as ``data.tsv, line 3``.
     """
 
@@ -193,7 +193,7 @@ def hold_out(
     Args:
         texts: What to split.
         number: How many to hold out; a tenth, at most 5,000, if None.
-        seed: Of the draw.
+        seed: Seed of the draw; an equal seed gives equal draws.
 
     Returns:
         What to learn from, and what to measure on.
@@ -261,10 +261,10 @@ def one_column(
 
     Args:
         where: What has them, for the error.
-        there: Those there are.
+        there: Names of the columns that there are.
         asked: The name that was asked for, if any.
         usual: The names to look for otherwise.
-        option: Of a command, that names it.
+        option: Option of a command that names the column, for errors.
 
     Raises:
         DataError: If there is none, or several.
@@ -296,7 +296,7 @@ def label_of(value: object, names: tuple[str, ...], where: str) -> str:
     """Read one label: a word, or a number.
 
     Args:
-        value: As the file has it.
+        value: Label as the file has it.
         names: The labels there are, in order, if known: a number then means the one at its
             position, from 0.
         where: File and line, for the error.

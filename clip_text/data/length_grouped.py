@@ -27,7 +27,7 @@ class LengthGrouped(Sampler[list[int]]):
     Args:
         lengths: Tokens of each example.
         batch_size: Examples in a batch.
-        seed: Of all draws.
+        seed: Seed of all draws; an equal seed gives equal draws.
         draw: Chooses the examples that an epoch shows, equally many each time, some of them twice
             or not at all; each example once if not given.
         drop_last: Leave a rest that is too small for a batch to another epoch; else the last

@@ -124,7 +124,7 @@ class Masking:
         specials: Ids that are never masked, and never put in a token's place: [CLS], [SEP],
             [PAD], [UNK], …
         replacements: Ids that may be put in a token's place.
-        share: Of the tokens that have to be guessed.
+        share: Share of the tokens that have to be guessed, in [0, 1].
         replaced: Share of these that another token of the vocabulary takes the place of.
         kept: Share of these that stay as they are; [MASK] takes the place of the others.
     """
@@ -178,7 +178,7 @@ class Masking:
         Args:
             ids: Token ids with special ones, [n].
             starts: True where a word begins, [n].
-            rng: Where chance comes from.
+            rng: Generator that the draws come from.
 
         Returns:
             What the model reads and what it has to say: ids, and :data:`IGNORED` where it need not.
@@ -203,8 +203,8 @@ def mask_rng(seed: int, epoch: int, sequence: int) -> np.random.Generator:
     """Chance for the mask of one sequence in one epoch: the same whenever it is asked for.
 
     Args:
-        seed: Of the run, 0 or more.
-        epoch: Its number.
-        sequence: The sequence's number.
+        seed: Seed of the run, 0 or more.
+        epoch: Number of the epoch, 0 or more.
+        sequence: Number of the sequence within the text.
     """
     return np.random.default_rng([seed, epoch, sequence])

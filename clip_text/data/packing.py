@@ -24,7 +24,7 @@ _CHUNK = 1 << 22
 
 
 def lines(flags: Bits) -> Iterator[tuple[int, int]]:
-    """Give from and to of each line, in order; the flags may be mapped from a file of any size."""
+    """Give from and to of each line, in order; flags uint8 [n] may be mapped from any file."""
     start = 0
     for offset in range(0, len(flags), _CHUNK):
         begins = np.flatnonzero(np.asarray(flags[offset : offset + _CHUNK]) & LINE) + offset
@@ -40,7 +40,7 @@ def split(flags: Bits, room: int) -> list[int]:
     """Cut a line that is too long: behind a sentence, if not there before a word, if not anywhere.
 
     Args:
-        flags: Of the line's tokens.
+        flags: Flags of the line's tokens, uint8 [n].
         room: Tokens that a part may have.
 
     Returns:
@@ -63,7 +63,7 @@ def pack(
     """Pack lines into sequences.
 
     Args:
-        flags: Of all tokens.
+        flags: Flags of all tokens, uint8 [n].
         context_length: Longest sequence in tokens, special ones included; 3 or more.
         packing: ``document``: a sequence never holds two documents; ``full``: it may.
 
@@ -97,9 +97,9 @@ def render(
 
     Args:
         ids: Token ids of the sequence, a run of the row, [n].
-        flags: Of these.
-        cls_id: What begins every sequence.
-        sep_id: What ends every line.
+        flags: Flags of these tokens, uint8 [n].
+        cls_id: Id of [CLS], which begins every sequence.
+        sep_id: Id of [SEP], which ends every line.
 
     Returns:
         Token ids with special tokens, and True where a word begins; a special token is its own.

@@ -15,7 +15,7 @@ class Question:
     """A question about a passage.
 
     Args:
-        question: As asked.
+        question: Words of the question, as asked.
         passage: Where the answer is, if anywhere.
         answers: Right answers, none if the passage has none.
         starts: The character of the passage each begins at; -1 where it is not there.

@@ -74,7 +74,7 @@ def read_retrieval_set(
         image_field: Field or column of the picture, if it has an uncommon name.
         allow_distractors: Accept pictures that no text describes. If not given, only
             Chinese-CLIP's layout may have them: published figures rank all of its pictures.
-        name: Of the data set, for tables; made of the path if not given.
+        name: Name of the data set, for tables; made of the path if not given.
         problems: A list to be told what is wrong, instead of an error at the first of it; what
             can be read is read. Pictures that are missing and captions without words then stay in
             the set. For :mod:`clip_text.data.check`; not to train or to measure on.

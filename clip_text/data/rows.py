@@ -176,8 +176,8 @@ class RowImages(Mapping[str, ImageSource]):
 
     Args:
         rows: The table.
-        column: Of the pictures.
-        row: By id.
+        column: Name of the column of pictures.
+        row: Row of each picture, by its id.
         folder: What paths are relative to, where a row has a path and no bytes.
     """
 

@@ -18,7 +18,7 @@ def part(collection: RetrievalSet, places: Iterable[int], name: str | None = Non
     Args:
         collection: What to take a part of.
         places: Positions of the pictures to keep, in any order.
-        name: Of the part; the whole's if not given.
+        name: Name of the part; the whole's if not given.
     """
     kept = sorted(set(places))
     ids = {collection.image_ids[at] for at in kept}
@@ -39,8 +39,8 @@ def held_out(
 
     Args:
         collection: What to split.
-        number: Of pictures to hold out; a tenth, at most 1,000, if None.
-        seed: Of the draw.
+        number: Number of pictures to hold out; a tenth, at most 1,000, if None.
+        seed: Seed of the draw; an equal seed gives equal draws.
 
     Returns:
         What to learn from, and what to measure on.
@@ -73,10 +73,10 @@ def held_out_places(
         number: How many to hold out; the share if None. Of groups, where there are some.
         share: What to hold out then, in (0, 1), rounded; one at least.
         most: How many at most then; no limit if None.
-        seed: Of the draw; equal seeds draw the same of as many items.
-        groups: Of each item, what it belongs to: groups fall on one side as a whole.
-        labels: Of each item: one whose label would be held out whole stays to be learnt.
-        what: Of the items, for errors.
+        seed: Seed of the draw; equal seeds draw the same of as many items.
+        groups: Group that each item belongs to: groups fall on one side as a whole.
+        labels: Labels of each item: one whose label would be held out whole stays to be learnt.
+        what: Word for the items, for errors.
 
     Returns:
         Positions of the items held out, ascending; never all of them.
@@ -114,7 +114,7 @@ def known_only(
     Args:
         chosen: Positions of the items held out.
         learnt: Positions of the items to learn from.
-        labels: Of each item.
+        labels: Labels of each item, one or several.
     """
     known = {label for place in learnt for label in labels[place]}
     return [place for place in chosen if known.issuperset(labels[place])]

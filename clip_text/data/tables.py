@@ -32,7 +32,7 @@ class Row:
 
     Args:
         place: For errors: ``"line 3"``, where it begins, or ``"row 3"`` of a workbook.
-        fields: Its texts.
+        fields: Texts of the row's cells.
     """
 
     place: str
@@ -71,8 +71,8 @@ def find_columns(names: Sequence[str], there: Iterable[str]) -> list[str]:
     """Find which of some names, in their order, columns or fields have: as spelt, or in any case.
 
     Args:
-        names: To look for.
-        there: Of columns or fields.
+        names: Names to look for, the one preferred first.
+        there: Names of the columns or fields that there are.
 
     Returns:
         The first name's columns if there are any, or else the second's, and so on; several if

@@ -20,9 +20,9 @@ class TaggedText:
     """A text and its entities.
 
     Args:
-        text: As it is.
+        text: The text, not normalised or cut.
         entities: In order, none over another.
-        where: File and line.
+        where: File and line of the text, for errors.
     """
 
     text: str

@@ -14,10 +14,10 @@ class Entity:
     """A name in a text.
 
     Args:
-        start: Its first character.
+        start: Position of its first character in the text.
         end: The character behind its last.
-        label: Its type.
-        text: The characters themselves.
+        label: Type of the entity, as PER or LOC.
+        text: The entity's own characters.
         score: Probability of its tokens' labels, in the mean; 1 where a person said so.
     """
 

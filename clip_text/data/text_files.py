@@ -68,7 +68,7 @@ def open_text(source: Path | bytes, newline: str | None = None) -> TextIO:
 
     Args:
         source: The file, or its content.
-        newline: As of :func:`open`: None gives every line end as LF, ``""`` leaves them.
+        newline: What :func:`open` takes: None gives every line end as LF, ``""`` leaves them.
 
     Returns:
         A stream; bytes that are no text come as U+DC00 plus the byte: see :func:`check_decoded`.
@@ -110,7 +110,7 @@ def check_decoded(text: str, encoding: str, where: str) -> None:
 
     Args:
         text: A line, or another part.
-        encoding: Of the stream.
+        encoding: Name of the stream's encoding, for errors.
         where: The file and the line.
 
     Raises:
@@ -135,7 +135,7 @@ def text_lines(
 
     Args:
         path: The file.
-        newline: As of :func:`open`.
+        newline: What :func:`open` takes: None gives every line end as LF, ``""`` leaves them.
         problems: A list to be told of bad lines, instead of an error at the first of them, and of
             an encoding other than UTF-8, instead of a line in the log.
         encodings: Gets the file's encoding if that is not UTF-8, instead of both.

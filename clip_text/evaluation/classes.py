@@ -97,9 +97,9 @@ def truth_matrix(
     labels, as cn_clip's folders ``000``, ``001``, … are.
 
     Args:
-        labels: Of each picture, one or several.
+        labels: Labels of each picture, one or several.
         classes: All classes, see :func:`check_classes`.
-        name: Of the data set, for errors.
+        name: Name of the data set, for errors.
 
     Returns:
         True where the picture has the class's label, [pictures, classes].

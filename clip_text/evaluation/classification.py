@@ -21,10 +21,11 @@ class ClassScores:
     """One class, shares in [0, 1].
 
     Args:
-        label: Its name.
-        texts: How many have it.
-        precision: Of the texts put in it, the share that has it; 0 where none was.
-        recall: Of the texts that have it, the share put in it; 0 where none has.
+        label: Name of the class.
+        texts: Number of texts that have the class.
+        precision: Share of the texts put in the class that have it, in [0, 1]; 0 where none was put
+            in it.
+        recall: Share of the texts of the class that are put in it, in [0, 1]; 0 where none has it.
         f1: Their harmonic mean; 0 where both are.
     """
 
@@ -43,7 +44,7 @@ class Scores:
         accuracy: Share of texts put right; with several labels a text, of all its labels at once.
         macro_f1: Mean F1 of the classes that have texts.
         micro_f1: F1 of all decisions together; the accuracy, with one label a text.
-        classes: Of each class.
+        classes: Scores of each class by itself, in the order of the labels.
     """
 
     accuracy: float
@@ -75,7 +76,7 @@ def decide(logits: Logits, *, multi_label: bool, threshold: float = 0.5) -> NDAr
     """Say which labels each text gets, bool [n, labels]; of equal logits the first one's.
 
     Args:
-        logits: [n, labels].
+        logits: Logits of the texts, [n, labels].
         multi_label: Whether several or none are allowed.
         threshold: Probability that is enough then.
     """
@@ -90,7 +91,7 @@ def score(given: NDArray[np.bool_], targets: Targets, labels: tuple[str, ...]) -
     """Compare decisions with the truth.
 
     Args:
-        given: As of :func:`decide`, [n, labels].
+        given: What each text was decided to have, [n, labels], as :func:`decide` gives it.
         targets: Positions [n], or 0 and 1 [n, labels].
         labels: Names of the classes.
     """
@@ -127,7 +128,7 @@ def as_matrix(targets: Targets, classes: int) -> NDArray[np.bool_]:
 def probabilities(
     logits: Logits, temperature: float = 1.0, *, multi_label: bool
 ) -> NDArray[np.float64]:
-    """Softmax, or sigmoid with several labels a text, of logits over the temperature."""
+    """Softmax, or sigmoid with several labels a text, of logits [n, labels] / temperature."""
     scaled = np.asarray(logits, np.float64) / temperature
     found: NDArray[np.float64] = expit(scaled) if multi_label else softmax(scaled, axis=1)
     return found

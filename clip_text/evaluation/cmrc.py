@@ -79,9 +79,9 @@ class AnswerScores:
     """Means over questions, in [0, 1].
 
     Args:
-        em: Exact match.
-        f1: See the module.
-        questions: How many.
+        em: Share of the answers that match exactly, but for signs and case.
+        f1: Mean F1 by the longest common substring, as the module's docstring says.
+        questions: Number of questions measured.
         no_answer: Share of the questions that were given no answer.
     """
 

@@ -17,9 +17,9 @@ class EntityScores:
     Args:
         precision: Share of what was found that is right.
         recall: Share of what there is that was found.
-        f1: Their harmonic mean.
-        support: Entities there are.
-        found: Entities found.
+        f1: Harmonic mean of precision and recall, in [0, 1].
+        support: Number of entities that the right answers have.
+        found: Number of entities that were found, rightly or not.
     """
 
     precision: float

@@ -20,9 +20,9 @@ class Labelled:
     """Pictures and their labels.
 
     Args:
-        name: Of the data set, for tables and errors.
+        name: Name of the data set, for tables and errors.
         paths: The picture files.
-        labels: Of each picture: one, or any number if ``multi_label``.
+        labels: Labels of each picture: one, or any number if ``multi_label``.
         multi_label: Whether a picture may be in several classes, or in none.
     """
 
@@ -41,7 +41,7 @@ def read_labelled(source: Path, images: Path | None = None, label_field: str = "
             ``file_name``) and ``label``, which is a text, a whole number, or a list of these; one
             list makes it a data set of several labels a picture.
         images: Folder that the file names of a jsonl file are relative to; its own if not given.
-        label_field: Of a jsonl file.
+        label_field: Field of a jsonl file that has the label.
 
     Raises:
         DataError: If there are no pictures, a sub-folder has none, a line is not as it should be,

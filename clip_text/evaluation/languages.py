@@ -30,7 +30,7 @@ class LanguageRecall:
     """Text-to-image retrieval by the texts of one language.
 
     Args:
-        language: The texts' kind.
+        language: Language of the texts, the kind of the captions.
         recall: By k, share of texts in [0, 1] with a right picture in the top k.
         median_rank: Rank of the best right picture of the median text; 1 is best.
         texts: How many texts were asked.

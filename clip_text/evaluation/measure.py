@@ -30,11 +30,11 @@ class PictureEncoder(Protocol):
         ...
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
-        """Encode decoded pictures, in one batch."""
+        """Encode decoded pictures, in one batch, into unit rows [n, embed_dim]."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Features:
-        """Encode texts."""
+        """Encode texts into unit rows [n, embed_dim]."""
         ...
 
 

@@ -40,7 +40,7 @@ class Perturbation:
     """One named way to change a text.
 
     Args:
-        name: For tables.
+        name: Name of the perturbation, for tables.
         apply: The change; all its chance comes from the second argument.
         about: What it does, in a line.
     """

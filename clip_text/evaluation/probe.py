@@ -33,7 +33,7 @@ class Examples:
     Args:
         features: Unit rows, [n, embed_dim].
         classes: Position of each one's class, int [n].
-        names: Of all classes, for errors; may be left out.
+        names: Names of all classes, for errors; may be left out.
     """
 
     features: Features
@@ -44,7 +44,7 @@ class Examples:
         return len(self.classes)
 
     def at(self, rows: NDArray[np.int64]) -> "Examples":
-        """Take some of the rows."""
+        """Take some of the rows, by their positions [n]."""
         return replace(self, features=self.features[rows], classes=self.classes[rows])
 
     def joined(self, other: "Examples") -> "Examples":
@@ -69,8 +69,8 @@ class Probe:
         mean_per_class: The same, every class counting alike.
         strength: The C that was best on the validation part.
         trained_on: Number of pictures, those of the validation part included.
-        validated_on: Number of pictures.
-        tested_on: Number of pictures.
+        validated_on: Number of pictures that the C was chosen on.
+        tested_on: Number of pictures in the test part.
     """
 
     accuracy: float
@@ -121,10 +121,11 @@ def linear_probe(
 
     Args:
         train: Examples of at least two classes.
-        test: Of these classes.
-        validation: Of these classes; a fifth of every class of ``train`` if not given.
-        strengths: To choose from.
-        seed: Of that fifth.
+        test: Examples of the same classes to measure on.
+        validation: Examples of the same classes to choose the penalty on; a fifth of every class of
+            ``train`` if not given.
+        strengths: Inverse strengths of regularisation to choose from.
+        seed: Seed of the draw of that fifth.
 
     Raises:
         MissingPackageError: If scikit-learn is missing.
@@ -167,10 +168,10 @@ def few_shot(
 
     Args:
         pool: What is drawn from, of at least two classes.
-        test: Of these classes, the same for all.
+        test: Examples of the same classes to measure on, the same for all numbers of shots.
         shots: Examples a class, each at least 1.
-        seeds: One draw for each.
-        strengths: To choose from.
+        seeds: Seeds of the draws, one for each repetition.
+        strengths: Inverse strengths of regularisation to choose from.
 
     Raises:
         MissingPackageError: If scikit-learn is missing.
@@ -203,9 +204,9 @@ def split(examples: Examples, shares: Sequence[float], seed: int = 0) -> list[Ex
     """Divide the examples of every class at random, each part getting at least one.
 
     Args:
-        examples: What is divided.
-        shares: Of the parts, in [0, 1]; the first also gets what rounding leaves.
-        seed: Of the shuffling.
+        examples: Examples to divide among the parts.
+        shares: Shares of the parts, in [0, 1]; the first also gets what rounding leaves.
+        seed: Seed of the shuffling.
 
     Raises:
         DataError: If a class has fewer examples than there are parts.

@@ -98,7 +98,7 @@ def recall_at_k(ranks: PerQuery, k: int) -> float:
 def best_ranks(
     queries: Features, candidates: Features, right: Sequence[Iterable[int]], block: int = 1024
 ) -> PerQuery:
-    """Rank of each query's best right answer, 1 at the top; see :func:`retrieval`."""
+    """Rank [queries] of each one's best right answer, 1 at the top; see :func:`retrieval`."""
     return retrieval(queries, candidates, right, block=block).ranks
 
 

@@ -20,7 +20,7 @@ class Robustness:
     """What one perturbation does to text-to-image retrieval.
 
     Args:
-        perturbation: Its name.
+        perturbation: Name of the perturbation.
         texts: How many texts were asked.
         changed: How many of them it changes at all.
         clean: Recall by k over all texts as they are, shares in [0, 1].
@@ -63,7 +63,7 @@ def robustness(
         image_features: Unit rows of the collection's pictures, [pictures, embed_dim].
         perturbations: What to do to the texts; all of the table unless told.
         ks: Depths of recall.
-        seed: Of the perturbations that leave something to chance.
+        seed: Seed of the perturbations that leave something to chance.
 
     Returns:
         One row a perturbation, in the order given.
@@ -106,7 +106,7 @@ def _recalls(ranks: NDArray[np.float64], ks: Sequence[int]) -> dict[int, float]:
 
 
 def check_pictures(collection: RetrievalSet, image_features: Features) -> None:
-    """Refuse features that are not those of the collection's pictures.
+    """Refuse features, [pictures, embed_dim], that are not of the collection's pictures.
 
     Raises:
         ValueError: If there is not one row per picture.

@@ -25,8 +25,8 @@ class Interval:
 
     Args:
         value: The mean over all queries.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     value: float
@@ -78,7 +78,7 @@ def interval(
         groups: The group of each query, [n]; without, each query is its own.
         level: Coverage asked for.
         resamples: How often the groups are drawn anew.
-        seed: Of the draws.
+        seed: Seed of the draws; an equal seed gives equal draws.
 
     Returns:
         The mean and its interval; NaN ends where there are fewer than two groups.
@@ -122,8 +122,8 @@ def compare(
         first: One value per query, [n].
         second: The other model's, for the same queries in the same order.
         groups: The group of each query, [n].
-        resamples: Of the permutations and of the interval.
-        seed: Of both.
+        resamples: Number of permutations, and of resamples of the interval.
+        seed: Seed of the permutations and of the resamples.
 
     Raises:
         ValueError: If the models were not asked the same number of queries.

@@ -38,14 +38,14 @@ class ZeroShot:
     """How well pictures were sorted. Shares are in [0, 1].
 
     Args:
-        labels: Of the classes.
-        pictures: How many there were.
+        labels: Names of the classes, in the order of the columns.
+        pictures: Number of pictures that were sorted.
         multi_label: Whether a picture may have several labels.
         hits: For each k, of each picture the probability that a right class is in the top k,
             ties in random order; NaN for a picture in no class. For intervals and paired tests.
         confusion: Pictures of class (row) that were put in class (column); a tie is put in each
             of its classes in part. None for several labels a picture.
-        precision: Of each class the average precision; NaN for a class without pictures.
+        precision: Average precision of each class, in [0, 1]; NaN for a class without pictures.
     """
 
     labels: tuple[str, ...]
@@ -62,7 +62,7 @@ class ZeroShot:
 
     @property
     def per_class(self) -> Shares:
-        """Of each class, the share of its pictures put in it; NaN for one without pictures.
+        """Share of each class's pictures put in it, [classes]; NaN for one without pictures.
 
         For several labels a picture, where no one answer is right, NaN throughout.
         """
@@ -89,7 +89,7 @@ class ZeroShot:
 
 
 def mean_known(values: Shares) -> float:
-    """Mean of what is not NaN; NaN if nothing is left."""
+    """Mean of what is not NaN, of values [n]; NaN if nothing is left."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -105,7 +105,7 @@ def class_weights(
     """Form one row for each class: the mean of all its sentences, as a unit row again.
 
     Args:
-        encoder: Of the texts.
+        encoder: Encoder of the texts that the templates make of the labels.
         classes: Each with its names; every name goes into every template.
         templates: Each with ``{}`` for the name; one that comes twice counts twice.
         cache: Folder to keep the rows in, and find them again by encoder, names and templates.
@@ -189,7 +189,7 @@ def class_scores(images: Features, weights: Features) -> Features:
 
 
 def refuse_broken(name: str, features: NDArray[np.floating]) -> None:
-    """Raise a DataError that counts the rows with NaN or infinity, if there are any."""
+    """Raise a DataError that counts the rows [n, width] with NaN or infinity, if any are."""
     broken = np.flatnonzero(~np.isfinite(features).all(1))
     refuse(name, "finite features", [f"row {at}" for at in broken], "Encode again or drop")
 
@@ -204,7 +204,7 @@ def hits_at_k(scores: NDArray[np.floating], truth: Truth, k: int) -> Shares:
     Args:
         scores: [pictures, classes], higher is better.
         truth: The right classes, [pictures, classes].
-        k: At least 1.
+        k: Depth of the ranking, at least 1.
 
     Returns:
         In [0, 1], [pictures]; NaN for a picture in no class.
@@ -225,7 +225,7 @@ def confusion_matrix(scores: NDArray[np.floating], truth: Truth) -> Shares:
     """Count where the pictures of each class were put; a tie goes in equal parts to its classes.
 
     Args:
-        scores: [pictures, classes].
+        scores: Score of each picture for each class, [pictures, classes].
         truth: One right class a picture, [pictures, classes].
 
     Returns:
@@ -248,8 +248,8 @@ def average_precision(scores: NDArray[np.floating], truth: Truth) -> Shares:
     score pass a threshold together, so their order does not matter.
 
     Args:
-        scores: [pictures, classes].
-        truth: [pictures, classes].
+        scores: Score of each picture for each class, [pictures, classes].
+        truth: True where a picture has a class, [pictures, classes].
 
     Returns:
         In [0, 1], [classes]; NaN for a class without pictures.
@@ -283,8 +283,8 @@ def classify(
         images: Unit rows, [pictures, embed_dim].
         weights: Unit rows, as of :func:`class_weights`.
         truth: The right classes, [pictures, classes].
-        labels: Of the classes.
-        ks: Depths, at least 1.
+        labels: Names of the classes, as many as there are weights.
+        ks: Depths k of the hits to count, each at least 1.
         multi_label: Whether pictures may have several labels or none.
 
     Raises:

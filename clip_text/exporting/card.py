@@ -31,9 +31,9 @@ def card(source: Encoder, place: Path, report: ExportReport, folder: str) -> str
     """Write what was exported, how far it is from its source, and the source's own card.
 
     Args:
-        source: The model.
+        source: Model that was exported.
         place: Its folder or file; a README.md there is its card.
-        report: What was measured.
+        report: What was measured of the export.
         folder: Name of the exported folder.
     """
     front, body = _parts(place)

@@ -18,7 +18,7 @@ def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> N
         tower: Takes one tensor and gives rows.
         example: An input of two rows, by its name; tokens [n, length], or pixels or a picture of
             four axes. The first axis will be free, of tokens both.
-        file: Where to write.
+        file: File to write, ending in ``.onnx``.
 
     Raises:
         CheckpointError: If its weights are too many for one file.
@@ -46,7 +46,8 @@ def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) 
 
     Args:
         tower: Takes one tensor and gives rows.
-        example: As for :func:`write_onnx`.
+        example: An input of two rows, by its name; tokens [n, length], or pixels or a picture of
+            four axes.
         file: Ends in ``.xml``.
 
     Raises:

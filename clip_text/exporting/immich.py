@@ -49,7 +49,7 @@ def immich_width(embed_dim: int) -> int:
     """Choose the width of the rows Immich gets.
 
     Args:
-        embed_dim: Of the model.
+        embed_dim: Size of the model's shared space.
 
     Raises:
         CheckpointError: If Immich's list has no model as wide.
@@ -84,7 +84,7 @@ class Widened(nn.Module):
 
     Args:
         tower: Gives unit rows [n, embed_dim].
-        width: Of the rows that come out.
+        width: Size of the rows that come out, zeros behind the model's own.
     """
 
     def __init__(self, tower: nn.Module, width: int) -> None:
@@ -138,7 +138,7 @@ class ImmichModel:
     """Runs a folder by the calls of Immich's service, to measure what a search there finds.
 
     Args:
-        folder: As :func:`clip_text.exporting.export` writes it.
+        folder: Folder of an export, as :func:`clip_text.exporting.export` writes it.
         resize_mode: ``squash`` as the folder says, or ``shortest``: the crop from the middle that
             older versions of the service make of every picture.
 

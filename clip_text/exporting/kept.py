@@ -17,7 +17,7 @@ def keep_starter(folder: Path, family: Family) -> bool:
     """Export the starter into the user's cache, and drop older forms.
 
     Args:
-        folder: As :func:`clip_text.runtimes.kept.kept_starter` names it.
+        folder: Folder to keep it in, as :func:`clip_text.runtimes.kept.kept_starter` names it.
         family: What the graphs are written for.
 
     Returns:

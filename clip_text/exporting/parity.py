@@ -37,11 +37,11 @@ class ShapeParity:
     """How far rows are apart at one shape.
 
     Args:
-        tower: text or image.
+        tower: Which tower was run, text or image.
         batch: Rows at a time.
         length: Tokens of each text; None for pictures.
         difference: Largest over all numbers of all rows.
-        cosine: Lowest over all rows.
+        cosine: Smallest cosine with the model's own rows, in [-1, 1].
     """
 
     tower: str
@@ -132,7 +132,7 @@ def compare_shapes(
     """Run source and exported model on the same rows of many shapes.
 
     Args:
-        tokenizer: Of both.
+        tokenizer: Tokenizer of both, the model and its export.
         size: Side in pixels of the image tower's input.
         text: The source's and the exported model's text tower: int64 [n, length] to unit rows.
             Exported rows may have zeros behind the source's numbers, as Immich's have.

@@ -21,7 +21,7 @@ class ExportReport:
         parity: Its rows against the model's.
         recalls: By what was measured, text-to-image recall@10 in [0, 1]; empty where no data was
             given.
-        seconds: All of it took.
+        seconds: Time that the whole export took, in seconds.
     """
 
     source: str

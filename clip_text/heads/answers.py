@@ -34,9 +34,9 @@ class Answer:
     """A part of a passage.
 
     Args:
-        start: Its first character.
+        start: Position of its first character in the passage.
         end: The character behind its last.
-        text: The characters themselves.
+        text: The answer's own characters.
         score: Log-odds against "no answer here", in nats, not calibrated.
     """
 
@@ -55,7 +55,7 @@ class AnswerHead(TokenHead):
         """Run backbone and head.
 
         Args:
-            tokens: [n, length].
+            tokens: Token ids of question and passage, [n, length].
             kinds: Token types, [n, length].
             spans: First and last token of the answer, [n, 2]; 0, 0 where a window has none.
 
@@ -131,8 +131,8 @@ class AnswerFinder(StandaloneHead[AnswerHead]):
         A passage of any length is read whole. A passage or a question without words has none.
 
         Args:
-            questions: Any number.
-            passages: One for each.
+            questions: Questions to answer, any number.
+            passages: Passage to look in, one for each question.
             batch_size: Windows per forward pass; the answers don't depend on it.
 
         Raises:
@@ -210,7 +210,7 @@ def best_spans(
     """Find the span of each window whose two logits lie highest above those of the first token.
 
     Args:
-        logits: [n, length, 2].
+        logits: Logits of a token to begin and to end the answer, [n, length, 2].
         first: Where each window's passage begins.
         sizes: Its tokens, at least one.
         longest: Tokens in a span, at most.

@@ -104,8 +104,8 @@ class ClassificationHead(nn.Module):
     """Pooled states to logits; with a backbone of its own if that was fine-tuned as a copy.
 
     Args:
-        config: Labels and form.
-        width: Of the backbone's states.
+        config: Settings of the head: its labels, and how it reads and decides.
+        width: Width of the backbone's token states.
         tower: A text tower of its own, whose projection is ``none``; without one the head reads
             the states of the tower it lies beside.
     """
@@ -140,7 +140,7 @@ class ClassificationHead(nn.Module):
         """Make a head of random weights.
 
         Args:
-            about: What :meth:`about` said.
+            about: Settings of the head, as :meth:`about` wrote them.
             tower: Its own, if it has one.
 
         Raises:
@@ -175,10 +175,10 @@ class ClassificationHead(nn.Module):
         """Cross-entropy; binary, averaged over labels, with several labels a text.
 
         Args:
-            logits: [n, labels].
+            logits: Logits of the texts, [n, labels].
             targets: Position of the label, int64 [n]; with ``multi_label`` 0 and 1, [n, labels].
-            weights: Of the classes, [labels]: the mean over texts is weighted by that of each
-                text's class. With ``multi_label`` the weight of a text that has the label.
+            weights: Weights of the classes, [labels]: the mean over texts is weighted by that of
+                each text's class. With ``multi_label`` the weight of a text that has the label.
 
         Returns:
             A scalar.
@@ -196,8 +196,8 @@ def rank(
     """Sort the labels of each text by probability; equal ones stay in the labels' order.
 
     Args:
-        probabilities: [n, labels].
-        config: Of the head.
+        probabilities: Probability of each label for each text, [n, labels], in [0, 1].
+        config: Settings of the head: its labels, and whether a text has several.
         top_k: How many labels to give; all if None.
 
     Raises:
@@ -220,8 +220,8 @@ def balanced_weights(targets: NDArray[np.int64], config: HeadConfig) -> NDArray[
     """Weights that make every class count alike.
 
     Args:
-        targets: As for :meth:`ClassificationHead.loss`.
-        config: Of the head.
+        targets: Positions of the texts' labels, [n]; with ``multi_label`` 0 and 1, [n, labels].
+        config: Settings of the head: its labels, and whether a text has several.
 
     Returns:
         ``n / (classes * texts of the class)``, scikit-learn's ``balanced``; with ``multi_label``

@@ -63,19 +63,19 @@ def gather(
 
     Args:
         text: What the spans count in.
-        spans: Characters of each token.
-        tags: Of BIO; I- without B- begins an entity.
-        scores: Probability of each tag.
+        spans: First character of each token in the text, and the one after its last.
+        tags: Tags in BIO, one for each token; I- without B- begins an entity.
+        scores: Probability of each token's tag, in [0, 1].
     """
-    found: list[Entity] = []
+    entities: list[Entity] = []
     for first, behind, label in decode_tags(tags).found:
         start, end = spans[first][0], spans[behind - 1][1]
         # pieces of one character (an accent taken apart) may be labelled apart: the first counts
-        if found and start < found[-1].end:
+        if entities and start < entities[-1].end:
             continue
         score = 1.0 if scores is None else sum(scores[first:behind]) / (behind - first)
-        found.append(Entity(start, end, label, text[start:end], score))
-    return found
+        entities.append(Entity(start, end, label, text[start:end], score))
+    return entities
 
 
 def unreachable(aligned: Aligned, text: str, entities: Sequence[Entity]) -> int:
@@ -91,7 +91,7 @@ class EntityHead(TokenHead):
         """Run backbone and head.
 
         Args:
-            tokens: [n, length].
+            tokens: Token ids of the texts, [n, length].
             labels: [n, length], :data:`IGNORED` where nothing is learnt.
 
         Returns:
@@ -147,7 +147,7 @@ class EntityRecognizer(StandaloneHead[EntityHead]):
         Texts of any length are read whole, by windows; a text without words has none.
 
         Args:
-            texts: Any number.
+            texts: Texts to look in, any number.
             batch_size: Windows per forward pass; what is found doesn't depend on it.
 
         Raises:

@@ -17,9 +17,9 @@ class PairFrame:
     """The special tokens around two texts, as the backbone's own tokenizer has them.
 
     Args:
-        before: [CLS], for BERT.
-        between: [SEP].
-        after: [SEP].
+        before: Ids before the first text: [CLS], for BERT.
+        between: Ids between the texts: [SEP], for BERT.
+        after: Ids after the second text: [SEP], for BERT.
         kinds: Token types of the first and the second text: 0 and 1 for BERT.
     """
 
@@ -50,7 +50,7 @@ class PairFrame:
 
 
 def pad_kinds(rows: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
-    """Stack token types to the shape of their tokens, 0 at padding."""
+    """Stack token types to the shape of their tokens, [n, length], 0 at padding."""
     kinds = torch.zeros_like(tokens)
     for at, row in enumerate(rows):
         kinds[at, : len(row)] = torch.tensor(row, dtype=torch.long)
@@ -95,9 +95,9 @@ def cut_longest_first(
     """Cut the ends of two texts until both fit, the longer one first.
 
     Args:
-        first: Token ids.
-        second: Token ids.
-        room: Tokens that fit.
+        first: Token ids of the first text.
+        second: Token ids of the second text.
+        room: Number of tokens that both may have together.
 
     Returns:
         What stays of each; where both are cut, of an odd room the longer text has the odd token,

@@ -57,7 +57,7 @@ class PairClassifier(StandaloneHead[ClassificationHead]):
         Where both don't fit, the end of the longer one is cut first.
 
         Args:
-            pairs: Any number.
+            pairs: Pairs of texts, any number of them.
 
         Raises:
             TypeError: If one is no pair of strings.
@@ -88,7 +88,7 @@ class PairClassifier(StandaloneHead[ClassificationHead]):
         """Compute the logits of pairs, not yet calibrated.
 
         Args:
-            pairs: Any number.
+            pairs: Pairs of texts, any number of them.
             batch_size: Pairs per forward pass; the logits don't depend on it.
 
         Returns:
@@ -135,7 +135,7 @@ def pair_logits(head: ClassificationHead, tokens: Tensor, kinds: Tensor) -> Tens
     """Run a head with a backbone of its own over rows of two texts.
 
     Args:
-        head: Of the pairs.
+        head: Head that judges pairs of texts.
         tokens: Token ids, padded at the end, [n, length].
         kinds: Which of two texts a token is of, 0 or 1, [n, length].
 

@@ -50,9 +50,9 @@ class StandaloneHead(ABC, Generic[Module_co]):
         """Make a head of random weights.
 
         Args:
-            about: What :meth:`about` said.
-            tower: Its backbone.
-            tokenizer: Its tokenizer.
+            about: Settings of the head, as :meth:`about` wrote them.
+            tower: Text tower that is the head's own backbone.
+            tokenizer: Tokenizer that the backbone reads with.
 
         Raises:
             KeyError: If something is missing from ``about``.
@@ -65,7 +65,7 @@ def bare_tower(config: PreTrainedConfig, context_length: int, pooler: str = "cls
     """Make a text tower of random weights without projection, for a head of its own.
 
     Args:
-        config: Of its backbone.
+        config: Settings of the backbone, as its ``config.json`` has them.
         context_length: Longest row of tokens, special ones included.
         pooler: How a head reads token states: ``cls``, ``mean`` or ``max``.
     """

@@ -15,7 +15,7 @@ class TokenHead(nn.Module):
 
     Args:
         tower: Its backbone is read; it has no projection.
-        outputs: Numbers for each token.
+        outputs: Size of the output for each token.
         dropout: Share of a state dropped in training.
     """
 
@@ -31,7 +31,7 @@ class TokenHead(nn.Module):
         """Compute [n, length, outputs] of token ids [n, length].
 
         Args:
-            tokens: Padded at the end.
+            tokens: Token ids, padded at the end, [n, length].
             kinds: Which of two texts a token is of, 0 or 1, [n, length]; backbones without such
                 embeddings pass over it.
         """

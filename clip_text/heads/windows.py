@@ -8,7 +8,7 @@ class Window:
     """A run of a text's tokens.
 
     Args:
-        start: Its first token.
+        start: Position of its first token.
         end: The token behind its last.
         owned: First token and token behind the last that this window answers for: those which no
             other window shows with more text around them. Each token is owned once.

@@ -20,7 +20,7 @@ class Listener:
     Args:
         say: A line for a person.
         progress: Called with a task's name, how much is done and how much there is.
-        callbacks: Of transformers, called by the Trainer as it goes on.
+        callbacks: Callbacks of transformers, called by the Trainer as it goes on.
     """
 
     say: Callable[[str], None] = lambda _: None
@@ -33,7 +33,7 @@ class Listener:
         """Make the callbacks of a Trainer that tell this listener of it.
 
         Args:
-            name: Of what is trained.
+            name: Name of what is trained.
             line: Says a validation's metrics, by their plain names, in a line.
         """
         return (*self.callbacks, _Heard(name, self, line))
@@ -50,7 +50,7 @@ class StepProgress(TrainerCallback):
     """Tells how many steps of a run are done.
 
     Args:
-        name: Of the run.
+        name: Name of the run.
         progress: Called with the name, the steps done and all steps.
     """
 
@@ -158,7 +158,7 @@ class EarlyStop(TrainerCallback):
     count that begins anew.
 
     Args:
-        metric: What to look at.
+        metric: Name of the metric to look at.
         patience: How many validations to wait.
         greater_is_better: Whether a higher one is, else a lower one.
     """

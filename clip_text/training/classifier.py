@@ -36,10 +36,11 @@ class TrainedClassifier(Trained[Checkpoint]):
 
     Args:
         head: On the checkpoint's text tower, or with a copy of its own.
-        scores: On the validation texts.
-        calibration: On the same.
-        logits: Of the validation texts, [n, labels].
-        targets: Of the validation texts: [n] of labels' positions, or [n, labels] of 0 and 1.
+        scores: Figures on the validation texts.
+        calibration: Calibration on the validation texts.
+        logits: Logits of the validation texts, [n, labels].
+        targets: Right labels of the validation texts: [n] of labels' positions, or [n, labels] of 0
+            and 1.
         retrieval_before: With ``joint``, recall by name, in [0, 1], before the first step.
         retrieval_after: The same at the end.
         finished_before: Whether nothing was left to do.
@@ -74,12 +75,12 @@ def train_classifier(
         start: A checkpoint's name, or one that was loaded, whose backbone the head reads. With
             ``joint`` its text tower is trained in place.
         data: Labelled texts, and for ``joint`` pictures.
-        recipe: The numbers.
-        folder: Of the run: states, checkpoints, metrics, report.
+        recipe: Rates, epochs and batch sizes to train by.
+        folder: Folder of the run: states, checkpoints, metrics, report.
         listener: Told how the run goes.
         out: Folder to write the checkpoint with the head to.
         export: Folder to write the head to as transformers' own class, too.
-        name: Of the head within the checkpoint; one of that name is replaced.
+        name: Name of the head within the checkpoint; one of that name is replaced.
         config: What the head is; linear, with the tower's own pooler, if None.
         backbone: What ``copy`` copies, if not the checkpoint's: that of
             :func:`~clip_text.checkpoints.start_backbone`. Its context length is the head's.
@@ -168,7 +169,7 @@ class _Place:
     """Where a head goes in the end.
 
     Args:
-        run: What trains it.
+        run: Run that trains the head.
         out: Folder of the checkpoint, if it is to be written.
         export: Folder for transformers, if it is to be exported.
     """

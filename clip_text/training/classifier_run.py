@@ -97,7 +97,7 @@ class ClassifierRun:
         return tower
 
     def held_pictures(self) -> tuple[RetrievalSet, NDArray[np.float32]] | None:
-        """Pictures to measure recall on and their vectors, if there are any."""
+        """Pictures to measure recall on and their rows [images, embed_dim], if there are any."""
         pictures = self.data.held_pictures
         if pictures is None:
             return None

@@ -48,7 +48,7 @@ class ClassifierRecipe(BaseRecipe):
         learning_rate: At its peak; None for 3e-3 of a head alone, and else 3e-4 at width 256,
             falling with its square (3.3e-5 at 768, where BERT is fine-tuned). A head beside its
             backbone learns ten times as fast.
-        weight_decay: On matrices.
+        weight_decay: Weight decay of matrices; biases and norms have none.
         balanced: Weigh classes so that all count alike.
         hold: Weight of what holds retrieval, with ``joint``; None for the usual one.
         patience: Evaluations without a rise after which training ends.
@@ -89,8 +89,9 @@ class Labelled(Dataset[int]):
 
     Args:
         inputs: Token ids of each text; or pooled states, [n, width].
-        targets: As for :meth:`ClassificationHead.loss`.
-        tokenizer: Pads.
+        targets: Positions of the texts' labels, [n]; with several labels a text 0 and 1, [n,
+            labels].
+        tokenizer: Tokenizer that pads a batch's rows.
         hold: Adds to a batch what keeps retrieval as it is.
     """
 
@@ -110,7 +111,7 @@ class Labelled(Dataset[int]):
         return at
 
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, alike where they have become states."""
+        """Tokens of each text, [n], alike where they have become states."""
         if isinstance(self.inputs, np.ndarray):
             return np.ones(len(self.inputs), np.int64)
         return np.array([len(ids) for ids in self.inputs], np.int64)
@@ -122,7 +123,7 @@ class Labelled(Dataset[int]):
         return self.tokenizer.pad([self.inputs[i] for i in at])
 
     def collate(self, at: Sequence[int]) -> dict[str, Tensor]:
-        """Stack a batch: what :meth:`ClassifierModel.forward` takes."""
+        """Stack a batch for :meth:`ClassifierModel.forward`: inputs [n, length] or [n, width]."""
         batch = {"inputs": self.given(at), "targets": torch.from_numpy(self.targets[list(at)])}
         return batch | (self.hold.batch(at) if self.hold else {})
 
@@ -131,10 +132,11 @@ class ClassifierModel(nn.Module):
     """A head, and the tower below it where that learns too.
 
     Args:
-        head: Trained in place.
+        head: Head to train, in place.
         tower: Trained in place; None where the inputs are pooled states already.
-        class_weights: See :meth:`ClassificationHead.loss`.
-        hold: Its ``loss`` is added.
+        class_weights: Weights of the classes, [labels], or None for equal ones; see
+            :meth:`ClassificationHead.loss`.
+        hold: What keeps the tower where it was; its ``loss`` is added.
     """
 
     class_weights: Tensor | None
@@ -165,7 +167,7 @@ class ClassifierModel(nn.Module):
         return logits, rows
 
     def forward(self, inputs: Tensor, targets: Tensor, **held: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of a batch of :meth:`Labelled.collate`."""
+        """Compute the loss, a scalar, of inputs [n, length] or [n, width] and their targets."""
         logits, rows = self.logits(inputs)
         loss = self.head.loss(logits.float(), targets, self.class_weights)
         if self.hold is not None and self.tower is not None and rows is not None:
@@ -178,13 +180,15 @@ class ClassifierTrainer(SampledTrainer):
 
     Args:
         model: What to train.
-        data: What it learns.
+        data: Labelled texts that it learns from.
         batch_size: Texts in a step.
-        recipe: The numbers; ``best_by`` is among what ``validate`` returns.
-        patience: See :class:`EarlyStop`.
+        recipe: Rates, epochs and batch sizes to train by; ``best_by`` is among what ``validate``
+            returns.
+        patience: Validations without a better figure after which training ends; see
+            :class:`EarlyStop`.
         folder: Where checkpoints and logs go; the same again resumes.
         validate: Returns metrics by name.
-        callbacks: Of transformers, for a progress bar.
+        callbacks: Callbacks of transformers, for a progress bar.
     """
 
     def __init__(  # noqa: PLR0917

@@ -43,7 +43,7 @@ class ContrastiveModel(nn.Module):
     Args:
         pair: The model; trained in place. What learns of it is set here.
         images: How its image side runs.
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
         teacher_dim: Width of the teacher's rows, 0 without a teacher.
     """
 
@@ -108,7 +108,7 @@ def fit_logit_bias(model: ContrastiveModel, source: Source, tokenizer: Tokenizer
     Args:
         model: With a ``logit_bias``, which is set.
         source: What it will learn from.
-        tokenizer: For the captions.
+        tokenizer: Tokenizer that reads the captions.
     """
     draws = next(iter(MixtureBatchSampler([source], seed=model.recipe.seed)))[:256]
     batch = Collator([source], tokenizer)(draws)
@@ -131,7 +131,7 @@ class ContrastiveLoss:
     """The loss of a batch, from the features of all processes.
 
     Args:
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
         distillation: Weight of the teacher's losses beside the contrastive one: texts point where
             its rows do, and pictures find its rows of their captions.
     """
@@ -145,7 +145,8 @@ class ContrastiveLoss:
         """Compute the loss, a scalar.
 
         Args:
-            features: Of this process's texts and images, as :class:`ContrastiveModel` gives them.
+            features: Features of this process's texts and images, as :class:`ContrastiveModel`
+                gives them.
             positives: Bool [texts, images] of all processes, in the order of their ranks.
             teacher: [texts of all processes, teacher_dim], zero rows where it is silent.
         """
@@ -217,10 +218,10 @@ class ContrastiveTrainer(SampledTrainer):
     Args:
         model: What to train.
         sources: What to draw batches from.
-        tokenizer: For the captions.
+        tokenizer: Tokenizer that reads the captions.
         folder: Where checkpoints and logs go.
         validate: Returns metrics by name, the recipe's ``best_by`` among them.
-        teacher: See :class:`clip_text.data.batches.Collator`.
+        teacher: Rows that the text tower should also learn to point at, by caption; may be empty.
         keep_apart: Pictures with a caption in common never meet in a batch.
         plumbing: Workers, loggers, compilation.
     """
@@ -285,7 +286,7 @@ class ContrastiveTrainer(SampledTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Features of the whole batch at once, to a loss."""
+        """Features [n, embed_dim] of the whole batch at once, to a loss, a scalar."""
         del num_items_in_batch
         features = model(inputs["tokens"], inputs["images"])
         loss = self.loss(features, inputs["positives"], inputs.get("teacher"))

@@ -127,7 +127,7 @@ class LabelData:
             val: What to measure on; texts are held out if None.
             number: How many; a tenth, at most 5,000, if None. Other texts of the same words are
                 not learnt.
-            seed: Of the draw.
+            seed: Seed of the draw; an equal seed gives equal draws.
             columns: What to read of the files; columns are found by their usual names if None.
 
         Raises:
@@ -214,7 +214,7 @@ class EntityData:
             data: What to learn from.
             val: What to measure on; a tenth, at most 1,000, is held out if None.
             texts: Learn from so many texts, drawn at random; from all if None.
-            seed: Of the draws.
+            seed: Seed of the draws; an equal seed gives equal draws.
 
         Raises:
             DataError: If something cannot be read, there is no entity to learn from, or a text to
@@ -247,7 +247,7 @@ class AnswerData:
 
     Args:
         train: Questions to learn from.
-        validation: Others.
+        validation: Questions to measure on, none of them learnt.
     """
 
     train: Questions
@@ -268,9 +268,10 @@ class AnswerData:
         Args:
             data: What to learn from.
             val: What to measure on; a tenth of the passages is held out if None.
-            mend: See :func:`~clip_text.data.questions.read_questions`.
+            mend: Mend a file with wrong places of answers instead of refusing it; see
+                :func:`~clip_text.data.questions.read_questions`.
             val_questions: Measure on so many, drawn at random; on all if None.
-            seed: Of the draws.
+            seed: Seed of the draws; an equal seed gives equal draws.
 
         Raises:
             DataError: If something cannot be read, or there are not two passages to hold one out.
@@ -333,7 +334,7 @@ class ParallelData:
             languages: Fields of the languages to learn.
             val: What to measure on; lines are held out if None.
             number: How many lines, at most; a tenth at most.
-            seed: Of the draw.
+            seed: Seed of the draw; an equal seed gives equal draws.
 
         Raises:
             DataError: If something cannot be read.

@@ -60,11 +60,11 @@ def train_distillation(
     """Teach a text tower a language; the same call again goes on where it was stopped.
 
     Args:
-        start: Of the student: a size (``tiny``, ``mini``, ``small``, ``medium``, ``base``) of
-            random weights, or a plain encoder's folder or hub name.
+        start: What the student starts as: a size (``tiny``, ``mini``, ``small``, ``medium``,
+            ``base``) of random weights, or a plain encoder's folder or hub name.
         data: Parallel sentences.
-        recipe: The numbers.
-        folder: Of the run: checkpoints of each pooler, metrics, report.
+        recipe: Rates, epochs and batch sizes to train by.
+        folder: Folder of the run: checkpoints of each pooler, metrics, report.
         listener: Told how the run goes.
         out: Folder to write the model to: a checkpoint if the teacher is a pair, else a folder
             for sentence-transformers.
@@ -140,10 +140,10 @@ class _Lessons:
     """What is learnt and what is measured by, with the teacher's rows.
 
     Args:
-        data: The sentences.
-        tokenizer: The student's.
-        master: The teacher.
-        cache: Folder for its rows.
+        data: Parallel sentences to learn from and to measure on.
+        tokenizer: Tokenizer that the student reads with.
+        master: Teacher whose rows the student is to give.
+        cache: Folder for the teacher's rows.
         listener: Told how many sentences the teacher has read.
     """
 
@@ -227,8 +227,8 @@ class _Job:
         """Train a student, or load the end of a finished run; and measure it.
 
         Args:
-            pooler: The student's.
-            report: Of the run, if it is at its end: nothing is measured then.
+            pooler: How the student makes a row of its token states.
+            report: Report of the run, if it is at its end: nothing is measured then.
 
         Returns:
             The student, whose rows are in the teacher's space; how it went; metrics by name.

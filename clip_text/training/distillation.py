@@ -47,9 +47,9 @@ class DistillationRecipe(BaseRecipe):
     Args:
         epochs: Passes over the sentences.
         batch_size: Sentences in a step.
-        learning_rate: At its peak.
+        learning_rate: Learning rate at the peak, after the warm-up.
         weight_decay: On matrices; norms and biases get none.
-        warmup_steps: Of linear warm-up; cosine decay follows.
+        warmup_steps: Steps of linear warm-up; cosine decay follows.
         contrastive: Weight of the in-batch contrast with the teacher's rows beside the cosine
             loss, 0 for none. It teaches to tell sentences apart that the teacher does, and is
             worth much where sentences are few (docs/distillation.md).
@@ -89,7 +89,7 @@ class DistillationModel(nn.Module):
     """What the Trainer steps: a text tower on a batch, to a loss.
 
     Args:
-        tower: Trained in place.
+        tower: Text tower to train, in place.
         teacher_dim: Width of the teacher's rows. A tower of another embed_dim gets a linear layer
             ``to_teacher`` on top, which :meth:`fold` makes a part of its projection.
         recipe: Its ``contrastive``, ``logit_scale`` and ``token_dropout`` count here.
@@ -117,7 +117,11 @@ class DistillationModel(nn.Module):
         return cast(Tensor, features if self.to_teacher is None else self.to_teacher(features))
 
     def forward(self, tokens: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of one batch; arguments as :meth:`Lessons.collate` makes them.
+        """Compute the loss of one batch.
+
+        Args:
+            tokens: Token ids, padded at the end, [n, length].
+            teacher: The teacher's rows for the texts, [n, width]; zeros where it is silent.
 
         Returns:
             ``loss``, and its parts detached: ``distillation`` and, if asked for, ``contrastive``.
@@ -165,7 +169,7 @@ class Examination:
         lessons: The sentences; the right answer to one is its own row, among those of all.
         originals: What the rows are of: equal ones are right answers to each other's sentences,
             and so are those of sentences that the tower reads the same.
-        ks: Of recall@k.
+        ks: Depths k of recall@k, each 1 or more.
     """
 
     lessons: Lessons
@@ -218,11 +222,11 @@ class DistillationTrainer(SampledTrainer):
 
     Args:
         model: What to train.
-        lessons: What it learns.
+        lessons: Sentences and teacher's rows that it learns.
         examination: What says which checkpoint is best.
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
         folder: Where checkpoints and logs go; the same again resumes.
-        callbacks: Of transformers, for a progress bar.
+        callbacks: Callbacks of transformers, for a progress bar.
     """
 
     def __init__(  # noqa: PLR0917

@@ -64,13 +64,13 @@ def train_entities(
         start: Name of a checkpoint or plain encoder whose backbone the head gets a copy of; or a
             checkpoint that was loaded.
         data: Texts with entities.
-        recipe: The numbers.
-        folder: Of the run: checkpoints, metrics, report.
+        recipe: Rates, epochs and batch sizes to train by.
+        folder: Folder of the run: checkpoints, metrics, report.
         listener: Told how the run goes.
         out: Folder of the checkpoint to put the head into, beside the towers there or else those
             of ``start``.
         export: Folder to write the head to as transformers' own class, too.
-        name: Of the head within the checkpoint.
+        name: Name of the head within the checkpoint.
         random: Whether the backbone starts from random weights: the control.
 
     Raises:

@@ -100,11 +100,12 @@ def train_contrastive(
         data: Pictures and captions.
         recipe: Stages, run one after the other; each keeps its best checkpoint. See
             :func:`~clip_text.training.stages.read_stages`.
-        folder: Of the run: cached features, state, metrics, report.
+        folder: Folder of the run: cached features, state, metrics, report.
         listener: Told how the run goes.
         out: Folder to write the model to. Heads that read the text tower as it was are left out.
         plumbing: Workers, loggers, compilation.
-        shares: Of the fine-tuned weights, to measure in the end; 0 has to be among them.
+        shares: Shares of the fine-tuned weights to measure in the end, in [0, 1]; 0 has to be among
+            them.
 
     Raises:
         TypeError: If data or recipe are of another training.

@@ -37,7 +37,7 @@ def largest(number: int, device: torch.device) -> int:
     """Give every process the largest of their numbers.
 
     Args:
-        number: This process's.
+        number: Number that this process has.
         device: Where the processes exchange tensors: NCCL takes none of a CPU.
     """
     return int(gather_rows(torch.tensor([number], device=device)).max())

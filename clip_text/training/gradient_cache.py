@@ -35,7 +35,7 @@ def cached_backward(
         model: Called with a piece's tokens and images, gives features by name, [rows, ...], and
             scalars, which every piece gives alike.
         batch: Tokens [texts, length], padded on the right, and images [images, ...].
-        loss: Of the whole batch's features, in their order.
+        loss: Loss of the whole batch's features, in their order.
         micro_batch: How many texts or images at most run at a time, 1 or more.
         pad_id: What tokens are padded with.
         backward: Runs a backward pass.
@@ -77,7 +77,8 @@ def split(
 ) -> Sequence[tuple[Tensor, Tensor]]:
     """Cut a batch into as many pieces of texts as of images, the same number in every process.
 
-    No text is padded more than its piece needs.
+    The batch is tokens [texts, length] and images [images, …]. No text is padded more than its
+    piece needs.
     """
     tokens, images = batch
     number = largest(-(-max(len(tokens), len(images)) // micro_batch), tokens.device)

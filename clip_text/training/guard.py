@@ -22,8 +22,8 @@ class Mixture:
     """Weights between the start and the end of training.
 
     Args:
-        share: Of the fine-tuned weights: 0 is the start, 1 the end.
-        metrics: On validation.
+        share: Share of the fine-tuned weights: 0 is the start, 1 the end.
+        metrics: Metrics on the validation part, by name.
         kept: On what must not get worse; empty where nothing was given.
     """
 
@@ -68,12 +68,12 @@ def measure_mixtures(
     """Measure the line from start to end; the model is left somewhere on it.
 
     Args:
-        model: Takes the weights.
+        model: Model that is given each mixture's weights.
         start: Weights before training.
-        end: Weights after it.
-        validate: Metrics on validation.
+        end: Weights after training, by name.
+        validate: Measures the metrics on the validation part.
         keep: Metrics on something that must not get worse.
-        shares: Where to look.
+        shares: Shares of the fine-tuned weights to measure, in [0, 1].
         on_mixture: Called with each as it is measured.
     """
     found = []

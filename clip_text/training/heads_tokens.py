@@ -38,7 +38,7 @@ class HeadRecipe(BaseRecipe):
         epochs: Passes over the data, at most.
         patience: Epochs without a better validation after which it stops.
         batch_size: Windows in a step.
-        learning_rate: At its peak.
+        learning_rate: Learning rate at the peak, after the warm-up.
         weight_decay: On matrices; norms and biases get none.
         warmup: Share of all steps of linear warm-up; linear decay follows.
 
@@ -63,7 +63,7 @@ class Examples(Dataset[Example]):
     """Rows of whole numbers that belong together, the first one token ids.
 
     Args:
-        rows: Of each example.
+        rows: Rows of whole numbers of each example, as many rows for all.
         collate: Stacks some into a batch.
     """
 
@@ -84,13 +84,13 @@ class HeadTrainer(SampledTrainer):
 
     Args:
         model: What to train, in place.
-        examples: What it learns.
+        examples: Examples that the head learns from.
         sampler: Which of them an epoch shows.
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
         folder: Where checkpoints and logs go; the same again resumes.
         validate: Metrics by name, once an epoch.
-        best_by: The metric that decides.
-        callbacks: Of transformers, for a progress bar.
+        best_by: Metric by which the best checkpoint is chosen.
+        callbacks: Callbacks of transformers, for a progress bar.
     """
 
     def __init__(

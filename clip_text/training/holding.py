@@ -40,9 +40,9 @@ class Hold(Protocol):
         """Compute it, a scalar.
 
         Args:
-            tower: As it is now.
+            tower: Text tower as training has made it so far.
             rows: What it gives for the texts, [n, embed_dim], not normalised.
-            held: What :meth:`batch` gave.
+            held: What :meth:`batch` gave for the same texts.
         """
 
 
@@ -50,8 +50,8 @@ class HoldRows:
     """Holds the rows of the training texts to what the original tower gave.
 
     Args:
-        rows: Those, [n, embed_dim].
-        weight: Of the loss, 1 - cosine.
+        rows: Rows the original tower gave for the texts, [n, embed_dim].
+        weight: Weight of this loss, 1 - cosine, beside the task's own.
     """
 
     def __init__(self, rows: Rows, weight: float = ROW_WEIGHT) -> None:
@@ -62,7 +62,7 @@ class HoldRows:
         return {"original": torch.from_numpy(self.rows[list(at)])}
 
     def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
-        """Mean of 1 - cosine to the original rows."""
+        """Mean of 1 - cosine of rows [n, embed_dim] to the original ones."""
         del tower
         return self.weight * cosine_distillation(rows.float(), held["original"])
 
@@ -71,12 +71,12 @@ class HoldPictures:
     """Contrasts captions with the vectors of their pictures.
 
     Args:
-        pictures: With captions.
+        pictures: Data set of pictures with captions.
         rows: The pictures' unit rows, [images, embed_dim].
-        tokenizer: For the captions.
+        tokenizer: Tokenizer that reads the captions.
         scale: The pair's factor on cosines; it does not learn.
-        seed: Of the draws.
-        weight: Of the loss.
+        seed: Seed of the draws; an equal seed gives equal draws.
+        weight: Weight of this loss beside the task's own.
         batch_size: Pictures in a step; all if there are fewer.
     """
 
@@ -102,7 +102,7 @@ class HoldPictures:
         self.size = min(self.size, len(self.described))
 
     def batch(self, at: Sequence[int]) -> dict[str, Tensor]:
-        """Captions, picture rows, and which describes which.
+        """Captions [m, length], picture rows [m, embed_dim], and which describes which, [m, m].
 
         The draw depends on the seed and on which texts meet in the batch, nothing else: a resumed
         run draws the same.
@@ -118,7 +118,7 @@ class HoldPictures:
         }
 
     def loss(self, tower: TextTower, rows: Tensor, held: Mapping[str, Tensor]) -> Tensor:
-        """CLIP's loss, several right answers allowed."""
+        """CLIP's loss over what :meth:`batch` gave, a scalar; rows [n, embed_dim] are not used."""
         del rows
         scale = torch.tensor(self.scale, device=held["pictures"].device)
         captions = tower(held["captions"])
@@ -135,7 +135,7 @@ class Recall:
 
     Args:
         encoder: Whose text tower is trained in place.
-        texts: Those of validation.
+        texts: Validation texts, to look for their rows.
         pictures: With captions, and their unit rows, [images, embed_dim].
     """
 

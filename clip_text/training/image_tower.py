@@ -27,7 +27,7 @@ class ImageTower(Protocol):
         """Run the frozen part on normalised pictures, [n, 3, H, W]."""
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Vary a batch of inputs in training; what cannot be varied comes back as it is."""
+        """Vary inputs [n, …] in training; what cannot be varied comes back as it is."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Turn a batch's inputs into features, [n, embed_dim], not normalised."""
@@ -38,7 +38,7 @@ def image_tower(visual: nn.Module, learn: Learn, preprocessing: Preprocessing) -
 
     Args:
         visual: The image tower.
-        learn: See :class:`clip_text.training.recipe.Recipe`.
+        learn: Which parts of the tower learn; see :class:`clip_text.training.recipe.Recipe`.
         preprocessing: Mean and standard deviation of the pixels.
     """
     if learn == "none":
@@ -64,11 +64,11 @@ class FrozenImageTower:
         return cast(Tensor, self.visual(images))
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Features are not varied."""
+        """Features, [n, width], are not varied."""
         return inputs
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Features are what the cache holds."""
+        """Features, [n, embed_dim], are what the cache holds."""
         return inputs
 
 
@@ -89,7 +89,7 @@ class ProjectedImageTower:
             self.visual.proj = projection
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Features are not varied."""
+        """Features, [n, width], are not varied."""
         return inputs
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class PixelImageTower:
         self.std = torch.tensor(preprocessing.std) * 255
 
     def stem(self, images: Tensor) -> Tensor:
-        """Nothing is frozen below."""
+        """Nothing is frozen below: pictures [n, 3, H, W] come back as they are."""
         return images
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Pictures are varied as they are read."""
+        """Pictures, uint8 [n, H, W, 3], are varied as they are read."""
         return inputs
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class SplitImageTower:
                 del convolution.forward  # uncovers the class's own
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Crop and mirror cached feature maps; pooled features come back as they are."""
+        """Crop and mirror cached maps [n, C, H, W]; pooled features come back as they are."""
         return cropped_and_mirrored(inputs) if self.tail_blocks else inputs
 
     def _tail_blocks(self) -> list[nn.Module]:

@@ -20,7 +20,7 @@ class Lessons(Dataset[Lesson]):
     """Token ids of a sentence, and the teacher's row of what it means.
 
     Args:
-        tokenizer: For the sentences.
+        tokenizer: Tokenizer that reads the sentences.
         by_language: Sentences to read, by language.
         rows: What to say of them, [n, width]: the row at a place is for the sentence at that
             place, in every language. A row of zeros says nothing.
@@ -64,7 +64,7 @@ class Lessons(Dataset[Lesson]):
 
 
 def check_rows(rows: Rows) -> None:
-    """Refuse rows that nothing can be learnt from.
+    """Refuse rows, [n, width], that nothing can be learnt from.
 
     Raises:
         DataError: If they have no width, or one is not finite.
@@ -88,10 +88,10 @@ def draw_languages(
     """Draw batches of sentences of like length, each language as often as it is asked for.
 
     Args:
-        lessons: What to draw from.
+        lessons: Lessons to draw from, in several languages.
         batch_size: Sentences in a batch; a rest too small for one waits for another epoch.
         weights: How often to draw each language; each sentence once an epoch if not given.
-        seed: Of all draws.
+        seed: Seed of all draws; an equal seed gives equal draws.
 
     Raises:
         ValueError: If the weights are not of the languages of the lessons, or not above zero.

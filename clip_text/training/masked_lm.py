@@ -67,7 +67,7 @@ class Perplexity:
     """How well a model guesses masked words of text held out; the masks are always the same.
 
     Args:
-        sequences: The text.
+        sequences: Sequences of the text to measure on.
         batch_size: Sequences at a time.
     """
 
@@ -108,11 +108,11 @@ class MaskedLMTrainer(SampledTrainer):
 
     Args:
         model: One of transformers' ``AutoModelForMaskedLM``; trained in place.
-        sequences: What it learns.
+        sequences: Sequences of text that it learns from.
         exam: What says which checkpoint is best.
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
         folder: Where checkpoints and logs go; the same again resumes.
-        callbacks: Of transformers, for a progress bar.
+        callbacks: Callbacks of transformers, for a progress bar.
 
     Raises:
         RecipeError: If a batch is larger than the text.
@@ -161,7 +161,7 @@ class MaskedLMTrainer(SampledTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the masked tokens of the whole batch, whatever micro-batches it runs in.
+        """Mean, a scalar, over the masked tokens of the batch [n, length], however it is split.
 
         (transformers' BERT divides by those of the micro-batch, so that a token's weight would
         depend on its neighbours.)

@@ -30,8 +30,8 @@ def load_masked_lm(
             encoder; a folder, a file or a hub name. A plain encoder's own head is kept.
         context_length: Longest text in tokens; the checkpoint's by default.
         grow: Give the encoder more positions where it has too few, see :func:`grow_positions`.
-        seed: Of a new head. Its decoder is the word embeddings, which are there already: what is
-            new is one layer before it, and a bias for each word.
+        seed: Seed of a new head. Its decoder is the word embeddings, which are there already: what
+            is new is one layer before it, and a bias for each word.
 
     Returns:
         The model in evaluation mode, its tokenizer, and whether the head is new.
@@ -69,7 +69,7 @@ def new_masked_lm(size: str, tokenizer: Tokenizer, *, seed: int = 0) -> PreTrain
     Args:
         size: A name of :data:`clip_text.training.students.SIZES`.
         tokenizer: Its vocabulary and context length are the model's.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Raises:
         ValueError: If there is no such size.

@@ -36,18 +36,19 @@ class MaskedLMRecipe(BaseRecipe):
     Args:
         epochs: Passes over the text; may be broken.
         batch_size: Sequences in a step.
-        micro_batch: Of these, how many run at a time; the gradients are those of the whole batch.
-        learning_rate: At its peak.
+        micro_batch: Sequences of a batch that run at a time; the gradients are those of the whole
+            batch.
+        learning_rate: Learning rate at the peak, after the warm-up.
         warmup: Share of the steps in which the rate rises.
         schedule: How the rate falls after that, to 0.
         weight_decay: On matrices; norms and biases get none.
-        adam_beta2: Of AdamW.
-        adam_epsilon: Of AdamW.
+        adam_beta2: AdamW's decay of the mean of squared gradients.
+        adam_epsilon: AdamW's term that keeps a division from zero.
         context_length: Longest sequence, in tokens with special ones; the tokenizer's if None.
-        packing: See :mod:`clip_text.data.packing`.
-        share: Of the tokens that have to be guessed.
+        packing: How lines become sequences; see :mod:`clip_text.data.packing`.
+        share: Share of the tokens that have to be guessed, in [0, 1].
         evaluations: How often validation runs.
-        held_sequences: Of the text held out, how many sequences validation reads at most.
+        held_sequences: Sequences of the text held out that validation reads at most.
         patience: Validations without a lower perplexity after which the run ends; None for none.
 
     Raises:
@@ -95,8 +96,8 @@ class MaskedSequences(Dataset[Drawn]):
     """Sequences of a text with masks that depend on seed, epoch and sequence alone.
 
     Args:
-        tokens: The text.
-        tokenizer: Whose ids it holds.
+        tokens: Token ids and flags of the whole text.
+        tokenizer: Tokenizer whose ids the text has.
         recipe: Its context, packing, share and seed count here.
         at_most: How many sequences to take, evenly spread; 0 for all.
 
@@ -151,7 +152,7 @@ class MicroBatches(Sampler[list[tuple[int, int]]]):
     Args:
         sequences: What to draw from.
         micro_batch: Sequences in a batch; a rest too small for one waits for another epoch.
-        seed: Of the order.
+        seed: Seed of the order in which batches come.
     """
 
     def __init__(self, sequences: MaskedSequences, micro_batch: int, seed: int) -> None:

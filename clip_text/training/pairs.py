@@ -52,7 +52,7 @@ class PairData:
             data: What to learn from.
             val: What to measure on; pairs are held out if None.
             number: How many; a tenth, at most 5,000, if None. The same pairs are not learnt.
-            seed: Of the draw.
+            seed: Seed of the draw; an equal seed gives equal draws.
             columns: What to read of the files; columns are found by their usual names if None.
 
         Raises:
@@ -122,13 +122,13 @@ def train_pairs(
         start: Name of a checkpoint or plain encoder whose backbone the head gets a copy of; or a
             checkpoint that was loaded.
         data: Labelled pairs.
-        recipe: The numbers.
-        folder: Of the run: checkpoints, metrics, report.
+        recipe: Rates, epochs and batch sizes to train by.
+        folder: Folder of the run: checkpoints, metrics, report.
         listener: Told how the run goes.
         out: Folder of the checkpoint to put the head into, beside the towers there or else those
             of ``start``.
         export: Folder to write the head to as transformers' own class, too.
-        name: Of the head within the checkpoint.
+        name: Name of the head within the checkpoint.
         random: Whether the backbone starts from random weights: the control.
 
     Raises:

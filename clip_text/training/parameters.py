@@ -152,7 +152,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
     Args:
         model: Holds the pair as ``pair``; parameters of its own learn at ``learning_rate``.
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
     """
     pair = cast(CustomTextCLIP, model.pair)
     factors: dict[int, float] = {}

@@ -32,7 +32,7 @@ class TrainedMaskedLM(Trained[PreTrainedModel]):
     ``metrics`` has loss, perplexity and accuracy on the text held out.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: Tokenizer that the model reads with.
     """
 
     tokenizer: Tokenizer
@@ -58,8 +58,8 @@ def train_masked_lm(
             (``tiny``, ``mini``, ``small``, ``medium``, ``base``) for random weights. A path is
             never a size.
         data: Plain text.
-        recipe: The numbers; the model's own context if they name none.
-        folder: Of the run: checkpoints, metrics, report.
+        recipe: Rates, steps and batch sizes to train by; the model's own context if they name none.
+        folder: Folder of the run: checkpoints, metrics, report.
         listener: Told how the run goes.
         out: Folder to write model and tokenizer to, a plain one of transformers.
         tokenizer: Folder of one for random weights; Chinese word pieces if None.

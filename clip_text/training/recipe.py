@@ -44,7 +44,7 @@ class BaseRecipe:
 
     Args:
         bf16: Compute in bfloat16 where it is faster (see :func:`clip_text.precision.bf16_pays`).
-        seed: Of weights that start random, draws and dropout.
+        seed: Seed of weights that start random, draws and dropout.
 
     Raises:
         RecipeError: If a number is out of its range.
@@ -67,17 +67,18 @@ class Recipe(BaseRecipe):
 
     Args:
         epochs: Passes over the pictures of the first source.
-        learning_rate: Of the text tower, both projections and the logit scale.
-        image_learning_rate: Of the image tower below its projection.
+        learning_rate: Learning rate of the text tower, both projections and the logit scale.
+        image_learning_rate: Learning rate of the image tower below its projection.
         weight_decay: On matrices; norms, biases and the logit scale get none.
         image_weight_decay: The same of the image tower below its projection.
         layer_decay: Factor on the learning rate per layer from the top of a tower down.
-        warmup_steps: Of linear warm-up, or below 1 their share of all steps; cosine decay follows.
+        warmup_steps: Steps of linear warm-up, or below 1 their share of all steps; cosine decay
+            follows.
         text: What of the text tower learns. ``lora``: the projection, and low-rank
             matrices beside the attention's, folded into it at the end (Hu et al. 2021,
             arXiv:2106.09685).
         image: What of the image tower learns.
-        lora_rank: Of these matrices.
+        lora_rank: Rank of the low-rank matrices.
         loss: ``softmax`` is CLIP's, ``sigmoid`` SigLIP's.
         local_loss: With several processes: each computes the rows of its own pictures only. The
             gradients are the same; memory no longer grows with the square of the whole batch.
@@ -187,7 +188,7 @@ def suggest_learning_rate(width: int, batch_size: int, pictures: int) -> float:
     (docs/training.md); and a little less where the data are few.
 
     Args:
-        width: Of the text tower's states.
+        width: Width of the text tower's states.
         batch_size: Pictures in a batch, over all processes.
         pictures: How many there are to learn from.
 

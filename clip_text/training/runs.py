@@ -39,9 +39,9 @@ def check_inputs(data: object, data_kind: type, recipe: object, recipe_kind: typ
 
     Args:
         data: What a training function was given to learn from.
-        data_kind: What it takes.
+        data_kind: Class of data that the training takes.
         recipe: Its numbers, as they were given.
-        recipe_kind: What it takes.
+        recipe_kind: Class of recipe that the training takes.
 
     Raises:
         TypeError: If one of them is something else.
@@ -60,7 +60,7 @@ class Course:
 
     Args:
         seconds: It took, what was read before the first step included where a run says so.
-        steps: Of the optimizer.
+        steps: Steps that the optimizer takes.
         best_step: The one whose weights are kept.
         finished_before: Whether the run's end was there already, and nothing was trained now.
     """
@@ -222,7 +222,7 @@ def check_export(export: Path | None, folder: Path) -> None:
 
     Args:
         export: Where to; None for nowhere.
-        folder: Of the run.
+        folder: Folder of the run, where its report lies.
 
     Raises:
         FileExistsError: If it exists.

@@ -23,12 +23,13 @@ class Stage:
     """One stage of fine-tuning.
 
     Args:
-        name: Of its folder in the run.
-        recipe: The numbers; rates that are to be suggested are ignored.
+        name: Name of its folder in the run.
+        recipe: Rates, epochs and batch sizes to train by; rates that are to be suggested are
+            ignored.
         batch_size: Pictures in a batch, over all processes.
         captions_per_image: Captions of each of them, at most.
         keep_apart: Pictures with a caption in common never meet in a batch.
-        views: Of a cached picture: one as it is, the others random crops.
+        views: Number of views of a cached picture: one as it is, the others random crops.
         crop: Smallest share of a picture's area a random crop shows; 1 for no crops.
         suggest: Which of the two learning rates are to be suggested from batch and data.
 

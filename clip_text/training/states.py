@@ -26,7 +26,7 @@ def kept_rows(file: Path, key: object, compute: Callable[[], Rows]) -> Rows:
     Args:
         file: A ``.npy``; see :func:`clip_text.storage.keep`.
         key: All that the rows depend on, as JSON.
-        compute: Gives them, [n, width].
+        compute: Computes the rows, [n, width], if they are not kept.
 
     Raises:
         DataError: If something of them is not finite.
@@ -54,9 +54,9 @@ def pooled_states(
     """Pool the states of the encoder's text tower as a head reads them, [n, width].
 
     Args:
-        encoder: Whose tower it is.
-        head: Whose pooler it is.
-        texts: Any number.
+        encoder: Encoder whose text tower gives the states.
+        head: Head whose pooler is used.
+        texts: Texts to pool, any number.
         on_progress: Called with the number of texts just done.
     """
     tower = encoder.model.text
@@ -80,9 +80,9 @@ def picture_rows(
 
     Args:
         encoder: Whose image tower it is.
-        pictures: Any number.
-        name: Of the file in the folder, and of what progress tells.
-        folder: Of the run.
+        pictures: Pictures to encode, any number.
+        name: Name of the file in the folder, and of what progress tells.
+        folder: Folder of the run, where its report lies.
         progress: Told the name, how many are done, and of how many.
     """
     told = part_of(name, 0, len(pictures.image_ids), progress)

@@ -40,7 +40,7 @@ def new_student(
         tokenizer: Its vocabulary and context length are the tower's.
         embed_dim: Width of the teacher's rows.
         pooler: How token states become one vector.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Raises:
         ValueError: If there is no such size.
@@ -77,10 +77,10 @@ def make_student(
 
     Args:
         name: Whose weights to start from; an encoder brings its own tokenizer.
-        tokenizer: Of a new student.
+        tokenizer: Tokenizer that a new student reads with.
         embed_dim: Width of the teacher's rows.
         pooler: How token states become one vector.
-        seed: Of what starts random.
+        seed: Seed of what starts random.
 
     Raises:
         CheckpointError: If it is neither a size nor an encoder.
@@ -102,7 +102,7 @@ def paired(student: LoadedTextTower, teacher: Teacher) -> Checkpoint | LoadedTex
 
     Args:
         student: Whose rows are in the teacher's space.
-        teacher: Whose.
+        teacher: Teacher whose rows the student learns.
 
     Returns:
         A pair of towers, or the student as it is.
@@ -116,7 +116,7 @@ def save_student(student: LoadedTextTower, teacher: Teacher, folder: Path) -> st
     Args:
         student: Whose rows are in the teacher's space.
         teacher: If it has an image tower, that is written too.
-        folder: A new one.
+        folder: Folder to write, which must not exist.
 
     Returns:
         ``pair``: an ordinary checkpoint of both towers, for ``Encoder.from_pretrained`` and every

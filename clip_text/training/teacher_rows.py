@@ -23,7 +23,7 @@ def teacher_rows(
     """Encode texts into unit rows once; later calls with the same teacher and texts read them.
 
     Args:
-        teacher: Whose rows.
+        teacher: Teacher that gives the rows.
         texts: Any number; a text that comes twice is encoded once.
         cache: Folder for the rows, a file for each teacher and set of texts.
         batch_size: Texts per forward pass.

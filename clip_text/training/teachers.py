@@ -57,9 +57,9 @@ class Teacher(Protocol):
     """Gives rows for sentences.
 
     Args:
-        name: As it was asked for.
-        width: Of its rows.
-        digest: Of its weights and of how it reads a text.
+        name: Name of the teacher, as it was asked for.
+        width: Width of the rows it gives.
+        digest: Digest of its weights and of how it reads a text.
     """
 
     name: str
@@ -153,8 +153,9 @@ class MeanTeacher:
     """A Hugging Face encoder and the mean of its token states.
 
     Args:
-        folder: Of the encoder and its tokenizer; of sentence-transformers, if it says no more.
-        name: What to call it.
+        folder: Folder of the encoder and its tokenizer; of sentence-transformers, if it says no
+            more.
+        name: Name of the teacher, for reports.
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -184,7 +185,7 @@ class MeanTeacher:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         inputs = self._tokenizer(
             [text.lower() if self._lower else text for text in texts],
             padding=True,
@@ -200,8 +201,8 @@ class SentenceTransformersTeacher:
     """Any model of sentence-transformers, by that library.
 
     Args:
-        folder: Of the model.
-        name: What to call it.
+        folder: Folder of the model.
+        name: Name of the teacher, for reports.
 
     Raises:
         CheckpointError: If sentence-transformers is not installed.
@@ -223,7 +224,7 @@ class SentenceTransformersTeacher:
         self.digest = digest("sentence-transformers", module_digest(self._model), *read)
 
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         rows = self._model.encode(list(texts), show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(rows, np.float32)
 
@@ -232,7 +233,7 @@ class CheckpointTeacher:
     """The text tower of a checkpoint that this package reads.
 
     Args:
-        name: As for :func:`clip_text.checkpoints.load_checkpoint`.
+        name: Folder or hub name, as :func:`clip_text.checkpoints.load_checkpoint` takes it.
     """
 
     def __init__(self, name: str) -> None:
@@ -241,7 +242,7 @@ class CheckpointTeacher:
         self.digest = self._encoder.fingerprint
 
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         return self._encoder.encode_text(texts)
 
     def pair_with(self, start: LoadedTextTower) -> Checkpoint:
@@ -286,7 +287,7 @@ class OpenClipTeacher:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Rows:
-        """See :class:`Teacher`."""
+        """Encode texts, one batch; [n, width], of any length."""
         tokens = self._tokenize(list(texts)).to(self.device)
         return _numpy(self._model.encode_text(tokens))
 

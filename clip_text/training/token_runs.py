@@ -90,10 +90,10 @@ class TokenRun:
 
     Args:
         start: Name of the model whose backbone it starts from, or a checkpoint that was loaded.
-        recipe: The numbers.
-        folder: Of the run.
-        listener: Told how it goes.
-        name: Of the head.
+        recipe: Rates, epochs and batch sizes to train by.
+        folder: Folder of the run, where its report lies.
+        listener: Listener that is told how the run goes.
+        name: Name of the head.
         random: Whether the backbone starts from random weights, in the model's shape.
         out: Folder of the checkpoint that the head is put into, if any.
         export: Folder for transformers' own class, if any.
@@ -152,7 +152,7 @@ class TokenRun:
         """Train a head, or load the end of a finished run into it.
 
         Args:
-            run: That was begun.
+            run: Run that was begun.
             head: With its backbone; what training changes.
             make: Makes the trainer, with these callbacks.
             metric: What is told of a validation, a share.
@@ -179,9 +179,9 @@ class TokenRun:
         """Put the head where it belongs, export it where that is asked for, and report.
 
         Args:
-            run: At its end.
+            run: Run that is at its end.
             reader: The head, with all that it takes to read texts.
-            report: The figures.
+            report: Figures to write into the report.
 
         Returns:
             The figures, with the head's place if it has one.

@@ -105,7 +105,7 @@ def common_arguments(
     """Say in the Trainer's words what all our loops have in common.
 
     Args:
-        recipe: The numbers.
+        recipe: Rates, epochs and batch sizes to train by.
         folder: Where checkpoints and logs go.
         every: How many steps apart validation runs and a checkpoint is kept.
         best_by: The metric of the one to end with.
@@ -172,10 +172,11 @@ class CheckedTrainer(Trainer):
     Its model returns ``{"loss": …}`` when called with a batch, or ``compute_loss`` is overridden.
 
     Args:
-        args: As for the Trainer, in any order: ``model``, ``args``, ``train_dataset``, …
+        args: Arguments of transformers' Trainer, in any order: ``model``, ``args``,
+            ``train_dataset``, …
         validate: Returns metrics by name, in place of a validation loss.
         ema: Decay of the running mean, 0 for none.
-        kwargs: As for the Trainer.
+        kwargs: Named arguments of transformers' Trainer.
     """
 
     def __init__(

@@ -16,8 +16,8 @@ def draw_bars(
         out: File to write, in a format its ending names.
         names: What the bars are about; in a script the default font has.
         values: Shares or differences of shares, drawn in percent; a NaN has no bar.
-        title: Above the bars.
-        label: Under the axis.
+        title: Title above the bars.
+        label: Label under the axis of values.
 
     Raises:
         ClipTextError: If matplotlib is missing.

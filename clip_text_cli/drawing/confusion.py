@@ -26,10 +26,10 @@ def draw_confusion(
 
     Args:
         confusion: How many, [classes, classes]: right class in rows, answer in columns.
-        names: Of the classes.
+        names: Names of the classes, in the matrix's order.
         out: File to write, in a format its ending names.
-        title: Above it.
-        of: What was classified.
+        title: Title above the matrix.
+        of: Word for what was classified, such as texts.
 
     Raises:
         ClipTextError: If matplotlib is missing.
@@ -57,7 +57,7 @@ def worst_classes(confusion: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     """Keep at most :data:`MOST_CLASSES` classes: those in most wrong answers, given or got.
 
     Returns:
-        Their positions, ascending, and the part of the matrix between them.
+        Their positions [shown], ascending, and the matrix between them, [shown, shown].
     """
     astray = confusion.sum(0) + confusion.sum(1) - 2 * confusion.diagonal()
     shown = np.sort(np.argsort(-astray, kind="stable")[:MOST_CLASSES])

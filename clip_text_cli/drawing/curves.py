@@ -20,7 +20,7 @@ def draw_run(folders: Sequence[Path], trained: "TrainedPair", out: Path) -> Path
     """Draw the stages' curves one after the other, and the mixtures.
 
     Args:
-        folders: Of the stages, each with its ``metrics.jsonl``.
+        folders: Folders of the stages, each with its ``metrics.jsonl``.
         trained: What came of the run.
         out: The picture's file.
     """
@@ -39,7 +39,7 @@ def draw_course(folder: Path, metric: str, out: Path) -> Path | None:
     """Draw loss and a metric of validation over the steps of a run.
 
     Args:
-        folder: Of the run, with its ``metrics.jsonl``.
+        folder: Folder of the run, with its ``metrics.jsonl``.
         metric: Its name; one that is a share is drawn in percent, perplexity by its logarithm.
         out: The picture's file.
 

@@ -9,15 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
+from clip_text_cli.evaluate.forms import Forms, check_plot, show
 from clip_text_cli.options import AsJson, Model, Runtime, listed
-from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
 
 
 def by_recall(results: Sequence[LanguageRecall]) -> list[LanguageRecall]:
     """Best first; by the deepest recall, then by the median rank."""
-    return sorted(results, key=lambda one: (-one.recall[max(one.recall)], one.median_rank))
+    return sorted(
+        results, key=lambda result: (-result.recall[max(result.recall)], result.median_rank)
+    )
 
 
 def as_table(results: Sequence[LanguageRecall]) -> Table:
@@ -27,23 +29,23 @@ def as_table(results: Sequence[LanguageRecall]) -> Table:
     ks = list(results[0].recall) if results else []
     for column in (*(f"recall@{k}" for k in ks), "median rank", "texts", "pictures", "[UNK]"):
         table.add_column(escape(column), justify="right")
-    for one in by_recall(results):
-        recalls = [f"{one.recall[k]:.1%}" for k in ks]
-        counts = [f"{one.median_rank:g}", f"{one.texts:,}", f"{one.pictures:,}"]
-        table.add_row(escape(one.language or "none"), *recalls, *counts, f"{one.unknown:.1%}")
+    for result in by_recall(results):
+        recalls = [f"{result.recall[k]:.1%}" for k in ks]
+        counts = [f"{result.median_rank:g}", f"{result.texts:,}", f"{result.pictures:,}"]
+        table.add_row(escape(result.language or "none"), *recalls, *counts, f"{result.unknown:.1%}")
     return table
 
 
 def as_json(results: Sequence[LanguageRecall]) -> dict[str, Any]:
     """Flatten the results: ``zh_recall@1`` and so on, shares in [0, 1]; best language first."""
     flat: dict[str, Any] = {}
-    for one in by_recall(results):
-        name = one.language or "none"
-        flat |= {f"{name}_recall@{k}": value for k, value in one.recall.items()}
-        flat[f"{name}_median_rank"] = one.median_rank
-        flat[f"{name}_texts"] = one.texts
-        flat[f"{name}_pictures"] = one.pictures
-        flat[f"{name}_unknown"] = one.unknown
+    for result in by_recall(results):
+        name = result.language or "none"
+        flat |= {f"{name}_recall@{k}": value for k, value in result.recall.items()}
+        flat[f"{name}_median_rank"] = result.median_rank
+        flat[f"{name}_texts"] = result.texts
+        flat[f"{name}_pictures"] = result.pictures
+        flat[f"{name}_unknown"] = result.unknown
     return flat
 
 
@@ -53,10 +55,13 @@ def draw(results: Sequence[LanguageRecall], out: Path) -> None:
 
     ordered = by_recall(results)
     k = max(ordered[0].recall)
-    names = [one.language or "none" for one in ordered]
+    names = [result.language or "none" for result in ordered]
     title = f"Text to image by language, {ordered[0].pictures:,} pictures"
-    values = [one.recall[k] for one in ordered]
+    values = [result.recall[k] for result in ordered]
     draw_bars(out, names, values, title=title, label=f"recall@{k}, percent")
+
+
+FORMS = Forms(as_table, as_json, draw)
 
 
 def command(
@@ -92,22 +97,10 @@ def command(
         clip-text evaluate languages captions.jsonl --kind zh,en --plot languages.png
     """
     from clip_text_cli import wiring
-    from clip_text_cli.evaluate.sets import encode_pictures, read_or_gallery, sample_texts
+    from clip_text_cli.evaluate.sets import encode_pictures, read_sample
 
-    if plot is not None:
-        from clip_text_cli.drawing.figure import check_drawable
-
-        check_drawable(plot)
-    collection = read_or_gallery(data, images, listed(kind))
-    if sample is not None:
-        collection = sample_texts(collection, sample, seed)
+    check_plot(plot)
+    collection = read_sample(data, images, listed(kind), sample, seed)
     encoder = wiring.load_encoder(model, runtime=runtime)
     results = by_language(encoder, collection, encode_pictures(encoder, collection), KS)
-    if plot is not None:
-        draw(results, plot)
-    if as_json_:
-        print_json(as_json(results))
-        return
-    out.print(as_table(results))
-    if plot is not None:
-        err.print(f"drawn in {plot}")
+    show(results, FORMS, plot, as_json=as_json_)

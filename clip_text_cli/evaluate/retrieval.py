@@ -29,9 +29,9 @@ class Report:
     Args:
         collection: What was measured, with duplicates merged if that was asked for.
         model: Name of the model.
-        encoded: Its rows.
-        measured: Its figures.
-        duplicates: What comes twice.
+        encoded: Rows that the model gave for texts and pictures.
+        measured: Figures of the retrieval, both ways.
+        duplicates: Pictures and texts that come twice in the data set.
     """
 
     collection: "RetrievalSet"

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
+from clip_text_cli.evaluate.forms import Forms, check_plot, show
 from clip_text_cli.options import AsJson, Model, Runtime
-from clip_text_cli.output import err, out, print_json
 
 KS = (1, 5, 10)
 
@@ -24,17 +24,17 @@ def as_table(results: Sequence[Robustness]) -> Table:
     deepest = [f"all texts @{max(ks)}"] if ks else []
     for column in ("changed", *(f"recall@{k}" for k in ks), "change", *deepest, "cosine"):
         table.add_column(column, justify="right", no_wrap=True)
-    for one in results:
-        recalls = [_moved(one.changed_clean[k], one.changed_perturbed[k]) for k in ks]
+    for result in results:
+        recalls = [_moved(result.changed_clean[k], result.changed_perturbed[k]) for k in ks]
         last = max(ks)
-        gained = "" if not one.changed else f"{100 * one.change[last]:+.1f}"
+        gained = "" if not result.changed else f"{100 * result.change[last]:+.1f}"
         table.add_row(
-            escape(one.perturbation),
-            f"{one.changed:,} of {one.texts:,}",
+            escape(result.perturbation),
+            f"{result.changed:,} of {result.texts:,}",
             *recalls,
             gained,
-            _moved(one.clean[last], one.perturbed[last]),
-            "" if isnan(one.cosine) else f"{one.cosine:.3f}",
+            _moved(result.clean[last], result.perturbed[last]),
+            "" if isnan(result.cosine) else f"{result.cosine:.3f}",
         )
     return table
 
@@ -50,12 +50,12 @@ def as_json(results: Sequence[Robustness]) -> dict[str, Any]:
     ``change`` and ``cosine`` over those that a perturbation changes, and None if there are none.
     """
     flat: dict[str, Any] = {"texts": results[0].texts if results else 0}
-    for one in results:
-        name = one.perturbation
-        flat[f"{name}_changed"] = one.changed
+    for result in results:
+        name = result.perturbation
+        flat[f"{name}_changed"] = result.changed
         for what in ("clean", "perturbed", "changed_clean", "changed_perturbed", "change"):
-            flat |= {f"{name}_{what}@{k}": _known(r) for k, r in getattr(one, what).items()}
-        flat[f"{name}_cosine"] = _known(one.cosine)
+            flat |= {f"{name}_{what}@{k}": _known(r) for k, r in getattr(result, what).items()}
+        flat[f"{name}_cosine"] = _known(result.cosine)
     return flat
 
 
@@ -70,11 +70,14 @@ def draw(results: Sequence[Robustness], out: Path) -> None:
     k = max(results[0].clean)
     draw_bars(
         out,
-        [f"{one.perturbation} ({one.changed:,})" for one in results],
-        [one.change[k] for one in results],
+        [f"{result.perturbation} ({result.changed:,})" for result in results],
+        [result.change[k] for result in results],
         title=f"What a change to the text does to text-to-image recall, {results[0].texts:,} texts",
         label=f"change of recall@{k} over the texts changed, percentage points",
     )
+
+
+FORMS = Forms(as_table, as_json, draw)
 
 
 def command(
@@ -109,26 +112,14 @@ def command(
         clip-text evaluate robustness val.jsonl --kind zh --sample 1000 --plot robustness.png
     """
     from clip_text_cli import wiring
-    from clip_text_cli.evaluate.sets import encode_pictures, read_or_gallery, sample_texts
+    from clip_text_cli.evaluate.sets import encode_pictures, read_sample
 
-    if plot is not None:
-        from clip_text_cli.drawing.figure import check_drawable
-
-        check_drawable(plot)
+    check_plot(plot)
     for perturbation in PERTURBATIONS.values():  # a missing library shows before the long part
         perturbation("一个男人")
     kind = kind or ("zh" if data is None else None)  # a data set has a usual kind of its own
-    collection = read_or_gallery(data, images, [kind] if kind else None)
-    if sample is not None:
-        collection = sample_texts(collection, sample, seed)
+    collection = read_sample(data, images, [kind] if kind else None, sample, seed)
     encoder = wiring.load_encoder(model, runtime=runtime)
     pictures = encode_pictures(encoder, collection)
     results = robustness(encoder.encode_text, collection, pictures, ks=KS, seed=seed)
-    if plot is not None:
-        draw(results, plot)
-    if as_json_:
-        print_json(as_json(results))
-        return
-    out.print(as_table(results))
-    if plot is not None:
-        err.print(f"drawn in {plot}")
+    show(results, FORMS, plot, as_json=as_json_)

@@ -74,19 +74,44 @@ def sample_texts(collection: RetrievalSet, number: int, seed: int = 0) -> Retrie
 
     Args:
         collection: What to draw from; its order is kept.
-        number: Of texts a kind.
-        seed: Of the draw.
+        number: Number of texts to draw of each kind.
+        seed: Seed of the draw; an equal seed gives equal draws.
     """
     places: defaultdict[str, list[int]] = defaultdict(list)
-    for at, text in enumerate(collection.texts):
-        places[text.kind].append(at)
+    for place, text in enumerate(collection.texts):
+        places[text.kind].append(place)
     rng = random.Random(seed)  # noqa: S311
-    kept = sorted(one for at in places.values() for one in rng.sample(at, min(number, len(at))))
+    kept = sorted(
+        place for kind in places.values() for place in rng.sample(kind, min(number, len(kind)))
+    )
     return replace(
         collection,
-        texts=[collection.texts[at] for at in kept],
-        answers=[collection.answers[at] for at in kept],
+        texts=[collection.texts[place] for place in kept],
+        answers=[collection.answers[place] for place in kept],
     )
+
+
+def read_sample(
+    data: Path | None,
+    images: Path | None,
+    kinds: Sequence[str] | None,
+    number: int | None,
+    seed: int = 0,
+) -> RetrievalSet:
+    """Read a data set or the gallery's emoji, and draw some texts where a number is given.
+
+    Args:
+        data: The data set; the gallery's emoji if None.
+        images: Folder of the pictures, if not beside the texts.
+        kinds: Kinds of texts to keep; all, or the data set's usual ones, if None.
+        number: Number of texts to draw of each kind; all if None.
+        seed: Seed of the draw; an equal seed gives equal draws.
+
+    Raises:
+        DataError: If it cannot be read, or has no texts of one of the kinds.
+    """
+    collection = read_or_gallery(data, images, kinds)
+    return collection if number is None else sample_texts(collection, number, seed)
 
 
 def encode_pictures(encoder: "Encoder", collection: RetrievalSet) -> "Features":

@@ -61,10 +61,10 @@ def evaluate_zero_shot(
 
     Args:
         encoder: The model.
-        pictures: With their labels.
+        pictures: Pictures to sort, with their labels.
         classes: With their names; called by the labels in the data if not given.
         templates: Sentences with ``{}``.
-        ks: Depths.
+        ks: Depths k of the hits to count, each at least 1.
         probing: What to learn from examples.
         cache: Folder for the rows of the classes.
         batch_size: Pictures per forward pass.

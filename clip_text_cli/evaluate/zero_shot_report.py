@@ -19,10 +19,10 @@ class Evaluation:
     """All that was measured.
 
     Args:
-        zero_shot: By the names alone.
+        zero_shot: Figures of sorting by the names of the classes alone.
         names: What each label is called.
         templates: How many sentences each name was put into.
-        probe: If asked for.
+        probe: Figures of the linear probe, if asked for.
         shots: One for each number of shots asked for.
     """
 
