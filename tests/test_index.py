@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.catalogue import Catalogue
+from retrieval.catalogue.changes import Change
 from retrieval.errors import CorruptIndexError
 from retrieval.index import INDEX_NAME, FaissIndex, open_index, sync
 from retrieval.records import Picture
@@ -58,6 +59,21 @@ class TestContract:
         index.remove(numbers(1))
         index.add(numbers(), np.empty((0, 3), np.float32))
         assert len(index) == 0
+
+    def test_a_change_is_taken_over_in_one_step(self, engine):
+        index, features = engine(8), unit_rows(4, 8, 0)
+        index.apply(
+            Change(1, numbers(), numbers(1, 2, 3), iter([(numbers(1, 2, 3), features[:3])]))
+        )
+        # row 1 is gone, 9 was never held, 2 has another feature, 5 is new; pages of one row
+        pages = iter([(numbers(2), features[3:]), (numbers(5), features[:1])])
+        index.apply(Change(2, numbers(1, 9), numbers(2, 5), pages))
+        assert len(index) == 3
+        held, rows = features[[3, 2, 0]], numbers(2, 3, 5)
+        scores, found = index.search(features, 9)
+        wanted, order = brute_force(features, held, rows, 9)
+        assert found.tolist() == order.tolist()
+        assert scores == pytest.approx(wanted)
 
     def test_no_queries_give_no_answers(self, engine):
         index = engine(3)

@@ -452,6 +452,39 @@ def test_a_query_is_classified_by_the_pass_that_encodes_it(index_dir, encoder):
     assert asked == [["一只猫"]] * 2
 
 
+def test_several_queries_are_answered_by_one_pass(index_dir, encoder):
+    queries = ["一只猫", "狗", "一只猫"]
+    asked = []
+
+    def classify(texts):
+        asked.append(list(texts))
+        return encoder.encode_text(texts), [(text, 0.5) for text in texts]
+
+    plain = Searcher.open(index_dir, encoder)
+    with Searcher.open(index_dir, encoder, classify) as searcher, plain:
+        assert plain.answers([]) == []
+        found = plain.answers(queries, 3)
+        assert [answer.hits for answer in found] == [plain.search(query, 3) for query in queries]
+        assert [answer.category for answer in found] == [None] * 3
+        told = searcher.answers(queries, 3)
+        assert [answer.category for answer in told] == [(query, 0.5) for query in queries]
+        assert asked == [queries]
+        with pytest.raises(QueryError, match="a list of texts, got one text"):
+            plain.answers("狗")
+        with pytest.raises(QueryError, match="blank"):
+            plain.answers(["狗", " "])
+
+
+def test_an_encoder_of_fewer_rows_than_queries_is_blamed(index_dir, encoder):
+    def classify(texts):
+        return encoder.encode_text(texts[:1]), [None]
+
+    told = "expected 2 rows, one for each query, got 1"
+    opened = Searcher.open(index_dir, encoder, classify)
+    with opened as searcher, pytest.raises(EncoderError, match=told):
+        searcher.answers(["猫", "狗"])
+
+
 def test_a_classifier_that_gives_no_unit_rows_is_refused(index_dir, encoder):
     def classify(texts):
         return np.zeros((1, encoder.embed_dim), np.float32), [None]

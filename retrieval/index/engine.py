@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+from retrieval.catalogue.changes import Change
 from retrieval.protocols import Features, Rows, Scores
 
-__all__ = ["AnyIndex", "VectorIndex"]
+__all__ = ["AnyIndex", "FileIndex", "VectorIndex"]
 
 
 class VectorIndex(Protocol):
@@ -20,23 +21,18 @@ class VectorIndex(Protocol):
         """Width of the features."""
         ...
 
-    @property
-    def rows(self) -> Rows:
-        """The rows held, in any order, int64 [n]."""
-        ...
-
     def __len__(self) -> int: ...
 
-    def add(self, rows: Rows, features: Features) -> None:
-        """Add unit rows [n, embed_dim] under new numbers [n].
+    def apply(self, change: Change) -> None:
+        """Take over what became of a catalogue's features: rows that are gone, rows that are new.
+
+        Args:
+            change: Since the generation that the index holds; its features are unit rows
+                [n, embed_dim].
 
         Raises:
-            ValueError: If the shapes do not fit, or a row is held already.
+            ValueError: If the features do not fit.
         """
-        ...
-
-    def remove(self, rows: Rows) -> None:
-        """Remove rows [n]; those not held are ignored."""
         ...
 
     def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
@@ -53,6 +49,10 @@ class VectorIndex(Protocol):
             ValueError: If the shape does not fit, or k is below 1.
         """
         ...
+
+
+class FileIndex(VectorIndex, Protocol):
+    """An engine within this process whose state is one file: it can be copied, written and read."""
 
     def copy(self) -> Self:
         """Make an independent index with the same content."""

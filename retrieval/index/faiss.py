@@ -12,6 +12,7 @@ from typing import IO, Any, Self
 import faiss
 import numpy as np
 
+from retrieval.catalogue.changes import Change
 from retrieval.errors import CorruptIndexError
 from retrieval.protocols import Feature, Features, Rows, Scores
 
@@ -48,7 +49,11 @@ class FaissIndex:
         return int(self._faiss.ntotal)
 
     def add(self, rows: Rows, features: Features) -> None:
-        """Add unit rows [n, embed_dim] under new numbers [n]; see :class:`VectorIndex`."""
+        """Add unit rows [n, embed_dim] under new numbers, int64 [n].
+
+        Raises:
+            ValueError: If the shapes do not fit, or a row is held already.
+        """
         self._check_width(features)
         if rows.shape != features.shape[:1]:
             raise ValueError(
@@ -68,6 +73,12 @@ class FaissIndex:
         held = rows[np.isin(rows, self.rows)] if len(rows) else rows
         if len(held):  # FAISS goes over everything it holds, even to remove nothing
             self._faiss.remove_ids(np.ascontiguousarray(held, np.int64))
+
+    def apply(self, change: Change) -> None:
+        """Take over what became of a catalogue's features; see :class:`VectorIndex`."""
+        self.remove(np.concatenate([change.removed, change.written]))
+        for rows, features in change.features:
+            self.add(rows, features)
 
     def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
         """Find the nearest rows; see :class:`VectorIndex`."""
@@ -116,7 +127,7 @@ class FaissIndex:
 
     @classmethod
     def load(cls, path: Path) -> tuple[Self, str]:
-        """Read an index and its stamp; see :class:`VectorIndex`."""
+        """Read an index and its stamp; see :class:`FileIndex`."""
         with path.open("rb") as file:
             # FAISS trusts its input, so nothing reaches it before the checksum is right.
             start, end, stamp = _verify(file, path)

@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-import numpy as np
-
 from retrieval.catalogue import Catalogue
 from retrieval.errors import CorruptIndexError
 from retrieval.index.engine import AnyIndex
@@ -66,7 +64,5 @@ def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyInd
     if catalogue.generation == generation:
         return index, generation
     with catalogue.changes(generation) as change:
-        index.remove(np.concatenate([change.removed, change.written]))
-        for rows, features in change.features:
-            index.add(rows, features)
+        index.apply(change)
     return index, change.generation

@@ -3,6 +3,7 @@
 import operator
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Self
 from retrieval.catalogue import Catalogue
 from retrieval.errors import EncoderError, IndexNotFoundError, QueryError
 from retrieval.features import check_unit_rows
-from retrieval.index import VectorIndex, open_index, sync
+from retrieval.index import FileIndex, open_index, sync
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.records import Record
 
@@ -84,7 +85,7 @@ class _State:
     """What one search reads; replaced as a whole, never changed."""
 
     catalogue: Catalogue
-    index: VectorIndex
+    index: FileIndex
     generation: int
 
 
@@ -96,7 +97,7 @@ class Searcher:
         index_dir: Path,
         encoder: Encoder,
         catalogue: Catalogue,
-        index: VectorIndex,
+        index: FileIndex,
         generation: int,
         *,
         classify: EncodeAndClassify | None = None,
@@ -168,15 +169,42 @@ class Searcher:
             QueryError: If the query is no text or blank, or ``top_k`` is below 1.
             EncoderError: If the encoder returns no unit row.
         """
-        text = _checked_query(query)
+        return self.answers([query], top_k)[0]
+
+    def answers(self, queries: Sequence[str], top_k: int = 10) -> list[Answer]:
+        """Answer several texts at once: by one pass of the encoder, and one of the index.
+
+        Args:
+            queries: What to look for, each in words.
+            top_k: How many hits at most for each; more than the index holds gives all of it.
+
+        Returns:
+            One answer per query, in their order; none for none. Hits and scores are those that
+            :meth:`answer` gives each query alone, to the last digits of float32.
+
+        Raises:
+            QueryError: If the queries are one text, one of them is no text or blank, or
+                ``top_k`` is below 1.
+            EncoderError: If the encoder does not return a unit row for each.
+        """
+        if isinstance(queries, str):
+            raise QueryError("expected a list of texts, got one text. Wrap it in a list.")
+        texts = [_checked_query(query) for query in queries]
         limit = _checked_top_k(top_k)
-        category = None
+        if not texts:
+            return []
+        categories: Sequence[tuple[str, float] | None] = [None] * len(texts)
         if self._classify is None:
-            features = self._encoder.encode_text([text])
+            features = self._encoder.encode_text(texts)
         else:
-            features, (category,) = self._classify([text])
+            features, categories = self._classify(texts)
         check_unit_rows(features, self._state.index.embed_dim, EncoderError, _REMEDY)
-        return Answer(self._search(features, limit)[0], category)
+        if len(features) != len(texts):
+            raise EncoderError(
+                f"expected {len(texts)} rows, one for each query, got {len(features)}. {_REMEDY}"
+            )
+        hits_of = self._search(features, limit)
+        return [Answer(hits, category) for hits, category in zip(hits_of, categories, strict=True)]
 
     def search_features(self, features: Features, top_k: int = 10) -> list[list[Hit]]:
         """Find the pictures nearest to each row of features.
