@@ -4,7 +4,6 @@ Everything here may be deleted at any time; a file that is broken, another machi
 written is no error.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from platformdirs import user_cache_path
 
 from clip_text.errors import StorageError
 from clip_text.runtimes.processor import describe_processor
-from clip_text.storage import partial_file
+from clip_text.storage import digest, partial_file
 
 __all__ = ["Stamp", "cache_folder"]
 
@@ -70,9 +69,7 @@ class Stamp:
 
     def file(self, name: str) -> Path:
         """Name the file of a thing that holds for this stamp only."""
-        text = json.dumps(self._as_json(), sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        return cache_folder() / f"{self.fingerprint[:12]}-{digest}-{name}"
+        return cache_folder() / f"{self.fingerprint[:12]}-{digest(self._as_json())[:16]}-{name}"
 
     def remember(self, name: str, value: object) -> None:
         """Write a value that JSON can hold."""
@@ -90,7 +87,7 @@ class Stamp:
     def keep(self, name: str, content: bytes) -> None:
         """Write bytes, with their digest; those of models that nobody used for long go."""
         file = self.file(name)
-        _write(file, _digest(content) + content)
+        _write(file, bytes.fromhex(digest(content)) + content)
         with suppress(OSError):
             for other in file.parent.glob(f"*{file.suffix}"):
                 if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
@@ -104,8 +101,8 @@ class Stamp:
             os.utime(file)
         except OSError:
             return None
-        digest, content = found[:_DIGEST_SIZE], found[_DIGEST_SIZE:]
-        return content if digest == _digest(content) else None
+        named, content = found[:_DIGEST_SIZE], found[_DIGEST_SIZE:]
+        return content if named.hex() == digest(content) else None
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -115,10 +112,6 @@ def _write(file: Path, content: bytes) -> None:
             partial.write_bytes(content)
     except (StorageError, OSError) as error:
         _log.debug("%s was not kept: %s", file.name, error)
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()
 
 
 def _version(package: str) -> str | None:

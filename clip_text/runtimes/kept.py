@@ -3,13 +3,13 @@
 Everything here may be deleted at any time. Finding it imports neither torch nor the runtime.
 """
 
-import hashlib
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from clip_text.runtimes.cache import GRAPHS, cache_folder
 from clip_text.runtimes.exported import VERSION, Family
+from clip_text.storage import digest
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
@@ -29,6 +29,5 @@ def kept_starter(family: Family) -> Path:
     """
     files = sorted(STARTER_FOLDER.iterdir())
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    said = repr((version("clip-text"), VERSION, GRAPHS, facts)).encode()
-    digest = hashlib.blake2b(said, digest_size=8).hexdigest()
-    return cache_folder().parent / "exported" / f"starter-{family}-{digest}"
+    name = digest(version("clip-text"), VERSION, GRAPHS, facts)[:16]
+    return cache_folder().parent / "exported" / f"starter-{family}-{name}"
