@@ -108,7 +108,7 @@ class Encoder(TextHeads):
             name: ``"starter"`` (bundled), a local folder or file of any format that
                 :mod:`clip_text.checkpoints` reads, a folder of ``clip-text export``, or a Hugging
                 Face hub name.
-            device: As for the class.
+            device: Where to compute; the GPU if there is one, else the CPU.
             context_length: Longest text in tokens, if not the model's own.
             compat: Whose tokens a text becomes, if not those the model was saved with:
                 ``clip_text``, ``cn_clip``, ``hf`` or ``open_clip``; see

@@ -130,10 +130,10 @@ class TextHeads(ABC):
         (``--train copy``): that costs a second one.
 
         Args:
-            texts: As for :meth:`classify`, as are the other arguments.
-            head: See there.
-            top_k: See there.
-            batch_size: See there.
+            texts: Any number of texts.
+            head: Name of the classification head; may be left out where the model has one.
+            top_k: How many labels to give of each text, the likeliest first; all if None.
+            batch_size: Texts per forward pass; the rows don't depend on it.
 
         Returns:
             Unit rows, float32 [n, embed_dim], and for each text its labels.

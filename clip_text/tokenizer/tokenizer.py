@@ -108,9 +108,9 @@ class Tokenizer:
 
         Args:
             folder: Holds a tokenizer.json or a vocab.txt.
-            context_length: As for the class.
-            compat: As for the class; by default the contract the folder was saved under, and
-                ``clip_text`` where it names none.
+            context_length: Longest text in tokens, [CLS] and [SEP] included.
+            compat: Whose tokens a text becomes; by default the contract the folder was saved
+                under, and ``clip_text`` where it names none.
 
         Raises:
             OSError: If there are none.

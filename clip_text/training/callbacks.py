@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from clip_text.progress import Progress, silent
 from clip_text.storage import partial_file
 
 METRICS = "metrics.jsonl"
@@ -19,12 +20,12 @@ class Listener:
 
     Args:
         say: A line for a person.
-        progress: Called with a task's name, how much is done and how much there is.
+        progress: Told how far a task is.
         callbacks: Callbacks of transformers, called by the Trainer as it goes on.
     """
 
     say: Callable[[str], None] = lambda _: None
-    progress: Callable[[str, int, int], None] = lambda *_: None
+    progress: Progress = silent
     callbacks: tuple[TrainerCallback, ...] = ()
 
     def heard(
@@ -54,7 +55,7 @@ class StepProgress(TrainerCallback):
         progress: Called with the name, the steps done and all steps.
     """
 
-    def __init__(self, name: str, progress: Callable[[str, int, int], None]) -> None:
+    def __init__(self, name: str, progress: Progress) -> None:
         self.name, self.progress = name, progress
 
     def on_step_end(

@@ -25,7 +25,6 @@ from clip_text.heads.classification import (
 )
 from clip_text.heads.standalone import bare_tower
 from clip_text.lengths import by_length
-from clip_text.progress import counted
 from clip_text.storage import digest
 from clip_text.towers import TextTower
 from clip_text.training.callbacks import Listener, step_line
@@ -129,11 +128,12 @@ class ClassifierRun:
         if self.recipe.train != "head":
             return Labelled(tokenizer.token_ids(texts.texts, cut), targets, tokenizer, hold)
         key = [self.start, cut, _digest(texts), tokenizer.contract, self.config.pooler]
-        advance = counted(f"states ({name})", len(texts), self.progress)
         states = kept_rows(
             self.folder / f"states-{name}.npy",
             key,
-            lambda: pooled_states(self.encoder, self.model.head, texts.texts, advance),
+            lambda: pooled_states(
+                *(self.encoder, self.model.head, texts.texts), f"states ({name})", self.progress
+            ),
         )
         return Labelled(states, targets, tokenizer)
 

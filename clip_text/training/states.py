@@ -14,7 +14,7 @@ from clip_text.errors import DataError
 from clip_text.evaluation.measure import encode_images
 from clip_text.features import module_digest
 from clip_text.heads.classification import ClassificationHead
-from clip_text.progress import Progress, part_of
+from clip_text.progress import Progress, counted, part_of
 from clip_text.storage import keep_array
 
 Rows = NDArray[np.float32]
@@ -49,7 +49,8 @@ def pooled_states(
     encoder: Encoder,
     head: ClassificationHead,
     texts: Sequence[str],
-    on_progress: Callable[[int], None],
+    name: str,
+    progress: Progress,
 ) -> Rows:
     """Pool the states of the encoder's text tower as a head reads them, [n, width].
 
@@ -57,16 +58,18 @@ def pooled_states(
         encoder: Encoder whose text tower gives the states.
         head: Head whose pooler is used.
         texts: Texts to pool, any number.
-        on_progress: Called with the number of texts just done.
+        name: Name of the texts, as progress is told it.
+        progress: Told how many texts are done, and of how many.
     """
     tower = encoder.model.text
     tower.eval()
-    found = np.empty((len(texts), tower.width), np.float32)
-    for at, tokens in encoder.token_batches(texts):
+    pooled = np.empty((len(texts), tower.width), np.float32)
+    advance = counted(name, len(texts), progress)
+    for places, tokens in encoder.token_batches(texts):
         states, mask = tower.states(tokens)
-        found[at] = head.pool(states, mask).float().cpu().numpy()
-        on_progress(len(at))
-    return found
+        pooled[places] = head.pool(states, mask).float().cpu().numpy()
+        advance(len(places))
+    return pooled
 
 
 def picture_rows(
