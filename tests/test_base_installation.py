@@ -65,6 +65,7 @@ def cases(folder, tiny):
         ("train", ["train", "classifier", folder / "labels.tsv", *model, *out]),
         ("train", ["train", "ner", folder / "names.txt", *model, *out]),
         ("train", ["train", "qa", folder / "questions.json", *model, *out]),
+        ("train", ["train", "pairs", folder / "pairs.tsv", *model, *out]),
         ("train", ["train", "mlm", texts, *model, *out]),
         ("train", ["train", "distill", texts, "--from", "en", "--to", "zh", *out]),
     ]
