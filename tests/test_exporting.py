@@ -87,6 +87,26 @@ def test_an_exported_folder_is_the_same_model(family, source, photos, exported):
     assert encoder.runtime.name == {"onnx": "onnxruntime", "openvino": "openvino"}[family]
 
 
+COME_AND_GO = """
+import os, signal, sys
+from clip_text import Encoder
+first, second = (Encoder.from_pretrained(sys.argv[1]) for _ in range(2))
+first.encode_text(["狗"]), second.encode_text(["狗"])
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_is_heard_after_models_came_and_went(exported):
+    """OpenVINO's plug-in gives a thread a stack for signals, and frees it with its Core."""
+    command = [sys.executable, "-c", COME_AND_GO, exported("openvino")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_threads_share_an_exported_model(family, source, exported):
     encoder = Encoder.from_pretrained(exported(family))

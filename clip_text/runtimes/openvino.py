@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,9 +102,7 @@ class _Compiled:
 
     def _compile(self) -> "openvino.CompiledModel":
         """Read the compiled graph of an equal stamp, or compile and keep it."""
-        import openvino
-
-        core = openvino.Core()
+        core = the_core()
         stamp = self._make_stamp() if self._make_stamp else None
         kept = stamp.fetch(self._name) if stamp else None
         if kept:
@@ -119,6 +118,22 @@ class _Compiled:
         return core.import_model(blob, "CPU", self._settings)
 
 
+@cache
+def the_core() -> "openvino.Core":
+    """Give OpenVINO's one Core of this process, which lasts as long as the process does.
+
+    The CPU's plug-in gives the thread a stack for signals, and frees it with its Core. With
+    several that come and go a thread is left with a stack that is freed, and dies of a
+    segmentation fault at its next signal, Ctrl-C say.
+
+    Raises:
+        ImportError: If openvino is not installed.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _as_bytes(exported: Any) -> bytes:  # noqa: ANN401  (bytes or a stream, by the version)
     return exported if isinstance(exported, bytes) else bytes(exported.getvalue())
 
@@ -131,8 +146,7 @@ def read(file: Path) -> "openvino.Model":
         RuntimeError: If the file is none.
     """
     with needs("clip-text[openvino]", "this model"):
-        import openvino
-    return openvino.Core().read_model(file)
+        return the_core().read_model(file)
 
 
 def convert(
