@@ -85,6 +85,11 @@ def folder(tmp_path_factory):
 BLOCKS_RUN = [*RUN, *(pytest.param(block, marks=pytest.mark.slow) for block in SERVICE)]
 
 
+@pytest.fixture(autouse=True)
+def as_users_machines_compute(monkeypatch):
+    monkeypatch.delenv("CLIP_TEXT_RUNTIME", raising=False)
+
+
 @pytest.mark.parametrize("block", BLOCKS_RUN, ids=lambda block: block.split("\n")[0])
 def test_shell_block_runs(block, folder, run, monkeypatch):
     if "curl " in block and shutil.which("curl") is None:

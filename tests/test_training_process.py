@@ -111,7 +111,7 @@ def test_the_masked_lm_command_under_torchrun(tmp_path):
     given[given.index("--micro-batch") + 1] = 16
     done = launch(ROOT / "scripts" / "pretrain_mlm.py", *given, "--seed", 1, processes=2)
     assert done.returncode
-    assert "another micro_batch, seed" in done.stderr or "in 2 processes" in done.stderr
+    assert "another seed, micro_batch" in done.stderr or "in 2 processes" in done.stderr
 
 
 RESUMED = {"epochs": 3, "evaluations": 2, "dropout": 0.1, "token_dropout": 0.2, "ema": 0.9}
