@@ -20,6 +20,13 @@ Runtime = Annotated[
         help="How to compute; auto is the quickest whose rows are within 0.999 of torch's.",
     ),
 ]
+LearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
+]
+HeadName = Annotated[str, typer.Option(help="Of the head.")]
+Random = Annotated[
+    bool, typer.Option("--random", help="The model's shape with random weights: the control.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 

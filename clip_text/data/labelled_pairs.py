@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_text.data.labelled_texts import LABEL_COLUMNS, label_of, one_column
+from clip_text.data.labelled_texts import LABEL_COLUMNS, checked_text, label_of, one_column
 from clip_text.data.tables import find_columns, is_table, read_table, table_rows
 from clip_text.data.text_files import json_objects
 from clip_text.errors import DataError
@@ -104,7 +104,9 @@ def read_labelled_pairs(path: Path, columns: PairColumns | None = None) -> Label
     pairs = LabelledPairs([], [], [])
     for place, first, second, label in rows:
         where = f"{path}, {place}"
-        pairs.texts.append((_text(first, "first", where), _text(second, "second", where)))
+        pairs.texts.append(
+            (checked_text(first, "first text", where), checked_text(second, "second text", where))
+        )
         named = label_of(label, columns.names, where)
         if not named:
             raise DataError(f"expected a label in {where}, got none. Mend the line or drop it.")
@@ -113,15 +115,6 @@ def read_labelled_pairs(path: Path, columns: PairColumns | None = None) -> Label
     if not pairs.texts:
         raise DataError(f"expected labelled pairs in {path}, got none. Check the file.")
     return pairs
-
-
-def _text(text: object, which: str, where: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        what = "an empty one" if isinstance(text, str) else type(text).__name__
-        raise DataError(
-            f"expected a {which} text in {where}, got {what}. Mend the line or drop it."
-        )
-    return text
 
 
 def _json_rows(path: Path, columns: PairColumns) -> Iterator[tuple[str, object, object, object]]:

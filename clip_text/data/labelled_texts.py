@@ -124,15 +124,29 @@ def read_labelled_texts(path: Path, columns: Columns | None = None) -> LabelledT
     found = LabelledTexts([], [], [])
     for place, text, label in rows:
         where = f"{path}, {place}"
-        if not isinstance(text, str) or not text.strip():
-            what = "an empty one" if isinstance(text, str) else type(text).__name__
-            raise DataError(f"expected a text in {where}, got {what}. Mend the line or drop it.")
-        found.texts.append(text)
+        found.texts.append(checked_text(text, "text", where))
         found.labels.append(_labels(label, columns, where))
         found.places.append(where)
     if not found.texts:
         raise DataError(f"expected labelled texts in {path}, got none. Check the file.")
     return found
+
+
+def checked_text(text: object, called: str, where: str) -> str:
+    """Refuse what is no text, or an empty one.
+
+    Args:
+        text: What stands in the file.
+        called: What it should be, such as ``first text``.
+        where: File and place, for the error.
+
+    Raises:
+        DataError: If it is.
+    """
+    if not isinstance(text, str) or not text.strip():
+        what = "an empty one" if isinstance(text, str) else type(text).__name__
+        raise DataError(f"expected a {called} in {where}, got {what}. Mend the line or drop it.")
+    return text
 
 
 def is_multi_label(columns: Columns, texts: LabelledTexts) -> bool:
@@ -203,6 +217,38 @@ def hold_out(
     """
     chosen = held_out_places(len(texts), number, most=MOST_LABELLED, seed=seed, labels=texts.labels)
     return texts.take(places_without(len(texts), chosen)), texts.take(chosen)
+
+
+def to_learn_and_measure(
+    train: AnyLabelled,
+    validation: AnyLabelled | None,
+    names: tuple[str, ...],
+    number: int | None,
+    seed: int,
+    *,
+    multi_label: bool,
+) -> tuple[AnyLabelled, AnyLabelled, tuple[str, ...]]:
+    """Settle what is learnt, what is measured on, and the labels of both.
+
+    Args:
+        train: Texts, or pairs, to learn from.
+        validation: Others to measure on; some of ``train`` are held out if None, and equal ones
+            are not learnt.
+        names: The labels, in order, if known; else those that are learnt, sorted.
+        number: How many to hold out; see :func:`hold_out`.
+        seed: Seed of the draw; an equal seed gives equal draws.
+        multi_label: Whether a text may have several labels.
+
+    Raises:
+        DataError: If there is one label only, or one to measure on is not learnt.
+    """
+    labels_of(train, multi_label=multi_label)  # one label alone is refused before it is split
+    if validation is None:
+        train, validation = hold_out(train, number, seed)
+        train = without(train, validation)
+    labels = names or labels_of(train, multi_label=multi_label)
+    check_known(validation, labels, multi_label=multi_label)
+    return train, validation, labels
 
 
 def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Any, Any]]:

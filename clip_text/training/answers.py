@@ -85,16 +85,7 @@ def train_answers(
         NonFiniteLossError: If the loss is no number any more.
     """
     check_inputs(data, AnswerData, recipe, AnswerRecipe)
-    job = TokenRun(
-        start=start,
-        recipe=recipe,
-        folder=Path(folder),
-        listener=listener or Listener(),
-        name=name,
-        random=random,
-        out=None if out is None else Path(out),
-        export=None if export is None else Path(export),
-    )
+    job = TokenRun.of(start, recipe, folder, listener, name, random, out, export)
     tower, tokenizer = job.backbone()
     run = job.begin(tower, {"questions": _digest(data.train, data.validation)})
     head = job.new_head(lambda: AnswerHead(tower, 2))

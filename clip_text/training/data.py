@@ -12,12 +12,10 @@ from clip_text.data.collection import RetrievalSet
 from clip_text.data.labelled_texts import (
     Columns,
     LabelledTexts,
-    check_known,
-    hold_out,
     is_multi_label,
     labels_of,
     read_labelled_texts,
-    without,
+    to_learn_and_measure,
 )
 from clip_text.data.parallel import ParallelSentences, read_parallel
 from clip_text.data.plain_text import text_files
@@ -137,14 +135,10 @@ class LabelData:
         columns = columns or Columns()
         train = read_labelled_texts(Path(data), columns)
         several = is_multi_label(columns, train)
-        labels_of(train, multi_label=several)  # one class alone is refused before it is split
-        if val is not None:
-            validation = read_labelled_texts(Path(val), columns)
-        else:
-            train, validation = hold_out(train, number, seed)
-            train = without(train, validation)
-        labels = columns.names or labels_of(train, multi_label=several)
-        check_known(validation, labels, multi_label=several)
+        validation = None if val is None else read_labelled_texts(Path(val), columns)
+        train, validation, labels = to_learn_and_measure(
+            train, validation, columns.names, number, seed, multi_label=several
+        )
         return cls(train, validation, None, None, labels, several)
 
     def config(self, pooler: Pooler, *, form: Form = "linear", dropout: float = 0.1) -> HeadConfig:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from clip_text.checkpoints import Checkpoint
 from clip_text.data.labelled_pairs import LabelledPairs, PairColumns, read_labelled_pairs
-from clip_text.data.labelled_texts import check_known, hold_out, labels_of, without
+from clip_text.data.labelled_texts import to_learn_and_measure
 from clip_text.evaluation.classification import as_matrix, calibrate
 from clip_text.evaluation.zero_shot import confusion_matrix
 from clip_text.heads.classification import ClassificationHead, HeadConfig
@@ -61,15 +61,10 @@ class PairData:
         """
         columns = columns or PairColumns()
         train = read_labelled_pairs(Path(data), columns)
-        labels_of(train, multi_label=False)  # one label alone is refused before it is split
-        if val is not None:
-            validation = read_labelled_pairs(Path(val), columns)
-        else:
-            train, validation = hold_out(train, number, seed)
-            train = without(train, validation)
-        labels = columns.names or labels_of(train, multi_label=False)
-        check_known(validation, labels, multi_label=False)
-        return cls(train, validation, labels)
+        validation = None if val is None else read_labelled_pairs(Path(val), columns)
+        return cls(
+            *to_learn_and_measure(train, validation, columns.names, number, seed, multi_label=False)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,16 +134,7 @@ def train_pairs(
         NonFiniteLossError: If the loss is no number any more.
     """
     check_inputs(data, PairData, recipe, PairRecipe)
-    job = TokenRun(
-        start=start,
-        recipe=recipe,
-        folder=Path(folder),
-        listener=listener or Listener(),
-        name=name,
-        random=random,
-        out=None if out is None else Path(out),
-        export=None if export is None else Path(export),
-    )
+    job = TokenRun.of(start, recipe, folder, listener, name, random, out, export)
     tower, tokenizer = job.backbone()
     run = job.begin(tower, {"pairs": _digest(data.train, data.validation)})
     config = HeadConfig(labels=data.labels, form="bert")

@@ -108,6 +108,30 @@ class TokenRun:
     out: Path | None
     export: Path | None
 
+    @classmethod
+    def of(  # noqa: PLR0917
+        cls,
+        start: str | Path | Checkpoint,
+        recipe: TokenRecipe,
+        folder: str | Path,
+        listener: Listener | None,
+        name: str,
+        random: bool,
+        out: str | Path | None,
+        export: str | Path | None,
+    ) -> "TokenRun":
+        """Take the arguments of a training function, in its order; see the class for each."""
+        return cls(
+            start=start,
+            recipe=recipe,
+            folder=Path(folder),
+            listener=listener or Listener(),
+            name=name,
+            random=random,
+            out=None if out is None else Path(out),
+            export=None if export is None else Path(export),
+        )
+
     def backbone(self) -> tuple[TextTower, Tokenizer]:
         """Load what the head starts from.
 

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.options import AsJson, LearningRate, Model, listed
 from clip_text_cli.output import out, print_json
 from clip_text_cli.train.runs import is_main, label_names, listening, run_folder, tell
 
@@ -70,9 +70,7 @@ def command(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts in a step; 256 for a head alone, else 64.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
-    ] = None,
+    learning_rate: LearningRate = None,
     dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Before the head.")] = 0.1,
     patience: Annotated[
         int, typer.Option(min=1, help="Validations without a rise that end training.")

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from clip_text_cli.drawing.curves import CURVES, draw_run
-from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.options import AsJson, LearningRate, Model, listed
 from clip_text_cli.output import out, print_json
 from clip_text_cli.train.runs import is_main, listening, tell
 
@@ -51,9 +51,7 @@ def command(
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures that run at a time: same gradients.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
-    ] = None,
+    learning_rate: LearningRate = None,
     seed: Annotated[int | None, typer.Option(help="Of draws, crops and dropout.")] = None,
     changes: Annotated[
         list[str] | None,

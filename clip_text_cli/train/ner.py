@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text_cli.drawing.curves import CURVES, draw_course
-from clip_text_cli.options import AsJson, Model
+from clip_text_cli.options import AsJson, HeadName, LearningRate, Model, Random
 from clip_text_cli.output import out, print_json
-from clip_text_cli.train.runs import is_main, listening, run_folder, tell
+from clip_text_cli.train.runs import best_step, drawn, is_main, listening, run_folder, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,19 +35,15 @@ def command(
         Path | None, typer.Option(help="What to measure on; a tenth is held out if not given.")
     ] = None,
     model: Model = "starter",
-    random: Annotated[
-        bool, typer.Option("--random", help="The model's shape with random weights: the control.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="Of the head.")] = "ner",
+    random: Random = False,
+    name: HeadName = "ner",
     texts: Annotated[
         int | None, typer.Option(min=1, help="Learn from so many texts, drawn at random.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 10,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better F1.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 32,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
-    ] = None,
+    learning_rate: LearningRate = None,
     context_length: Annotated[
         int, typer.Option(min=8, help="Tokens in a window; at most the model's positions.")
     ] = 128,
@@ -125,11 +121,10 @@ def _tell(report: dict[str, Any], folder: Path) -> None:
         table.add_row(escape(label), *figures, f"{scores['support']:,}")
     out.print(table)
     lines = [
-        f"best at step {report['best_step']:,} of {report['steps']:,}, "
-        f"{report['seconds'] / 60:.1f} minutes",
+        best_step(report),
         f"{report['unreachable']} entities begin or end within a token, so that no labels spell "
         "them",
         report["head"],
-        *(f"{name}: {folder / file}" for name, file in PICTURES if (folder / file).is_file()),
+        *drawn(folder, PICTURES),
     ]
     tell(lines)

@@ -12,9 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text_cli.drawing.curves import CURVES, draw_course
-from clip_text_cli.options import AsJson, Model
+from clip_text_cli.options import AsJson, HeadName, LearningRate, Model, Random
 from clip_text_cli.output import out, print_json
-from clip_text_cli.train.runs import is_main, label_names, listening, run_folder, tell
+from clip_text_cli.train.runs import (
+    best_step,
+    drawn,
+    is_main,
+    label_names,
+    listening,
+    run_folder,
+    tell,
+)
 
 if TYPE_CHECKING:
     from clip_text.training.pairs import TrainedPairs
@@ -35,10 +43,8 @@ def command(
         int | None, typer.Option(min=1, help="Hold out so many pairs; a tenth, at most 5,000.")
     ] = None,
     model: Model = "starter",
-    random: Annotated[
-        bool, typer.Option("--random", help="The model's shape with random weights: the control.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="Of the head.")] = "pairs",
+    random: Random = False,
+    name: HeadName = "pairs",
     first: Annotated[str | None, typer.Option(help="Column of the first text.")] = None,
     second: Annotated[str | None, typer.Option(help="Column of the second text.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
@@ -48,9 +54,7 @@ def command(
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 5,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a rise.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a step.")] = 32,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
-    ] = None,
+    learning_rate: LearningRate = None,
     context_length: Annotated[
         int, typer.Option(min=8, help="Tokens of both texts; at most the model's positions.")
     ] = 128,
@@ -132,11 +136,10 @@ def _tell(report: dict[str, Any], folder: Path) -> None:
     lines = [
         f"accuracy {report['accuracy']:.2%}, macro F1 {report['macro_f1']:.2%} on "
         f"{report['validation_pairs']:,} pairs, learnt from {report['train_pairs']:,}",
-        f"best at step {report['best_step']:,} of {report['steps']:,}, "
-        f"{report['seconds'] / 60:.1f} minutes",
+        best_step(report),
         f"calibration error {report['ece_before']:.2%}, {report['ece_after']:.2%} at temperature "
         f"{report['temperature']:.3f} (measured on pairs it was not fitted on)",
         report["head"],
-        *(f"{name}: {folder / file}" for name, file in PICTURES if (folder / file).is_file()),
+        *drawn(folder, PICTURES),
     ]
     tell(lines)

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from clip_text_cli.drawing.curves import CURVES, draw_course
-from clip_text_cli.options import AsJson, Model
+from clip_text_cli.options import AsJson, HeadName, LearningRate, Model, Random
 from clip_text_cli.output import print_json
-from clip_text_cli.train.runs import is_main, listening, run_folder, tell
+from clip_text_cli.train.runs import best_step, drawn, is_main, listening, run_folder, tell
 
 PICTURES = (("curves", CURVES),)
 
@@ -24,10 +24,8 @@ def command(
         typer.Option(help="What to measure on; a tenth of the passages is held out if not given."),
     ] = None,
     model: Model = "starter",
-    random: Annotated[
-        bool, typer.Option("--random", help="The model's shape with random weights: the control.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="Of the head.")] = "qa",
+    random: Random = False,
+    name: HeadName = "qa",
     mend: Annotated[
         bool,
         typer.Option(
@@ -41,9 +39,7 @@ def command(
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 5,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better F1.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 32,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
-    ] = None,
+    learning_rate: LearningRate = None,
     context_length: Annotated[
         int, typer.Option(min=16, help="Tokens in a window; at most the model's positions.")
     ] = 384,
@@ -114,9 +110,8 @@ def _tell(report: dict[str, Any], folder: Path) -> None:
         "always answers: no question was without an answer, or giving none never paid"
         if threshold is None
         else f"no answer below a score of {threshold:.2f}",
-        f"best at step {report['best_step']:,} of {report['steps']:,}, "
-        f"{report['seconds'] / 60:.1f} minutes",
+        best_step(report),
         report["head"],
-        *(f"{name}: {folder / file}" for name, file in PICTURES if (folder / file).is_file()),
+        *drawn(folder, PICTURES),
     ]
     tell(lines)

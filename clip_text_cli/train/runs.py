@@ -1,9 +1,9 @@
 """What the commands that train share: the folder of a run, and its bars and lines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -23,12 +23,11 @@ def run_folder(out_dir: Path, given: Path | None, task: str, name: str) -> Path:
 def listening() -> "Iterator[Listener]":
     """Lines on stderr, and a bar there on a terminal, of what a run says; in one process only."""
     from clip_text.training import Listener
-    from clip_text.training.trainer import join_processes
 
     def say(line: str) -> None:
         err.print(escape(line), soft_wrap=True)
 
-    main = join_processes().is_main_process
+    main = is_main()
     with named_bars(shown=main) as progress:
         yield Listener(say, progress) if main else Listener()
 
@@ -44,6 +43,22 @@ def tell(lines: list[str]) -> None:
     """Print lines as they are."""
     for line in lines:
         out.print(escape(line), soft_wrap=True)
+
+
+def best_step(report: Mapping[str, Any]) -> str:
+    """Say which step was the best of how many, and how long they took."""
+    minutes = report["seconds"] / 60
+    return f"best at step {report['best_step']:,} of {report['steps']:,}, {minutes:.1f} minutes"
+
+
+def drawn(folder: Path, pictures: Iterable[tuple[str, str]]) -> list[str]:
+    """Name the pictures that a run drew.
+
+    Args:
+        folder: Folder of the run.
+        pictures: What each shows, and its file's name.
+    """
+    return [f"{name}: {folder / file}" for name, file in pictures if (folder / file).is_file()]
 
 
 def label_names(file: Path | None) -> tuple[str, ...]:
