@@ -14,6 +14,7 @@ from PIL import Image
 
 from clip_text.errors import CheckpointError, needs
 from clip_text.images import ImageSource, Preprocessing, load_image, squash
+from clip_text.lengths import by_length
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.exported import is_exported, load_exported
 from clip_text.runtimes.processor import available_cores
@@ -290,9 +291,7 @@ class Encoder(TextHeads):
 
             chunks = ahead(tokenise, starts, workers=1, depth=1)
         for start, rows in chunks:
-            order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-            for first in range(0, len(order), batch_size):
-                places = order[first : first + batch_size]
+            for places in by_length([len(row) for row in rows], batch_size):
                 tokens = self.tokenizer.stack([rows[place] for place in places])
                 yield [start + place for place in places], tokens
 

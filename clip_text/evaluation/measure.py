@@ -17,8 +17,6 @@ from clip_text.images import ImageSource
 from clip_text.progress import Progress, counted, silent
 from clip_text.storage import digest
 
-DIRECTIONS = ("t2i", "i2t")
-
 Pixels = NDArray[np.uint8]
 
 

@@ -24,7 +24,7 @@ from clip_text.runtimes.cache import Stamp
 from clip_text.runtimes.onnxruntime import OnnxRuntime
 from clip_text.runtimes.openvino import OpenVinoRuntime, read
 from clip_text.runtimes.processor import has_bf16
-from clip_text.storage import write_json
+from clip_text.storage import digest, write_json
 from clip_text.tokenizer import Compat, Tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ Precision = Literal["fp32", "bf16"]
 Tower = Literal["text", "image"]
 
 _SUFFIXES: dict[Family, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +108,8 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
 
 def digest_of(path: Path) -> str:
     """Digest of a file's content, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -239,12 +235,12 @@ def _runtime(folder: Path, manifest: Manifest) -> Runtime:
     def graph(tower: Tower) -> "openvino.Model":
         return read(checked(tower))
 
-    digests = "".join(stored.blake2b for stored in manifest.files.values())
+    digests = [stored.blake2b for stored in manifest.files.values()]
     return OpenVinoRuntime(
         lambda: graph("text"),
         lambda: graph("image"),
         "bf16" if halved else "f32",
-        stamp=lambda: Stamp.here(hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()),
+        stamp=lambda: Stamp.here(digest(digests)),
     )
 
 
