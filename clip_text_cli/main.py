@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
-from clip_text_cli import convert, data, evaluate, export, pictures, tokens, train
+from clip_text_cli import convert, data, evaluate, export, index, pictures, tokens, train
 from clip_text_cli.output import err, out, set_up_output
 
 STOPPED = 130  # as shells have it: 128 and the number of the signal
@@ -51,7 +51,6 @@ def clip_text(
     """
 
 
-app.command("index")(pictures.index)
 app.command("search")(pictures.search)
 app.command("serve")(pictures.serve)
 app.command("convert")(convert.convert)
@@ -60,6 +59,7 @@ app.command("tokens")(tokens.command)
 app.command("demo")(pictures.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(index.app, name="index")
 app.add_typer(train.app, name="train")
 
 

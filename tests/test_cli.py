@@ -19,9 +19,10 @@ GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
+    "index": ("folder",),
 }
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
-COMMANDS = ["index", "search", "serve", "convert", "export", "tokens", "demo", *GROUPS]
+COMMANDS = ["search", "serve", "convert", "export", "tokens", "demo", *GROUPS]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,16 @@ def test_index_then_search(run, photos, tmp_path):
     assert [hit["rank"] for hit in hits] == [1, 2]
     assert hits[0]["score"] >= hits[1]["score"]
     assert Path(hits[0]["path"]).is_file()
+
+
+def test_a_folder_called_like_a_command_is_named_by_a_path(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").symlink_to(photos)
+    code, _, err = run("index", "folder", "--index", "store")
+    assert (code, "Missing argument" in err) == (2, True)  # the command, and nothing to index
+    for args in (["folder", "folder"], ["./folder"], ["--index", "store", "folder"]):
+        code, out, _ = run("index", *args, *([] if "store" in args else ["--index", "store"]))
+        assert (code, out.startswith("3 pictures")) == (0, True)
 
 
 def test_index_as_json_counts_what_it_did(run, photos, tmp_path):

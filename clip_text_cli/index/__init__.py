@@ -1,0 +1,23 @@
+"""The commands ``clip-text index …``: of folders, and of the index's own life."""
+
+import typer
+
+from clip_text_cli import pictures
+from clip_text_cli.groups import with_default
+
+app = typer.Typer(
+    cls=with_default("folder"),
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="""Make pictures searchable, and look after what was made.
+
+    `clip-text index FOLDER` is short for `clip-text index folder FOLDER`, whose --help has its
+    options. A folder that is called like one of the commands is `./verify`.
+
+    Examples:
+        clip-text index ~/Pictures
+
+        clip-text index info
+    """,
+)
+app.command("folder")(pictures.index)
