@@ -1,4 +1,4 @@
-"""Pictures made searchable and found: ``clip-text index FOLDER``, ``search``, ``serve``, ``demo``."""
+"""Pictures made searchable and found: ``clip-text index``, ``search``, ``serve``, ``demo``."""
 
 import os
 from collections.abc import Iterator
