@@ -17,6 +17,7 @@ from clip_text.images import ImageSource, Preprocessing, load_image, squash
 from clip_text.lengths import by_length
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.exported import is_exported, load_exported
+from clip_text.runtimes.names import asked_for, blaming_variable, computes_on
 from clip_text.runtimes.processor import available_cores
 from clip_text.text_heads import TextHeads, check_batch_size
 from clip_text.tokenizer import Compat, TokenReport
@@ -43,8 +44,9 @@ class Encoder(TextHeads):
     Args:
         model: The parts, as :func:`clip_text.checkpoints.load_checkpoint` gives them, or a model
             that was exported: it encodes, and has neither weights to train nor heads.
-        device: Where to compute; the GPU if there is one, else the CPU.
-        runtime: How, one of :data:`clip_text.runtimes.choice.RUNTIMES`; ``torch`` runs the
+        device: Where to compute; the GPU if there is one and the runtime computes there, else the
+            CPU.
+        runtime: How, one of :data:`clip_text.runtimes.names.RUNTIMES`; ``torch`` runs the
             modules themselves, so that rows follow weights that change. All others compute with
             the weights as they are when texts or pictures are first encoded.
 
@@ -79,7 +81,8 @@ class Encoder(TextHeads):
         from clip_text.runtimes.choice import Parts, make_runtime
 
         self._checkpoint = checkpoint
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_gpu = torch.cuda.is_available() and computes_on(runtime, "cuda")
+        self._device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         checkpoint.model.eval().to(self._device)
         self.heads = dict(checkpoint.heads)
         for head in self.heads.values():
@@ -109,15 +112,17 @@ class Encoder(TextHeads):
             name: ``"starter"`` (bundled), a local folder or file of any format that
                 :mod:`clip_text.checkpoints` reads, a folder of ``clip-text export``, or a Hugging
                 Face hub name.
-            device: Where to compute; the GPU if there is one, else the CPU.
+            device: Where to compute; the GPU if there is one and the runtime computes there, else
+                the CPU.
             context_length: Longest text in tokens, if not the model's own.
             compat: Whose tokens a text becomes, if not those the model was saved with:
                 ``clip_text``, ``cn_clip``, ``hf`` or ``open_clip``; see
                 :mod:`clip_text.tokenizer`. Both are part of the fingerprint.
             runtime: How rows are computed: ``auto``, ``torch``, ``torch-bf16``, ``openvino``,
-                ``openvino-bf16`` or ``onnxruntime``; ``CLIP_TEXT_RUNTIME`` or ``auto`` if not
-                given, which is the quickest whose rows have a cosine of at least 0.999 to those
-                of ``torch``. Take ``torch`` to change the weights.
+                ``openvino-bf16`` or ``onnxruntime``; ``auto`` if not given, which is the quickest
+                whose rows have a cosine of at least 0.999 to those of ``torch``. Take ``torch``
+                to change the weights. ``CLIP_TEXT_RUNTIME`` names another where none is given;
+                a model that was exported has its own, whatever the variable says.
 
         Raises:
             CheckpointError: If there is none, it is damaged, or it cannot have that context or
@@ -134,10 +139,11 @@ class Encoder(TextHeads):
             return cls(load_exported(folder, context_length, compat, runtime), device)
         with needs("clip-text", "a model that was not exported"):
             from clip_text.checkpoints import load_checkpoint
-            from clip_text.runtimes.choice import asked_for
 
-        chosen = asked_for(runtime)
-        return cls(load_checkpoint(name, context_length, compat), device, chosen)
+        chosen = asked_for(runtime, device)
+        checkpoint = load_checkpoint(name, context_length, compat)
+        with blaming_variable(runtime):
+            return cls(checkpoint, device, chosen)
 
     def save_pretrained(self, folder: str | Path, dtype: "torch.dtype | None" = None) -> None:
         """Write the model as a folder that :meth:`from_pretrained` reads.

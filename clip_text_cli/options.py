@@ -12,12 +12,13 @@ Model = Annotated[
         "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."
     ),
 ]
+# no envvar of typer's: with it the preference of a shell looks like an option that was given
 Runtime = Annotated[
-    RuntimeName,
+    RuntimeName | None,
     typer.Option(
         "--runtime",
-        envvar="CLIP_TEXT_RUNTIME",
-        help="How to compute; auto is the quickest whose rows are within 0.999 of torch's.",
+        help="How to compute, if not as CLIP_TEXT_RUNTIME says; by default auto, the quickest "
+        "whose rows are within 0.999 of torch's.",
     ),
 ]
 LearningRate = Annotated[

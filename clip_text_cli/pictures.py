@@ -56,7 +56,7 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any depth.")],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 64,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads; one per core by default.")
@@ -114,7 +114,7 @@ def search(
     index_dir: IndexDir = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many pictures.")] = 10,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also draw the pictures into this file (png, jpg).")
     ] = None,
@@ -152,7 +152,7 @@ def search(
 def serve(
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     head: Annotated[
@@ -185,7 +185,7 @@ def demo(
         ".demo"
     ),
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
 ) -> None:
     """Index the bundled gallery, answer a few queries, draw a contact sheet.
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+import typer
+
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
     from retrieval.protocols import EncodeAndClassify
@@ -24,14 +26,23 @@ def load_encoder(
     Args:
         model: Folder, hub name or preset, as ``--model`` names it.
         compat: Whose tokens a text becomes, if not those the model was saved with.
-        runtime: How it computes; ``CLIP_TEXT_RUNTIME`` or ``auto`` if not given.
+        runtime: How it computes; what ``CLIP_TEXT_RUNTIME`` says, or ``auto``, if not given. A
+            model that was exported has its own, whatever the variable says.
         queries_only: Whether it encodes a text now and then. The starter's exported form, which is
             there in a tenth of the time, then stands for ``auto``: it is made at first use and kept
             in the user's cache, and its rows are the starter's to the last digits of float32.
+
+    Raises:
+        typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
     """
     from clip_text import Encoder
+    from clip_text.runtimes.names import asked_for
 
-    quick = queries_only and model == "starter" and compat is None and runtime == "auto"
+    try:
+        wanted = asked_for(runtime)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    quick = queries_only and model == "starter" and compat is None and wanted == "auto"
     if quick and (kept := _kept_starter()):
         return kept
     return Encoder.from_pretrained(model, compat=compat, runtime=runtime)

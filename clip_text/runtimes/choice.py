@@ -1,11 +1,10 @@
 """Which runtimes there are, and how one is made of a model's modules."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar
 
 from clip_text.errors import CheckpointError, MissingPackageError
 from clip_text.images import Preprocessing
@@ -14,6 +13,7 @@ from clip_text.runtimes import Runtime, TokenIds
 from clip_text.runtimes.auto import AutoRuntime, Samples
 from clip_text.runtimes.cache import Stamp
 from clip_text.runtimes.graph import ImageGraph, PackedText, TextGraph, can_pack, first_position
+from clip_text.runtimes.names import RUNTIMES, RuntimeName, asked_for, computes_on
 from clip_text.runtimes.packing import Packing
 from clip_text.runtimes.processor import has_bf16
 from clip_text.runtimes.torch_runtime import TorchRuntime
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from clip_text.runtimes.openvino import Precision
 
 __all__ = ["RUNTIMES", "Parts", "RuntimeName", "asked_for", "make_runtime"]
-
-RuntimeName = Literal["auto", "torch", "torch-bf16", "openvino", "openvino-bf16", "onnxruntime"]
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
-
-VARIABLE = "CLIP_TEXT_RUNTIME"
-"""The environment variable that names a runtime where no argument does."""
 
 _PRECISIONS: "dict[str, Precision]" = {"openvino": "f32", "openvino-bf16": "bf16"}
 
@@ -58,20 +52,6 @@ class Parts:
     fingerprint: Callable[[], str]
 
 
-def asked_for(name: str | None) -> str:
-    """Say which runtime is meant: the one named, that of the environment, or ``auto``.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    name = name or os.environ.get(VARIABLE) or "auto"
-    if name not in RUNTIMES:
-        raise ValueError(
-            f"expected a runtime among {', '.join(RUNTIMES)}, got {name!r}. Choose one of them."
-        )
-    return name
-
-
 def make_runtime(name: str, parts: Parts) -> Runtime:
     """Make a runtime; its graphs are made when they are first needed.
 
@@ -92,7 +72,7 @@ def make_runtime(name: str, parts: Parts) -> Runtime:
         return TorchRuntime(parts.model, parts.preprocessing, parts.device)
     if name == "torch-bf16":
         return TorchRuntime(parts.model, parts.preprocessing, parts.device, torch.bfloat16)
-    if not on_cpu:
+    if not computes_on(name, parts.device):
         raise ValueError(
             f"expected device cpu for the runtime {name}, got {parts.device}. Pass device='cpu', "
             "or the runtime torch or torch-bf16."

@@ -76,7 +76,7 @@ def command(
         str, typer.Option(help="Languages to ask in, like zh,en,ja; of the emoji all, if none.")
     ] = "",
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts a language, at random.")
     ] = None,

@@ -243,7 +243,7 @@ def command(
     model: Annotated[
         str, typer.Option("--model", "-m", envvar="CLIP_TEXT_MODEL", help="What to measure.")
     ] = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     against: Annotated[
         str | None, typer.Option(help="Another model: print the differences and a paired test.")
     ] = None,

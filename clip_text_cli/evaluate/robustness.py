@@ -91,7 +91,7 @@ def command(
         str | None, typer.Option(help="Kind of captions to change; zh where there are several.")
     ] = None,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts, drawn at random.")
     ] = None,

@@ -196,7 +196,7 @@ def command(
         Path, typer.Option(help="Folder that keeps the rows of class names.", show_default=False)
     ] = DEFAULT_CACHE,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     as_json_: AsJson = False,
 ) -> None:
     """Sort pictures into classes by the classes' names: accuracy, mAP, which is taken for which.
