@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.protocols import Features, Pixels
+from retrieval.catalogue import halves
+from retrieval.protocols import Feature, Features, Pixels
 
 _SIDE = 8
 
@@ -75,6 +76,11 @@ class FakeEncoder:
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "little"))
         return _unit(generator.standard_normal(self.embed_dim))
+
+
+def as_stored(feature: Feature) -> Feature:
+    """What an index gives back of a unit row, [embed_dim]: it keeps halves."""
+    return halves.decode([halves.encode(feature, len(feature))], halves.HALF)[0]
 
 
 def _unit(row: np.ndarray) -> Features:

@@ -111,7 +111,8 @@ class Examiner:
             return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
         state = (status.st_size, status.st_mtime_ns)
         if record and (record.picture.size, record.picture.mtime_ns) == state:
-            return replace(seen, verdict=Verdict.SAME, content_hash=record.picture.content_hash)
+            known = record.picture.content_hash or b""
+            return replace(seen, verdict=Verdict.SAME, content_hash=known)
         failure = None if self._retry_failed else self._catalogue.failure(path)
         if failure and (failure.size, failure.mtime_ns) == state:
             return replace(seen, verdict=Verdict.BROKEN, reason=failure.reason)
