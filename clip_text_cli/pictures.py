@@ -247,7 +247,7 @@ def indexing_bar() -> "Iterator[OnProgress]":
 
 
 def hits_table(hits: "list[Hit]") -> Table:
-    """Rank, score and path of each hit, with its caption where there is one."""
+    """Rank, score and path of each hit, or its id without a file, and its caption if it has one."""
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
@@ -256,7 +256,9 @@ def hits_table(hits: "list[Hit]") -> Table:
     if captioned:
         table.add_column("caption", overflow="fold")
     for hit in hits:
-        path = escape(printable(hit.path)) + (" [red](missing)[/]" if hit.missing else "")
+        path = escape(printable(hit.path) if hit.path else hit.image_id) + (
+            " [red](missing)[/]" if hit.missing else ""
+        )
         cells = [str(hit.rank), f"{hit.score:.3f}", path]
         table.add_row(*cells, *([escape(hit.caption or "")] if captioned else []))
     return table
@@ -268,7 +270,7 @@ def hit_as_json(hit: "Hit") -> dict[str, Any]:
         "rank": hit.rank,
         "score": hit.score,
         "image_id": hit.image_id,
-        "path": printable(hit.path),
+        "path": printable(hit.path) if hit.path else None,
         "missing": hit.missing,
         "caption": hit.caption,
         "metadata": hit.metadata,

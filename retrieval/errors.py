@@ -10,6 +10,8 @@ One tree, so a caller may catch the root or the leaf::
     ├── CorruptIndexError       a stored file is damaged or from another version
     ├── StorageError            the disk is full, or keeps the index from being written
     ├── FolderError             the folder to index is missing, empty or unusable
+    ├── ItemError               a picture to add, or what is said of it, cannot be used
+    ├── ItemNotFoundError       no picture has this id
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
     ├── MissingPackageError     an optional package is not installed
     └── QueryError              the query or its settings cannot be used
@@ -23,6 +25,8 @@ __all__ = [
     "IndexLockedError",
     "IndexMismatchError",
     "IndexNotFoundError",
+    "ItemError",
+    "ItemNotFoundError",
     "MissingPackageError",
     "QueryError",
     "RetrievalError",
@@ -60,6 +64,14 @@ class StorageError(RetrievalError):
 
 class FolderError(RetrievalError):
     """The folder to index is missing, is no folder, or lost all its pictures at once."""
+
+
+class ItemError(RetrievalError, ValueError):
+    """A picture to add, its id, its feature or what is said of it cannot be used."""
+
+
+class ItemNotFoundError(RetrievalError, LookupError):
+    """No picture in the index has this id."""
 
 
 class EncoderError(RetrievalError):

@@ -34,10 +34,14 @@ _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # orientations with the sides swapped
 
 
-def shown_size(path: Path) -> tuple[int, int] | None:
-    """Read width and height in pixels after EXIF rotation; None where they cannot be told."""
+def shown_size(source: Path | bytes) -> tuple[int, int] | None:
+    """Read width and height in pixels after EXIF rotation; None where they cannot be told.
+
+    Args:
+        source: The file of a picture, or what would be in it.
+    """
     try:
-        with _opened(path) as image, damage_told():
+        with _opened(source) as image, damage_told():
             width, height = image.size
             is_turned = image.getexif().get(_ORIENTATION) in _TURNED
     except (PictureError, OSError):
@@ -107,7 +111,10 @@ def _loaded(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | bytes) -> Iterator[Image.Image]:
+    if isinstance(path, bytes):
+        yield open_picture(BytesIO(path), "")
+        return
     if not path.is_file() and path.exists():  # opening a pipe would wait for ever
         raise PictureError("expected a picture file, got a folder, pipe, socket or device.")
     with path.open("rb") as file:

@@ -42,8 +42,11 @@ class Encoder(Protocol):
         """
         ...
 
-    def load_pixels(self, source: Path) -> Pixels:
+    def load_pixels(self, source: Path | bytes) -> Pixels:
         """Decode and resize one picture. Safe to call from many threads at once.
+
+        Args:
+            source: Its file, or what would be in it.
 
         Raises:
             OSError: If the file cannot be read.

@@ -18,10 +18,16 @@ _UNSAFE = frozenset("\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 class Picture(NamedTuple):
     """One picture without its features; the fields are the catalogue's columns.
 
+    A picture of a folder has root, path, size, mtime_ns and content_hash. One that was added from
+    elsewhere has no root; of the others it has what was given.
+
     Args:
-        root: The indexed folder that it belongs to, as the file system spells it (``os.fsencode``).
-        path: The file, absolute, as the file system spells it; any bytes but NUL.
-        image_id: Path below the root, with ``/``, safe to print.
+        root: The indexed folder that it belongs to, as the file system spells it (``os.fsencode``);
+            None for a picture that is of none.
+        path: The file, absolute, as the file system spells it; any bytes but NUL. None for a
+            picture without a file.
+        image_id: Path below the root, with ``/``, safe to print; several folders may have the
+            same. The caller's own id, which no other such picture has, where there is no root.
         size: Bytes of the file.
         mtime_ns: Modification time of the file, in nanoseconds since 1970.
         content_hash: BLAKE2b of the file's bytes.
@@ -31,12 +37,12 @@ class Picture(NamedTuple):
         metadata: The other keys of its line in ``metadata.jsonl``, as JSON text of one object.
     """
 
-    root: bytes
-    path: bytes
+    root: bytes | None
+    path: bytes | None
     image_id: str
-    size: int
-    mtime_ns: int
-    content_hash: bytes
+    size: int | None
+    mtime_ns: int | None
+    content_hash: bytes | None
     width: int | None
     height: int | None
     caption: str | None
@@ -51,9 +57,10 @@ class Record:
     picture: Picture
 
     @property
-    def path(self) -> Path:
-        """The file as a path; surrogates stand for bytes that are no UTF-8."""
-        return Path(os.fsdecode(self.picture.path))
+    def path(self) -> Path | None:
+        """The file as a path, None without one; surrogates stand for bytes that are no UTF-8."""
+        path = self.picture.path
+        return None if path is None else Path(os.fsdecode(path))
 
     @property
     def metadata(self) -> dict[str, Any]:

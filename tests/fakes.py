@@ -1,6 +1,7 @@
 """A small deterministic encoder, for tests of retrieval that need no model."""
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,16 +9,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.protocols import Features, Pixels
+from retrieval.catalogue import halves
+from retrieval.protocols import Feature, Features, Pixels
 
 _SIDE = 8
 
 
-def decode(path: Path) -> Pixels:
+def decode(source: Path | bytes) -> Pixels:
     """Read a sound picture file; ValueError for anything else that can be opened."""
-    data = path.read_bytes()
+    data = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     except (OSError, SyntaxError) as error:
         message = f"expected a picture, got {len(data)} other bytes."
@@ -36,20 +38,20 @@ class FakeEncoder:
         self,
         embed_dim: int = 16,
         fingerprint: str = "fake-1",
-        load: Callable[[Path], Pixels] = decode,
+        load: Callable[[Path | bytes], Pixels] = decode,
         before_batch: Callable[[int], None] | None = None,
     ) -> None:
         self.embed_dim = embed_dim
         self.fingerprint = fingerprint
         self.seen = 0
-        self.loaded: list[Path] = []
+        self.loaded: list[Path | bytes] = []
         self._lock = threading.Lock()
         self._load = load
         self._before_batch = before_batch
         shape = (embed_dim, _SIDE * _SIDE * 3)
         self._projection = np.random.default_rng(7).standard_normal(shape)
 
-    def load_pixels(self, source: Path) -> Pixels:
+    def load_pixels(self, source: Path | bytes) -> Pixels:
         with self._lock:
             self.loaded.append(source)
         return self._load(source)
@@ -75,6 +77,11 @@ class FakeEncoder:
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "little"))
         return _unit(generator.standard_normal(self.embed_dim))
+
+
+def as_stored(feature: Feature) -> Feature:
+    """What an index gives back of a unit row, [embed_dim]: it keeps halves."""
+    return halves.decode([halves.encode(feature, len(feature))], halves.HALF)[0]
 
 
 def _unit(row: np.ndarray) -> Features:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from fakes import FakeEncoder
 
-import retrieval.catalogue.schema
+import retrieval.catalogue.opening
 from retrieval.ingest import index_folder
 
 BATCH_SIZE = 4
@@ -65,14 +65,14 @@ class _Watched:
 
 def _watch_statements(fatal: int | None) -> _Watched:
     watched = _Watched(fatal)
-    connect = retrieval.catalogue.schema._connect
+    connect = retrieval.catalogue.opening._connect
 
     def connect_watched(target: str | Path) -> sqlite3.Connection:
         connection = connect(target)
         connection.set_trace_callback(watched)
         return connection
 
-    retrieval.catalogue.schema._connect = connect_watched
+    retrieval.catalogue.opening._connect = connect_watched
     return watched
 
 

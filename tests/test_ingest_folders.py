@@ -190,14 +190,8 @@ def test_a_folder_nobody_indexed_cannot_be_forgotten(bench, tmp_path):
     assert len(bench.contents()) == 6
 
 
-def test_an_index_from_before_roots_were_looked_up_goes_on(bench):
+def test_roots_are_looked_up_by_an_index(bench):
     bench.run()
-    database = sqlite3.connect(bench.index_dir / CATALOGUE_NAME)
-    database.execute("DROP INDEX images_by_root")
-    database.close()
-    assert len(search(bench)) == 6
-    bench.run()
-    assert bench.counts() == {"unchanged": 6}
     database = sqlite3.connect(bench.index_dir / CATALOGUE_NAME)
     plan = database.execute("EXPLAIN QUERY PLAN SELECT root FROM images WHERE root > '' LIMIT 1")
     assert "images_by_root" in str(plan.fetchall())

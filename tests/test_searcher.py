@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeEncoder, save_picture
+from fakes import FakeEncoder, as_stored, save_picture
 from indexing_process import start_process
 
 from retrieval.catalogue import Catalogue
@@ -58,7 +58,7 @@ def expected_order(
     folder: Path, encoder: FakeEncoder, query: np.ndarray
 ) -> list[tuple[str, float]]:
     scored = [
-        (path.name, float(query.astype(np.float64) @ encoder.encode_file(path)))
+        (path.name, float(query.astype(np.float64) @ as_stored(encoder.encode_file(path))))
         for path in sorted(folder.glob("*.png"))
     ]
     return sorted(scored, key=lambda pair: -pair[1])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from retrieval.catalogue.schema import raise_if_damaged
+from retrieval.catalogue.trouble import raise_if_damaged
 
 __all__ = ["Connection"]
 

@@ -1,6 +1,16 @@
-"""A folder of pictures into a catalogue and an index."""
+"""Pictures into a catalogue and an index: those of folders, and those from elsewhere."""
 
+from retrieval.ingest.items import Item
 from retrieval.ingest.report import IngestReport, OnProgress, Progress
 from retrieval.ingest.run import index_folder
+from retrieval.ingest.writer import UNCHANGED, IndexWriter
 
-__all__ = ["IngestReport", "OnProgress", "Progress", "index_folder"]
+__all__ = [
+    "UNCHANGED",
+    "IndexWriter",
+    "IngestReport",
+    "Item",
+    "OnProgress",
+    "Progress",
+    "index_folder",
+]

@@ -14,14 +14,14 @@ from retrieval.pictures import shown_size
 from retrieval.protocols import Pixels
 from retrieval.records import Record
 
-__all__ = ["Examined", "Examiner", "Verdict"]
+__all__ = ["EXHAUSTED", "Examined", "Examiner", "Verdict", "hash_bytes", "hash_file", "reason_of"]
 
 _BLOCK = 1 << 20  # bytes
 _HASH_BYTES = 20
 _MOST_REASON = 300  # characters
 
 # The machine's trouble, not the file's: the run must stop, and nothing be set aside.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 # There is nothing behind the name any more, as with a link to a deleted file.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -104,14 +104,15 @@ class Examiner:
         except OSError as error:
             gone = error.errno in _GONE
             verdict = Verdict.BROKEN if gone else Verdict.UNREADABLE
-            return Examined(path, verdict, record, reason=_reason(error))
+            return Examined(path, verdict, record, reason=reason_of(error))
         seen = Examined(path, Verdict.UNREAD, record, status.st_size, status.st_mtime_ns)
         if not stat.S_ISREG(status.st_mode):
             kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "another")
             return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
         state = (status.st_size, status.st_mtime_ns)
         if record and (record.picture.size, record.picture.mtime_ns) == state:
-            return replace(seen, verdict=Verdict.SAME, content_hash=record.picture.content_hash)
+            known = record.picture.content_hash or b""
+            return replace(seen, verdict=Verdict.SAME, content_hash=known)
         failure = None if self._retry_failed else self._catalogue.failure(path)
         if failure and (failure.size, failure.mtime_ns) == state:
             return replace(seen, verdict=Verdict.BROKEN, reason=failure.reason)
@@ -125,7 +126,7 @@ class Examiner:
         """
         path = Path(os.fsdecode(seen.path))
         try:
-            content_hash = _hash(path)
+            content_hash = hash_file(path)
             hashed = replace(seen, content_hash=content_hash)
             if seen.record and seen.record.picture.content_hash == content_hash:
                 return replace(hashed, verdict=Verdict.SAME)
@@ -135,19 +136,29 @@ class Examiner:
         except ImportError as error:
             # Without its size and time, it is tried again: the package may be there then.
             unknown = replace(seen, size=None, mtime_ns=None)
-            return replace(unknown, verdict=Verdict.UNREADABLE, reason=_reason(error))
+            return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
         except ValueError as error:
-            return replace(seen, verdict=Verdict.BROKEN, reason=_reason(error))
+            return replace(seen, verdict=Verdict.BROKEN, reason=reason_of(error))
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 raise
             # Without its size and time, it is tried again: permissions change neither.
             unknown = replace(seen, size=None, mtime_ns=None)
-            return replace(unknown, verdict=Verdict.UNREADABLE, reason=_reason(error))
+            return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
         return replace(hashed, verdict=Verdict.DECODED, pixels=pixels, shown_size=shown_size(path))
 
 
-def _hash(path: Path) -> bytes:
+def hash_bytes(data: bytes) -> bytes:
+    """Hash what is in a file; see :func:`hash_file`."""
+    return hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
+
+
+def hash_file(path: Path) -> bytes:
+    """Hash a file: BLAKE2b, 20 bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
     digest = hashlib.blake2b(digest_size=_HASH_BYTES)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -155,7 +166,7 @@ def _hash(path: Path) -> bytes:
     return digest.digest()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Say why on one line, without the path, which stands beside it anyway."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:_MOST_REASON] or type(error).__name__

@@ -165,7 +165,7 @@ class MovedPictures:
         lost = self._lost.get(content_hash)
         if lost is None:
             same = self._catalogue.find_all_content(content_hash)
-            lost = [record for record in same if is_gone(record.picture.path)]
+            lost = [record for record in same if is_gone(_file_of(record))]
             if len(same) > 1:
                 self._lost[content_hash] = lost
         name = _last_part(image_id)
@@ -178,9 +178,14 @@ class MovedPictures:
             record = max(lost, key=likeness)
             lost.remove(record)
             # It may have been taken or removed since it was looked up.
-            if self._catalogue.find(record.picture.path) == record:
+            if self._catalogue.find(_file_of(record)) == record:
                 return record
         return None
+
+
+def _file_of(record: Record) -> bytes:
+    assert record.picture.path is not None  # it is of a folder
+    return record.picture.path
 
 
 def _last_part(image_id: str) -> str:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
 from retrieval.errors import EncoderError
 from retrieval.features import check_unit_rows
 from retrieval.index import open_index
@@ -141,13 +141,14 @@ class _Due:
 
     Args:
         examined: What was found out about it.
-        feature: Its unit row, [embed_dim], if some picture with this content had one already.
+        feature: Its row as it is stored, [embed_dim], if some picture with this content had one
+            already.
         is_copy: The content is known from another file, or from one before it in the batch.
         shown_size: Width and height in pixels after EXIF rotation, where known.
     """
 
     examined: Examined
-    feature: Feature | None
+    feature: StoredFeature | None
     is_copy: bool
     shown_size: tuple[int | None, int | None]
 
@@ -314,9 +315,9 @@ class _Run:
             return
         if due.is_copy and self._move(examined, picture):
             return
-        feature = due.feature
-        if feature is None:
-            feature = features[examined.content_hash]
+        feature: Feature | StoredFeature = (
+            features[examined.content_hash] if due.feature is None else due.feature
+        )
         if examined.record:
             self._catalogue.replace(examined.record.row, picture, feature)
         else:
@@ -327,7 +328,7 @@ class _Run:
 
     def _move(self, examined: Examined, picture: Picture) -> bool:
         """Give a picture that has lost its file its new place, if it is this one."""
-        lost = self._moved.claim(picture.content_hash, picture.image_id)
+        lost = self._moved.claim(examined.content_hash, picture.image_id)
         if lost is None:
             return False
         if examined.record:  # another picture lay where this one has been moved to
@@ -339,7 +340,7 @@ class _Run:
     def _describe(self, examined: Examined, picture: Picture) -> None:
         assert examined.record is not None
         before = examined.record.picture
-        if picture.root != before.root:
+        if before.root is not None and picture.root != before.root:
             self._adopted[before.root] += 1
         if picture != before:
             self._catalogue.describe(examined.record.row, picture)

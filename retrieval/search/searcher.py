@@ -40,8 +40,10 @@ class Hit:
         rank: Place in the result; 1 is best.
         score: Cosine in [-1, 1], higher is better.
         row: The picture's number in the index; never used again for another picture.
-        image_id: Path below the indexed folder, with ``/``, safe to print.
-        path: Where the picture lies; may hold surrogates where the name is not UTF-8.
+        image_id: Path below the indexed folder, with ``/``, safe to print; of a picture from
+            outside a folder, the id that it was added under.
+        path: Where the picture lies; may hold surrogates where the name is not UTF-8. None for a
+            picture that was added without a file.
         caption: The picture's caption from ``metadata.jsonl``, if any.
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
     """
@@ -50,13 +52,18 @@ class Hit:
     score: float
     row: int
     image_id: str
-    path: Path
+    path: Path | None
     caption: str | None
     metadata: dict[str, Any]
 
     @property
     def missing(self) -> bool:
-        """True if there is no such file any more; looks each time it is asked."""
+        """True if there is no such file any more; looks each time it is asked.
+
+        A picture that was added without a file misses none.
+        """
+        if self.path is None:
+            return False
         try:
             self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -225,7 +232,7 @@ class Searcher:
         return self._search(features, limit)
 
     def hit_path(self, row: int) -> Path | None:
-        """Tell where the picture of a row lies; None if the index has no such row."""
+        """Tell where the picture of a row lies; None if there is no such row, or it has no file."""
         if not 0 < row <= _LAST_ROW:
             return None
         record = self._state.catalogue.records([row]).get(row)

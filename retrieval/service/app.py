@@ -216,7 +216,8 @@ def _find_picture(searcher: Searcher, row: int) -> tuple[Path, os.stat_result, s
         raise ProblemError(
             HTTPStatus.NOT_FOUND,
             "row_not_found",
-            f"expected a row of the index, got {shorten(row)}. Use the rows of a search's hits.",
+            f"expected a row of the index whose picture has a file, got {shorten(row)}. "
+            "Use the rows of a search's hits.",
         )
     try:
         status = path.stat()

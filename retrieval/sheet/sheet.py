@@ -152,7 +152,7 @@ def _draw_hit(sheet: Image.Image, corner: tuple[int, int], style: _Style, hit: H
 def _tile(hit: Hit, style: _Style) -> Image.Image:
     """Draw the thumbnail in the middle of a square."""
     side = style.tile
-    picture = open_thumbnail(hit.path, (side, side))
+    picture = open_thumbnail(hit.path, (side, side)) if hit.path else None
     if picture is None:
         return _missing_tile(hit.image_id, style)
     square = Image.new("RGB", (side, side), _TILE)

@@ -1,0 +1,327 @@
+"""The catalogue as everybody reads it, whoever writes meanwhile."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from retrieval.catalogue.changes import Change
+from retrieval.catalogue.connection import Connection
+from retrieval.catalogue.halves import HALF, SINGLE, StoredFeature, as_stored, decode
+from retrieval.catalogue.opening import connect_reader
+from retrieval.catalogue.schema import CATALOGUE_NAME
+from retrieval.errors import IndexMismatchError, IndexNotFoundError
+from retrieval.protocols import Features, Rows
+from retrieval.records import Failure, Picture, Record, bounds_under
+
+__all__ = ["COLUMNS", "CatalogueReader"]
+
+COLUMNS = ", ".join(Picture._fields)
+_PAGE = 1024  # rows of text
+_FEATURE_PAGE = 32768  # rows of features, 64 MiB at width 512
+
+_SELECT = f"SELECT row, {COLUMNS} FROM images"  # noqa: S608  (field names, no input)
+
+
+class _Layout(NamedTuple):
+    """Where a catalogue keeps its features.
+
+    Args:
+        table: The table of them.
+        by_generation: Its index on their generation.
+        dtype: What the blobs hold.
+    """
+
+    table: str
+    by_generation: str
+    dtype: np.dtype[np.floating]
+
+
+_LAYOUTS = {
+    "1": _Layout("images", "images_by_generation", SINGLE),
+    "2": _Layout("features", "features_by_generation", HALF),
+}
+
+
+class CatalogueReader:
+    """The pictures of one index folder, their features, and the files that failed.
+
+    Safe to use from several threads: one connection behind one lock. Other processes
+    may read while one writes (SQLite's write-ahead log). Catalogues of schema 1 are read as
+    they are: only who writes may upgrade them.
+
+    Args:
+        connection: To a file that holds the catalogue's tables.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.uid = self._meta("uid")
+        """Drawn at random when the catalogue is created; ties derived files to it."""
+        self.fingerprint = self._meta("fingerprint")
+        """Identifies the model the features came from."""
+        self.embed_dim = int(self._meta("embed_dim"))
+        """Width of the features."""
+
+    @classmethod
+    def open(cls, index_dir: Path) -> Self:
+        """Open the catalogue for reading; works while another process writes.
+
+        Raises:
+            IndexNotFoundError: If there is none.
+            CorruptIndexError: If the file is damaged or of an unknown schema version.
+        """
+        path = index_dir / CATALOGUE_NAME
+        opened = connect_reader(path)
+        if opened is None:
+            raise IndexNotFoundError(
+                f"expected an index in {index_dir}, got none. Build one with: "
+                "clip-text index FOLDER"
+            )
+        db, is_live = opened
+        return cls(Connection(db, path, is_live=is_live))
+
+    def check_model(self, *, fingerprint: str, embed_dim: int) -> None:
+        """Refuse a model other than the one the features came from.
+
+        Raises:
+            IndexMismatchError: If the fingerprint or the embed_dim differs.
+        """
+        remedy = "Use the model that built the index, or index into another index folder."
+        if embed_dim != self.embed_dim:
+            raise IndexMismatchError(
+                f"expected a model of width {self.embed_dim} (the index's embed_dim), "
+                f"got {embed_dim}. {remedy}"
+            )
+        if fingerprint != self.fingerprint:
+            raise IndexMismatchError(
+                f"expected the model with fingerprint {self.fingerprint}, which built the "
+                f"index, got {fingerprint}. {remedy}"
+            )
+
+    # Pictures
+
+    def __len__(self) -> int:
+        return int(self._connection.read("SELECT count(*) FROM images")[0][0])
+
+    def __iter__(self) -> Iterator[Record]:
+        """Go through all pictures in the order of their rows."""
+        last = 0
+        while page := self._connection.read(
+            f"{_SELECT} WHERE row > ? ORDER BY row LIMIT {_PAGE}", (last,)
+        ):
+            yield from map(_record, page)
+            last = page[-1][0]
+
+    @property
+    def generation(self) -> int:
+        """Grows by one with every transaction that changes features."""
+        return int(self._meta("generation"))
+
+    @property
+    def schema_version(self) -> int:
+        """Of the tables as they are in the file."""
+        return int(self._meta("schema_version"))
+
+    @property
+    def is_replaced(self) -> bool:
+        """True if the file is gone, or another one has taken its place, or it was upgraded.
+
+        Or if it has changed and this connection, in a folder that could not be written,
+        does not see that.
+        """
+        return self._connection.is_replaced or self._meta("uid") != self.uid
+
+    def find(self, path: bytes) -> Record | None:
+        """Find the picture of a folder at a path, as the file system spells it."""
+        sql = f"{_SELECT} WHERE path = ? AND root IS NOT NULL"
+        return self._first(sql, path)
+
+    def find_item(self, image_id: str) -> Record | None:
+        """Find the picture from outside a folder that was added under an id."""
+        return self._first(f"{_SELECT} WHERE image_id = ? AND root IS NULL", image_id)
+
+    def find_id(self, image_id: str, limit: int = 10) -> list[Record]:
+        """Find the pictures that an id may mean, in the order of their rows.
+
+        Args:
+            image_id: That of a picture from outside a folder, of which there is one at most; or,
+                where there is none, the path of a picture below its folder, which several
+                folders may have.
+            limit: How many at most.
+        """
+        if item := self.find_item(image_id):
+            return [item]
+        sql = f"{_SELECT} WHERE image_id = ? AND root IS NOT NULL ORDER BY row LIMIT ?"
+        return [_record(values) for values in self._connection.read(sql, (image_id, limit))]
+
+    def find_content(self, content_hash: bytes) -> tuple[Record, StoredFeature] | None:
+        """Find some picture with this content, and its feature as it is stored, [embed_dim]."""
+        selected = self._connection.read(
+            f"SELECT row, {COLUMNS}, feature FROM images JOIN features USING (row) "  # noqa: S608
+            "WHERE content_hash = ? ORDER BY row LIMIT 1",
+            (content_hash,),
+        )
+        if not selected:
+            return None
+        *values, blob = selected[0]
+        return _record(tuple(values)), as_stored(blob)
+
+    def find_all_content(self, content_hash: bytes) -> list[Record]:
+        """Find all pictures of folders with this content, in the order of their rows."""
+        sql = f"{_SELECT} WHERE content_hash = ? AND root IS NOT NULL ORDER BY row"
+        return [_record(values) for values in self._connection.read(sql, (content_hash,))]
+
+    def records(self, rows: Iterable[int]) -> dict[int, Record]:
+        """Read the pictures of these rows; rows that are gone are absent from the answer."""
+        records: dict[int, Record] = {}
+        wanted = [int(row) for row in rows]
+        for start in range(0, len(wanted), _PAGE):
+            part = wanted[start : start + _PAGE]
+            sql = f"{_SELECT} WHERE row IN ({', '.join('?' * len(part))})"
+            records |= {values[0]: _record(values) for values in self._connection.read(sql, part)}
+        return records
+
+    def count_under(self, folder: bytes) -> int:
+        """Count the pictures of folders below a folder."""
+        sql = "SELECT count(*) FROM images WHERE path >= ? AND path < ? AND root IS NOT NULL"
+        return int(self._connection.read(sql, bounds_under(folder))[0][0])
+
+    def count_of(self, root: bytes | None) -> int:
+        """Count the pictures that belong to an indexed folder; None: those that are of none."""
+        return int(
+            self._connection.read("SELECT count(*) FROM images WHERE root IS ?", (root,))[0][0]
+        )
+
+    def roots(self) -> list[bytes]:
+        """Read which indexed folders pictures belong to, in byte order."""
+        roots: list[bytes] = []
+        sql = "SELECT root FROM images WHERE root > ? ORDER BY root LIMIT 1"
+        # From one root to the next by the index: DISTINCT would look at every picture.
+        while next_root := self._connection.read(sql, (roots[-1] if roots else b"",)):
+            roots.append(next_root[0][0])
+        return roots
+
+    # Features
+
+    def rows(self, since: int = 0) -> Rows:
+        """Read which rows have features written after a generation, ascending, int64 [n]."""
+        layout = self._layout()
+        # Named, since SQLite would rather read the whole table than sort a few rows.
+        sql = (
+            f"SELECT row FROM {layout.table} INDEXED BY {layout.by_generation} "  # noqa: S608
+            "WHERE generation > ? ORDER BY row"
+        )
+        return _rows(self._connection.read(sql, (since,)))
+
+    def features(self, since: int = 0) -> Iterator[tuple[Rows, Features]]:
+        """Read features written after a generation, in the order of their rows, page by page.
+
+        Args:
+            since: A generation; 0 gives all features.
+
+        Yields:
+            Rows, int64 [n], and their features, unit rows [n, embed_dim].
+        """
+        wanted = self.rows(since)
+        layout = self._layout()
+        for start in range(0, len(wanted), _FEATURE_PAGE):
+            page = self._blobs(layout, wanted[start : start + _FEATURE_PAGE].tolist())
+            if page:
+                rows = np.array([row for row, _ in page], np.int64)
+                yield rows, decode([blob for _, blob in page], layout.dtype)
+
+    @contextlib.contextmanager
+    def changes(self, since: int) -> Iterator[Change]:
+        """Read what happened to the features after a generation, all as of one moment.
+
+        What it costs follows what changed. Where the catalogue kept no record of removed
+        rows so far back, it reads the numbers of all rows instead.
+
+        Args:
+            since: A generation; 0 for a follower that holds nothing.
+
+        Yields:
+            What the follower has to do.
+        """
+        with self.snapshot():
+            yield Change(
+                self.generation, self._removed(since), self.rows(since), self.features(since)
+            )
+
+    def _removed(self, since: int) -> Rows:
+        """Read which rows of a generation are not there now; perhaps others long gone."""
+        if since == 0:
+            return np.empty(0, np.int64)
+        recorded = self._connection.read("SELECT value FROM meta WHERE key = 'removals_since'")
+        if recorded and int(recorded[0][0]) <= since:
+            sql = "SELECT row FROM removed WHERE generation > ? ORDER BY row"
+            return _rows(self._connection.read(sql, (since,)))
+        # Rows count up and none is used again: whichever is absent is gone.
+        drawn = self._connection.read("SELECT seq FROM sqlite_sequence WHERE name = 'images'")
+        last = int(drawn[0][0]) if drawn else 0
+        return np.setdiff1d(np.arange(1, last + 1, dtype=np.int64), self.rows())
+
+    def _layout(self) -> _Layout:
+        # Looked up each time: a writer may upgrade the catalogue under its readers.
+        return _LAYOUTS[self._meta("schema_version")]
+
+    def _blobs(self, layout: _Layout, rows: list[int]) -> list[tuple[int, bytes]]:
+        selected: list[tuple[Any, ...]] = []
+        for start in range(0, len(rows), _PAGE):
+            part = rows[start : start + _PAGE]
+            marks = ", ".join("?" * len(part))
+            sql = f"SELECT row, feature FROM {layout.table} WHERE row IN ({marks}) ORDER BY row"  # noqa: S608
+            selected += self._connection.read(sql, part)
+        return [(row, blob) for row, blob in selected]
+
+    # Files that failed
+
+    def failure(self, path: bytes) -> Failure | None:
+        """Read why this file was set aside; None if it was not."""
+        selected = self._connection.read("SELECT * FROM failures WHERE path = ?", (path,))
+        return Failure(*selected[0]) if selected else None
+
+    def failures(self) -> list[Failure]:
+        """Read all files set aside, in byte order of their paths."""
+        return [
+            Failure(*values)
+            for values in self._connection.read("SELECT * FROM failures ORDER BY path")
+        ]
+
+    def snapshot(self) -> contextlib.AbstractContextManager[None]:
+        """Let everything read inside belong to one moment, whoever writes meanwhile."""
+        return self._connection.snapshot()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _meta(self, key: str) -> str:
+        return str(self._connection.read("SELECT value FROM meta WHERE key = ?", (key,))[0][0])
+
+    def _first(self, sql: str, value: bytes | str) -> Record | None:
+        selected = self._connection.read(sql, (value,))
+        return _record(selected[0]) if selected else None
+
+
+def _record(values: tuple[Any, ...]) -> Record:
+    return Record(values[0], Picture(*values[1:]))
+
+
+def _rows(selected: list[tuple[int]]) -> Rows:
+    return np.fromiter((row for (row,) in selected), np.int64, len(selected))

@@ -1,0 +1,48 @@
+"""SQLite's errors in our words."""
+
+import sqlite3
+from pathlib import Path
+
+from retrieval.errors import CorruptIndexError, StorageError
+
+__all__ = ["primary_code", "raise_if_damaged"]
+
+
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "Free some space on its disk, or in the folder for temporary files",
+    sqlite3.SQLITE_IOERR: "See whether its disk is full or failing",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "Make the file and its folder writable, and see whether it is full",
+    sqlite3.SQLITE_BUSY: "See whether another program has it open",
+    sqlite3.SQLITE_LOCKED: "See whether another program has it open",
+    sqlite3.SQLITE_NOMEM: "Free some memory",
+}
+
+
+def raise_if_damaged(path: Path, error: BaseException) -> None:
+    """Turn SQLite's words for a catalogue that is not sound, or out of reach, into ours.
+
+    Raises:
+        CorruptIndexError: If the file is no sound catalogue.
+        StorageError: If the disk is full or failing, or the file cannot be written or is in use.
+            If the error means neither, nothing happens.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return
+    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    if primary_code(error) in damage or "no such table" in str(error):
+        raise CorruptIndexError(
+            f"expected a catalogue in {path}, got a damaged or foreign file ({error}). "
+            "Delete the index folder and index again."
+        ) from error
+    if remedy := _REMEDIES.get(primary_code(error)):
+        raise StorageError(
+            f"expected to read and write {path}, got: {error}. {remedy}; what was stored before "
+            "stays."
+        ) from error
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Give SQLite's kind of error; 0 for those of the Python module itself, which carry none."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

@@ -1,0 +1,353 @@
+"""An index written to picture by picture: what a call has acknowledged stays."""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, StoredFeature
+from retrieval.errors import EncoderError, IndexNotFoundError, ItemError
+from retrieval.features import check_unit_rows
+from retrieval.index import open_index
+from retrieval.ingest.examine import EXHAUSTED, hash_bytes, hash_file, reason_of
+from retrieval.ingest.items import (
+    Item,
+    check_caption,
+    check_feature,
+    check_id,
+    metadata_text,
+    resolve,
+)
+from retrieval.pictures import shown_size
+from retrieval.protocols import Encoder, Feature, Pixels
+from retrieval.records import Picture, Record, displayed
+
+__all__ = ["UNCHANGED", "IndexWriter", "Unchanged"]
+
+_BATCH = 64  # pictures per call of the encoder
+
+
+class Unchanged(Enum):
+    """What is passed for a thing that is to stay as it is, where None means that there is none."""
+
+    UNCHANGED = auto()
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """An item that was looked at.
+
+    Args:
+        picture: What is stored of it.
+        feature: Its row, [embed_dim], if it was given or its content is known.
+        pixels: The decoded picture that has to be encoded otherwise.
+    """
+
+    picture: Picture
+    feature: Feature | StoredFeature | None
+    pixels: Pixels | None = None
+
+
+class IndexWriter:
+    """Writes pictures from elsewhere than a folder into an index, by ids of the caller's own.
+
+    It holds the index's one writer's lock from :meth:`open` to :meth:`close`; others may search
+    meanwhile, each on one consistent state. Each call is one transaction: when it returns, what
+    it did is on the disk, and survives the end of the process at any instant and a power cut; if
+    it raises, it did nothing. Safe to use from several threads, one call after another.
+
+    Args:
+        index_dir: Folder of the index.
+        catalogue: Its catalogue, open for writing; closed by :meth:`close`.
+        encoder: Turns pictures into features; None where all features come finished.
+        held: What :meth:`close` releases.
+    """
+
+    def __init__(
+        self, index_dir: Path, catalogue: Catalogue, encoder: Encoder | None, held: ExitStack
+    ) -> None:
+        self._index_dir = index_dir
+        self._catalogue = catalogue
+        self._encoder = encoder
+        self._held = held
+        self._calls = threading.Lock()
+        self._generation = catalogue.generation
+
+    @classmethod
+    def open(
+        cls,
+        index_dir: Path,
+        encoder: Encoder | None = None,
+        *,
+        fingerprint: str | None = None,
+        embed_dim: int | None = None,
+    ) -> Self:
+        """Open an index for writing; one that is not there is made.
+
+        Args:
+            index_dir: Folder of the index; pictures of folders may be in it as well.
+            encoder: The model of the index. Without it, only items with finished features can be
+                added.
+            fingerprint: Of the model that made the features, where there is no encoder; that of
+                the index if not given.
+            embed_dim: Width of the features, where there is no encoder; that of the index if not
+                given.
+
+        Raises:
+            IndexLockedError: If another process is writing to the index.
+            IndexNotFoundError: If there is no index, and neither encoder nor fingerprint and
+                embed_dim say of which model it shall be.
+            IndexMismatchError: If the index is of another model.
+        """
+        if encoder is not None:
+            fingerprint, embed_dim = encoder.fingerprint, encoder.embed_dim
+        named = fingerprint is not None and embed_dim is not None
+        if not named and not (index_dir / CATALOGUE_NAME).is_file():
+            raise IndexNotFoundError(
+                f"expected an index in {index_dir}, got none. Name an encoder, or fingerprint "
+                "and embed_dim of the model whose features it shall hold."
+            )
+        held = ExitStack()
+        try:
+            held.enter_context(IndexLock(index_dir))
+            if fingerprint is None or embed_dim is None:
+                with Catalogue.open(index_dir) as there:
+                    fingerprint = fingerprint or there.fingerprint
+                    embed_dim = embed_dim or there.embed_dim
+            catalogue = held.enter_context(
+                Catalogue.create_or_open(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
+            )
+            return cls(index_dir, catalogue, encoder, held)
+        except BaseException:
+            held.close()
+            raise
+
+    def __len__(self) -> int:
+        """Count all pictures of the index, those of folders included."""
+        return len(self._catalogue)
+
+    def __contains__(self, image_id: str) -> bool:
+        return self._catalogue.find_item(image_id) is not None
+
+    def find(self, image_id: str) -> Record | None:
+        """Give what is stored of an item; None if there is none of this id."""
+        return self._catalogue.find_item(image_id)
+
+    def add(
+        self,
+        image_id: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        data: bytes | None = None,
+        feature: Feature | None = None,
+        caption: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Add a picture, or put it in the place of the one that was added under its id.
+
+        Args:
+            image_id: The caller's own id.
+            path: Where the picture lies.
+            data: What is in its file; not kept.
+            feature: Its unit row, [embed_dim], if it is finished.
+            caption: What the picture shows, in words.
+            metadata: Anything else, as JSON has it.
+
+        Returns:
+            The picture's row, which it keeps as long as it is there.
+
+        Raises:
+            ItemError: If any of it cannot be used.
+            EncoderError: If the encoder returns no unit row.
+            StorageError: If the disk is full or failing.
+        """
+        item = Item(image_id, path, data, feature, caption, metadata or {})
+        return self.add_many([item])[0]
+
+    def add_many(self, items: Iterable[Item]) -> list[int]:
+        """Add pictures as :meth:`add` does, all of them or none.
+
+        Content that the index has already is not encoded again.
+
+        Args:
+            items: Pictures with different ids. What is stored of them is held in memory until
+                the end of the call, about 2 KB each.
+
+        Returns:
+            Their rows.
+
+        Raises:
+            ItemError: If one of them cannot be used, or two have one id.
+            EncoderError: If the encoder returns no unit rows.
+            StorageError: If the disk is full or failing.
+        """
+        with self._calls:
+            prepared = list(self._prepared(items))
+            ids = {picture.image_id for picture, _ in prepared}
+            if len(ids) < len(prepared):
+                raise ItemError(
+                    f"expected different ids, got {len(prepared)} items with {len(ids)}. Add an "
+                    "item once; adding it again later replaces it."
+                )
+            with self._catalogue.transaction():
+                return [self._store(picture, feature) for picture, feature in prepared]
+
+    def update(
+        self,
+        image_id: str,
+        *,
+        caption: str | Unchanged | None = UNCHANGED,
+        metadata: Mapping[str, Any] | Unchanged = UNCHANGED,
+    ) -> None:
+        """Change what is said of an item; its feature and row stay.
+
+        Args:
+            image_id: The id that it was added under.
+            caption: The new one; None takes it away.
+            metadata: What stands in the place of all that was there.
+
+        Raises:
+            ItemNotFoundError: If no item has this id.
+            ItemError: If it is the id of a folder's picture, or the new ones cannot be used.
+        """
+        with self._calls, self._catalogue.transaction():
+            (record,) = resolve(self._catalogue, [image_id])
+            picture = record.picture
+            if picture.root is not None:
+                raise ItemError(
+                    f"expected the id of an item, got {image_id!r}, a picture of the folder "
+                    f"{displayed(picture.root)}. Change its line in metadata.jsonl, and index the "
+                    "folder again."
+                )
+            if not isinstance(caption, Unchanged):
+                picture = picture._replace(caption=check_caption(caption))
+            if not isinstance(metadata, Unchanged):
+                picture = picture._replace(metadata=metadata_text(metadata))
+            self._catalogue.describe(record.row, picture)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Forget pictures.
+
+        Args:
+            ids: Those that they were added under; or paths of pictures below their folders, which
+                come back if the folder is indexed again.
+
+        Raises:
+            ItemNotFoundError: If no picture has one of the ids; none is forgotten then.
+            ItemError: If one of the ids is that of several pictures.
+        """
+        with self._calls, self._catalogue.transaction():
+            self._catalogue.remove(record.row for record in resolve(self._catalogue, ids))
+
+    def close(self) -> None:
+        """Bring the vector index up to date, and let the next one write."""
+        with self._held, self._calls:
+            if self._catalogue.generation != self._generation:
+                open_index(self._index_dir, self._catalogue)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _store(self, picture: Picture, feature: Feature | StoredFeature) -> int:
+        before = self._catalogue.find_item(picture.image_id)
+        if before is None:
+            return self._catalogue.add(picture, feature)
+        self._catalogue.replace(before.row, picture, feature)
+        return before.row
+
+    def _prepared(self, items: Iterable[Item]) -> Iterator[tuple[Picture, Feature | StoredFeature]]:
+        """Look at items and encode what is new, a batch at a time."""
+        rest = iter(items)
+        while batch := list(islice(rest, _BATCH)):
+            looked_at = [self._look_at(item) for item in batch]
+            new = {
+                one.picture.content_hash: one.pixels for one in looked_at if one.pixels is not None
+            }
+            rows = dict(zip(new, self._encode(list(new.values())), strict=True))
+            for one in looked_at:
+                feature = one.feature
+                yield one.picture, rows[one.picture.content_hash] if feature is None else feature
+
+    def _look_at(self, item: Item) -> _Prepared:
+        picture = Picture(
+            root=None,
+            path=None if item.path is None else os.fsencode(os.path.abspath(item.path)),  # noqa: PTH100
+            image_id=check_id(item.id),
+            size=None if item.data is None else len(item.data),
+            mtime_ns=None,
+            content_hash=None if item.data is None else hash_bytes(item.data),
+            width=None,
+            height=None,
+            caption=check_caption(item.caption),
+            metadata=metadata_text(item.metadata),
+        )
+        if item.feature is not None:
+            row = check_feature(item.feature, item.id, self._catalogue.embed_dim)
+            return _Prepared(picture, row)
+        try:
+            return self._read(picture, item)
+        except (OSError, ValueError, ImportError) as error:
+            if isinstance(error, ItemError) or getattr(error, "errno", None) in EXHAUSTED:
+                raise
+            raise ItemError(
+                f"expected a picture for {item.id!r}, got: {reason_of(error)} Nothing of this "
+                "call was stored."
+            ) from error
+
+    def _read(self, picture: Picture, item: Item) -> _Prepared:
+        """Hash an item's content and, if it is new, decode it."""
+        if item.data is None and item.path is None:
+            raise ItemError(
+                f"expected a path, data or a feature for {item.id!r}, got none. Give one of them."
+            )
+        source: Path | bytes
+        if item.data is not None:
+            source = item.data
+        else:
+            assert item.path is not None
+            source = Path(item.path)
+            status = source.stat()  # before it is read, as for files of folders
+            picture = picture._replace(
+                size=status.st_size, mtime_ns=status.st_mtime_ns, content_hash=hash_file(source)
+            )
+        assert picture.content_hash is not None
+        if known := self._catalogue.find_content(picture.content_hash):
+            record, feature = known
+            like = record.picture
+            return _Prepared(picture._replace(width=like.width, height=like.height), feature)
+        if self._encoder is None:
+            raise ItemError(
+                f"expected a feature for {item.id!r}, got a picture that nobody can encode. Open "
+                "the writer with the index's encoder."
+            )
+        pixels = self._encoder.load_pixels(source)
+        width, height = shown_size(source) or (None, None)
+        return _Prepared(picture._replace(width=width, height=height), None, pixels)
+
+    def _encode(self, pixels: list[Pixels]) -> list[Feature]:
+        if not pixels:
+            return []
+        assert self._encoder is not None
+        rows = self._encoder.encode_pixels(pixels)
+        remedy = "The encoder is at fault; nothing of this call was stored."
+        check_unit_rows(rows, self._catalogue.embed_dim, EncoderError, remedy)
+        if len(rows) != len(pixels):
+            raise EncoderError(f"expected {len(pixels)} features, got {len(rows)}. {remedy}")
+        return list(rows)
