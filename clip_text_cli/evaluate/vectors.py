@@ -81,7 +81,7 @@ def command(
     ] = "",
     split: Annotated[str | None, typer.Option(help="Of a folder with several splits.")] = None,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     dimensions: Annotated[
         str, typer.Option(help="Like 256,64; all, half and a quarter of the model's if none.")
     ] = "",
