@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from copy import copy
 from functools import cached_property
 from itertools import islice
 from os import PathLike
@@ -22,6 +23,7 @@ from clip_text.runtimes.processor import available_cores
 from clip_text.text_heads import TextHeads, check_batch_size
 from clip_text.tokenizer import Compat, TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
+from clip_text.vectors import check_dimensions, truncate
 
 if TYPE_CHECKING:  # an exported model runs where none of these can be imported
     import torch
@@ -49,6 +51,8 @@ class Encoder(TextHeads):
         runtime: How, one of :data:`clip_text.runtimes.names.RUNTIMES`; ``torch`` runs the
             modules themselves, so that rows follow weights that change. All others compute with
             the weights as they are when texts or pictures are first encoded.
+        dimensions: How many of each row's first dimensions are kept, made unit rows again; all
+            if not given. See :func:`clip_text.vectors.truncate`.
 
     Example:
         >>> encoder = Encoder.from_pretrained("starter")
@@ -61,6 +65,7 @@ class Encoder(TextHeads):
         model: "Checkpoint | ExportedModel",
         device: "str | torch.device | None" = None,
         runtime: str = "torch",
+        dimensions: int | None = None,
     ) -> None:
         self.tokenizer = model.tokenizer
         self.preprocessing: Preprocessing = model.preprocessing
@@ -71,6 +76,8 @@ class Encoder(TextHeads):
             self.heads = {}
         else:
             self._take(model, device, runtime)
+        self._dimensions: int | None = None
+        self._dimensions = self._checked(dimensions)
 
     def _take(
         self, checkpoint: "Checkpoint", device: "str | torch.device | None", runtime: str
@@ -92,7 +99,7 @@ class Encoder(TextHeads):
             self.preprocessing,
             self.tokenizer,
             self._device,
-            lambda: self.fingerprint,
+            lambda: self._model_fingerprint,
         )
         self.runtime = make_runtime(runtime, parts)
 
@@ -105,6 +112,7 @@ class Encoder(TextHeads):
         context_length: int | None = None,
         compat: Compat | None = None,
         runtime: str | None = None,
+        dimensions: int | None = None,
     ) -> "Encoder":
         """Load a model.
 
@@ -123,11 +131,14 @@ class Encoder(TextHeads):
                 whose rows have a cosine of at least 0.999 to those of ``torch``. Take ``torch``
                 to change the weights. ``CLIP_TEXT_RUNTIME`` names another where none is given;
                 a model that was exported has its own, whatever the variable says.
+            dimensions: How many of each row's first dimensions are kept, from 1 to the model's
+                own number; all if not given. Part of the fingerprint.
 
         Raises:
             CheckpointError: If there is none, it is damaged, or it cannot have that context or
                 contract.
             MissingPackageError: If the runtime's library is not installed.
+            DimensionsError: If rows have not so many dimensions.
             ValueError: If there is no such runtime, or it does not compute on that device.
 
         Example:
@@ -136,14 +147,33 @@ class Encoder(TextHeads):
         """
         folder = Path(name).expanduser()
         if is_exported(folder):
-            return cls(load_exported(folder, context_length, compat, runtime), device)
+            exported = load_exported(folder, context_length, compat, runtime)
+            return cls(exported, device, dimensions=dimensions)
         with needs("clip-text", "a model that was not exported"):
             from clip_text.checkpoints import load_checkpoint
 
         chosen = asked_for(runtime, device)
         checkpoint = load_checkpoint(name, context_length, compat)
         with blaming_variable(runtime):
-            return cls(checkpoint, device, chosen)
+            encoder = cls(checkpoint, device, chosen)
+        return encoder if dimensions is None else encoder.truncated(dimensions)
+
+    def truncated(self, dimensions: int) -> "Encoder":
+        """Give another encoder of the same model, which keeps only so many dimensions of rows.
+
+        Raises:
+            DimensionsError: If this one's rows have not so many.
+        """
+        other = copy(self)
+        other._dimensions = self._checked(dimensions)
+        return other
+
+    def _checked(self, dimensions: int | None) -> int:
+        """Say how wide rows are to be; as wide as this encoder's if nothing is asked for."""
+        if dimensions is None:
+            return self.embed_dim
+        check_dimensions(dimensions, self.embed_dim)
+        return dimensions
 
     def save_pretrained(self, folder: str | Path, dtype: "torch.dtype | None" = None) -> None:
         """Write the model as a folder that :meth:`from_pretrained` reads.
@@ -203,7 +233,11 @@ class Encoder(TextHeads):
 
     @property
     def embed_dim(self) -> int:
-        """Width of the shared space."""
+        """Width of the rows: of the model's shared space, or as many dimensions as are kept."""
+        return self._dimensions or self._full_embed_dim
+
+    @property
+    def _full_embed_dim(self) -> int:
         return self._exported.embed_dim if self._exported else self.checkpoint.config.embed_dim
 
     @property
@@ -218,13 +252,21 @@ class Encoder(TextHeads):
             return self._exported.logit_scale
         return float(self.model.logit_scale.detach().exp())
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Digest of weights, preprocessing and tokeniser contract: 32 hexadecimal digits.
+        """Digest of weights, preprocessing, tokeniser contract and, of cut rows, their width.
 
-        Encoders with equal fingerprints give comparable rows; an index keeps it and refuses
-        queries from another model.
+        32 hexadecimal digits. Encoders with equal fingerprints give comparable rows; an index
+        keeps it and refuses queries from another model.
         """
+        if self.embed_dim == self._full_embed_dim:
+            return self._model_fingerprint
+        said = repr((self._model_fingerprint, self.embed_dim)).encode()
+        return hashlib.blake2b(said, digest_size=16).hexdigest()
+
+    @cached_property
+    def _model_fingerprint(self) -> str:
+        """Digest of the model's whole rows, whatever is kept of them."""
         if self._exported:
             return self._exported.fingerprint
         from clip_text.features import hash_weights
@@ -254,7 +296,9 @@ class Encoder(TextHeads):
         """Say which parts of the texts are unknown to the vocabulary, and which are cut off."""
         return self.tokenizer.report(texts)
 
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Features:
+    def encode_text(
+        self, texts: Sequence[str], batch_size: int = 256, *, dimensions: int | None = None
+    ) -> Features:
         """Encode texts into unit rows.
 
         An empty text is a text of no words: it has a row like any other. A text longer than
@@ -263,19 +307,22 @@ class Encoder(TextHeads):
         Args:
             texts: Any number of texts, in any language the vocabulary knows.
             batch_size: Texts per forward pass; the rows don't depend on it.
+            dimensions: How many of each row's first dimensions to keep, made unit rows again;
+                ``embed_dim`` if not given.
 
         Returns:
-            Unit rows, float32 [n, embed_dim], in the order of ``texts``.
+            Unit rows, float32 [n, dimensions], in the order of ``texts``.
 
         Raises:
             TypeError: If ``texts`` is one string, or holds something else than strings.
+            DimensionsError: If ``dimensions`` is not from 1 to ``embed_dim``.
             ValueError: If ``batch_size`` is below 1.
         """
         check_batch_size(batch_size)
         texts = check_texts(texts)
-        out = np.empty((len(texts), self.embed_dim), np.float32)
+        out = np.empty((len(texts), self._checked(dimensions)), np.float32)
         for places, tokens in self._padded_batches(texts, batch_size):
-            out[places] = self.runtime.text(tokens)
+            out[places] = truncate(self.runtime.text(tokens), out.shape[1])
         return out
 
     def _padded_batches(
@@ -323,7 +370,11 @@ class Encoder(TextHeads):
             yield places, torch.from_numpy(tokens).to(self.device)
 
     def encode_image(
-        self, images: Iterable[ImageSource] | NDArray[np.generic], batch_size: int = 64
+        self,
+        images: Iterable[ImageSource] | NDArray[np.generic],
+        batch_size: int = 64,
+        *,
+        dimensions: int | None = None,
     ) -> Features:
         """Encode pictures into unit rows.
 
@@ -332,17 +383,20 @@ class Encoder(TextHeads):
                 float in [0, 1]; [H, W], [H, W, 3] or [H, W, 4]) or encoded bytes, mixed at will; or
                 one array of pictures of one size, [n, H, W, 3].
             batch_size: Pictures per forward pass; the rows don't depend on it.
+            dimensions: How many of each row's first dimensions to keep, as :meth:`encode_text`.
 
         Returns:
-            Unit rows, float32 [n, embed_dim], in the order of ``images``.
+            Unit rows, float32 [n, dimensions], in the order of ``images``.
 
         Raises:
             TypeError: If ``images`` is one picture instead of several.
             OSError: If a file cannot be read.
             ImageError: If something is no picture (a ValueError).
+            DimensionsError: If ``dimensions`` is not from 1 to ``embed_dim``.
             ValueError: If ``batch_size`` is below 1.
         """
         check_batch_size(batch_size)
+        width = self._checked(dimensions)
         one = isinstance(images, str | bytes | PathLike | Image.Image)
         if one or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise TypeError(
@@ -351,8 +405,8 @@ class Encoder(TextHeads):
             )
         pixels = self._decoded(images, depth=batch_size)
         batches = iter(lambda: list(islice(pixels, batch_size)), [])
-        chunks = [self.encode_pixels(batch) for batch in batches]
-        return np.concatenate(chunks) if chunks else np.empty((0, self.embed_dim), np.float32)
+        chunks = [truncate(self.encode_pixels(batch), width) for batch in batches]
+        return np.concatenate(chunks) if chunks else np.empty((0, width), np.float32)
 
     def _decoded(
         self, images: Iterable[ImageSource] | NDArray[np.generic], depth: int
@@ -387,7 +441,8 @@ class Encoder(TextHeads):
         on_gpu = not self._exported and self.device.type != "cpu"
         at_once = len(pixels) if on_gpu else _PICTURES_ON_CPU
         batches = [pixels[start : start + at_once] for start in range(0, len(pixels), at_once)]
-        return np.concatenate([self.runtime.image(np.stack(batch)) for batch in batches])
+        rows = np.concatenate([self.runtime.image(np.stack(batch)) for batch in batches])
+        return truncate(rows, self.embed_dim)
 
     def to_input(self, pixels: Pixels) -> "Tensor":
         """Normalise uint8 [n, size, size, 3] into the image tower's input [n, 3, size, size].

@@ -4,6 +4,7 @@ ClipTextError
 ├── CheckpointError       a checkpoint cannot be found, read, or does not fit
 ├── DataError             a data file does not hold what it should (also a ValueError)
 │   └── NoFileError       no file that can be read is where one was named (a FileNotFoundError)
+├── DimensionsError       rows have not as many dimensions as are asked for (also a ValueError)
 ├── StorageError          the disk is full, or keeps a file from being written (also an OSError)
 ├── MissingPackageError   an optional package is not installed (also a ModuleNotFoundError)
 └── ImageError            something is no picture (also a ValueError; in clip_text.images)
@@ -29,6 +30,10 @@ class DataError(ClipTextError, ValueError):
 
 class NoFileError(DataError, FileNotFoundError):
     """No file that can be read is at a path that a person named."""
+
+
+class DimensionsError(ClipTextError, ValueError):
+    """Rows have not as many dimensions as are asked for."""
 
 
 class StorageError(ClipTextError, OSError):

@@ -9,6 +9,7 @@ import numpy as np
 
 from clip_text.runtimes import Features
 from clip_text.tokenizer.tokenizer import check_texts
+from clip_text.vectors import truncate
 
 if TYPE_CHECKING:  # an exported model runs where none of these can be imported
     from open_clip import CustomTextCLIP
@@ -71,7 +72,9 @@ class TextHeads(ABC):
     def require_weights(self) -> None: ...  # noqa: D102
 
     @abstractmethod
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Features: ...  # noqa: D102
+    def encode_text(  # noqa: D102
+        self, texts: Sequence[str], batch_size: int = 256, *, dimensions: int | None = None
+    ) -> Features: ...
 
     @abstractmethod
     def token_batches(  # noqa: D102
@@ -162,7 +165,8 @@ class TextHeads(ABC):
         logits = torch.empty((len(texts), len(chosen.config.labels)))
         for batch, tokens in self.token_batches(texts, batch_size):
             states, mask = tower.states(tokens)
-            rows[batch] = unit_rows(tower.proj(POOLERS[tower.pooler](states, mask)))
+            whole = unit_rows(tower.proj(POOLERS[tower.pooler](states, mask)))
+            rows[batch] = truncate(whole, self.embed_dim)
             logits[batch] = chosen(chosen.pool(states, mask)).float().cpu()
         return rows, rank(chosen.probabilities(logits), chosen.config, top_k)
 

@@ -21,6 +21,10 @@ Runtime = Annotated[
         "whose rows are within 0.999 of torch's.",
     ),
 ]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Keep so many of each row's first dimensions; all if not given."),
+]
 LearningRate = Annotated[
     float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
 ]

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from clip_text_cli import wiring
-from clip_text_cli.options import AsJson, Model, Runtime
+from clip_text_cli.options import AsJson, Dimensions, Model, Runtime
 from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -57,6 +57,7 @@ def index(
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
     runtime: Runtime = None,
+    dimensions: Dimensions = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 64,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads; one per core by default.")
@@ -77,6 +78,9 @@ def index(
 ) -> None:
     """Make pictures searchable; run it again after adding, changing, moving or deleting some.
 
+    --dimensions makes a smaller index that finds less (see: clip-text evaluate vectors). The index
+    remembers it: search, serve and the next index need not be told.
+
     Examples:
         clip-text index ~/Pictures
 
@@ -84,7 +88,9 @@ def index(
     """
     from retrieval.ingest import index_folder
 
-    encoder = wiring.load_encoder(model, runtime=runtime)
+    encoder = wiring.load_encoder(model, runtime=runtime, dimensions=dimensions)
+    if dimensions is None:
+        encoder = wiring.as_indexed(encoder, index_dir)
     with indexing_bar() as on_progress:
         report = index_folder(
             folder,
@@ -131,6 +137,7 @@ def search(
     from retrieval.sheet import contact_sheet
 
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+    encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder) as searcher:
         hits = searcher.search(query, top_k)
     if sheet is not None:
@@ -171,6 +178,7 @@ def serve(
     from retrieval.service.app import serve as serve_api
 
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+    encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
 
         def tell(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
@@ -20,6 +21,7 @@ def load_encoder(
     runtime: RuntimeName | None = None,
     *,
     queries_only: bool = False,
+    dimensions: int | None = None,
 ) -> "Encoder":
     """Load the model.
 
@@ -31,6 +33,7 @@ def load_encoder(
         queries_only: Whether it encodes a text now and then. The starter's exported form, which is
             there in a tenth of the time, then stands for ``auto``: it is made at first use and kept
             in the user's cache, and its rows are the starter's to the last digits of float32.
+        dimensions: How many of each row's first dimensions to keep; all if not given.
 
     Raises:
         typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
@@ -44,8 +47,34 @@ def load_encoder(
         raise typer.BadParameter(str(error)) from error
     quick = queries_only and model == "starter" and compat is None and wanted == "auto"
     if quick and (kept := _kept_starter()):
-        return kept
-    return Encoder.from_pretrained(model, compat=compat, runtime=runtime)
+        return kept if dimensions is None else kept.truncated(dimensions)
+    return Encoder.from_pretrained(model, compat=compat, runtime=runtime, dimensions=dimensions)
+
+
+def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
+    """Cut an encoder's rows as those of an index are, if it is the model that built it.
+
+    So ``--dimensions`` is said once, when an index is built. Any other index is left to whoever
+    opens it: the encoder is given back as it is.
+
+    Args:
+        encoder: As it was loaded.
+        index_dir: Folder of the index; there may be none yet.
+    """
+    from retrieval.catalogue import Catalogue
+    from retrieval.errors import RetrievalError
+
+    try:
+        catalogue = Catalogue.open(index_dir)
+    except RetrievalError:  # opening it to use it says what is wrong
+        return encoder
+    embed_dim, fingerprint = catalogue.embed_dim, catalogue.fingerprint
+    catalogue.close()
+    if embed_dim < encoder.embed_dim:
+        cut = encoder.truncated(embed_dim)
+        if cut.fingerprint == fingerprint:
+            return cut
+    return encoder
 
 
 def _kept_starter() -> "Encoder | None":

@@ -118,6 +118,8 @@ def test_one_pass_gives_both(monkeypatch):
         assert sum(each.probability for each in one.ranked) == pytest.approx(1)
     assert len({one.probability for one in labels}) > 10, "texts differ"
     assert [len(one.ranked) for one in encoder.classify(texts[:2], top_k=1)] == [1, 1]
+    cut, _ = encoder.truncated(8).encode_and_classify(texts)
+    np.testing.assert_allclose(cut, encoder.encode_text(texts, dimensions=8), atol=1e-6)
     rows, labels = encoder.encode_and_classify([])
     assert (rows.shape, labels) == ((0, 24), [])
 

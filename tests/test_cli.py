@@ -16,7 +16,7 @@ from clip_text_cli import pictures, wiring
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
 GROUPS = {
-    "evaluate": ("retrieval", "zero-shot", "languages", "robustness"),
+    "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "vectors"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
     "index": ("folder",),

@@ -2,14 +2,14 @@
 
 import typer
 
-from clip_text_cli.evaluate import languages, retrieval, robustness, zero_shot
+from clip_text_cli.evaluate import languages, retrieval, robustness, vectors, zero_shot
 from clip_text_cli.groups import with_default
 
 app = typer.Typer(
     cls=with_default("retrieval"),
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="""Measure a model: retrieval (the default), zero-shot, languages, robustness.
+    help="""Measure a model: retrieval (the default), zero-shot, languages, robustness, vectors.
 
     Examples:
         clip-text evaluate flickr8k-cn/val.jsonl --kind zh
@@ -21,3 +21,4 @@ app.command("retrieval")(retrieval.command)
 app.command("zero-shot")(zero_shot.command)
 app.command("languages")(languages.command)
 app.command("robustness")(robustness.command)
+app.command("vectors")(vectors.command)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clip_text_cli import wiring
 from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
-from clip_text_cli.options import AsJson, Runtime, listed, numbers
+from clip_text_cli.options import AsJson, Dimensions, Runtime, listed, numbers
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -244,6 +244,7 @@ def command(
         str, typer.Option("--model", "-m", envvar="CLIP_TEXT_MODEL", help="What to measure.")
     ] = "starter",
     runtime: Runtime = None,
+    dimensions: Dimensions = None,
     against: Annotated[
         str | None, typer.Option(help="Another model: print the differences and a paired test.")
     ] = None,
@@ -281,7 +282,7 @@ def command(
     reports = [
         evaluate(
             collection,
-            wiring.load_encoder(name, runtime=runtime),
+            wiring.load_encoder(name, runtime=runtime, dimensions=dimensions),
             name,
             ks=ks,
             merge=merge_duplicates,
