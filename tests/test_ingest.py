@@ -52,7 +52,7 @@ def test_nothing_changed_is_not_even_read(bench, monkeypatch):
     def unread(*_):
         raise AssertionError("a file was read")
 
-    monkeypatch.setattr("retrieval.ingest.examine._hash", unread)
+    monkeypatch.setattr("retrieval.ingest.examine.hash_file", unread)
     bench.run()
     assert bench.counts() == {"unchanged": 6}
 
