@@ -24,7 +24,7 @@ ENCODER = (
 )
 FLOOR = (
     *("retrieval.errors", "retrieval.protocols", "retrieval.records", "retrieval.features"),
-    "retrieval.pictures",
+    *("retrieval.pictures", "retrieval.precision"),
 )
 INDEX = (*FLOOR, "retrieval.catalogue", "retrieval.index")
 

@@ -256,6 +256,23 @@ def test_another_context_contract_or_runtime_is_not_to_be_had(exported):
             load_exported(folder, *asked)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_variable_is_a_preference_that_an_exported_model_outranks(
+    family, exported, photos, tmp_path, monkeypatch, run
+):
+    folder = exported(family)
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "torch-bf16")
+    own = {"onnx": "onnxruntime", "openvino": "openvino"}[family]
+    assert Encoder.from_pretrained(folder).runtime.name == own
+    named = ("--index", tmp_path / "index", "--model", folder)
+    code, _, err = run("index", photos, *named)
+    assert (code, err) == (0, f"Pictures are computed by {own}.\n")
+    assert run("search", "狗", *named)[0] == 0
+    code, _, err = run("search", "狗", *named, "--runtime", "torch-bf16")
+    assert code == 1
+    assert "all that" in err
+
+
 @pytest.mark.parametrize(("family", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_a_missing_runtime_names_its_install(family, package, monkeypatch, exported):
     folder = exported(family)
@@ -309,6 +326,10 @@ def test_index_search_and_serve_need_no_torch(family, photos, tmp_path, source, 
         answer = httpx.post(
             f"{address}/v1/search", json={"query": "红色的心"}, trust_env=False, timeout=60
         ).json()
+        version = httpx.get(f"{address}/version", trust_env=False, timeout=60).json()
+    own = {"onnx": "onnxruntime", "openvino": "openvino"}[family]
+    assert (version["runtime"], version["embed_dim"], version["notes"]) == (own, 24, [])
+    assert version["fingerprint"] == source.fingerprint
     assert [hit["image_id"] for hit in answer["hits"]] == [h["image_id"] for h in found["hits"]]
 
 
