@@ -40,12 +40,8 @@ def load_encoder(
         typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
     """
     from clip_text import Encoder
-    from clip_text.runtimes.names import asked_for
 
-    try:
-        wanted = asked_for(runtime)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    wanted = checked_runtime(runtime)
     quick = queries_only and model == "starter" and compat is None and wanted == "auto"
     if quick and (kept := _kept_starter()):
         return kept if dimensions is None else kept.truncated(dimensions)
@@ -76,6 +72,20 @@ def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
         if cut.fingerprint == fingerprint:
             return cut
     return encoder
+
+
+def checked_runtime(runtime: RuntimeName | None) -> str:
+    """Name the runtime that is meant: the option's, or that of ``CLIP_TEXT_RUNTIME``, or ``auto``.
+
+    Raises:
+        typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names none.
+    """
+    from clip_text.runtimes.names import asked_for
+
+    try:
+        return asked_for(runtime)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _kept_starter() -> "Encoder | None":

@@ -26,6 +26,7 @@ from clip_text.checkpoints import load_checkpoint, save_checkpoint
 from clip_text.conversion import TEXTS
 from clip_text.errors import MissingPackageError
 from clip_text.exporting import export, immich, parity
+from clip_text.model_info import describe_model
 from clip_text.runtimes.exported import MANIFEST_FILE, load_exported, read_manifest, verify
 from clip_text.runtimes.processor import has_bf16
 from clip_text.tokenizer import Tokenizer
@@ -329,6 +330,29 @@ def test_index_search_and_serve_need_no_torch(family, photos, tmp_path, source, 
     assert (version["runtime"], version["embed_dim"], version["notes"]) == (own, 24, [])
     assert version["fingerprint"] == source.fingerprint
     assert [hit["image_id"] for hit in answer["hits"]] == [h["image_id"] for h in found["hits"]]
+
+
+def test_info_needs_no_torch(exported, source):
+    folder = exported("onnx")
+    told = json.loads(done("info", folder, "--measure", "--json"))
+    assert (told["format"], told["fingerprint"]) == ("exported for onnx, fp32", source.fingerprint)
+    about = told["towers"]["text"]
+    assert about["about"].startswith("bert, 2 layers, width 32, 4 heads")
+    assert about["parameters"] == sum(p.numel() for p in source.model.text.parameters())
+    assert told["made_from"]["model"] == "tiny"
+    assert told["bytes"] > (folder / "text.onnx").stat().st_size
+    assert told["runtimes"]["text"]["rows"] == [1, 16]
+    assert all(time > 0 for time in told["runtimes"]["text"]["milliseconds"]["onnxruntime"])
+
+
+def test_an_export_of_before_says_nothing_of_its_towers(copied):
+    file = copied / MANIFEST_FILE
+    said = json.loads(file.read_text())
+    del said["towers"]
+    file.write_text(json.dumps(said))
+    told = describe_model(copied)
+    assert (told.towers, told.parameters) == ({}, None)
+    assert not any(line.startswith("text tower") for line in told.lines())
 
 
 def test_without_torch_another_model_names_the_whole_installation(tiny_folder):

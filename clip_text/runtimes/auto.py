@@ -56,7 +56,7 @@ class Samples:
         if tower == "image":
             return [self._pictures()]
         rows = self.tokenizer.token_ids(_TEXTS)
-        return [self.tokenizer.pad(some).numpy() for some in (rows[3:4], rows)]
+        return [self.tokenizer.stack(some) for some in (rows[3:4], rows)]
 
     def _pictures(self) -> Pixels:
         """Draw pictures as smooth as photographs are: flat shapes, and noise of all scales."""
@@ -127,6 +127,7 @@ class AutoRuntime:
         self._makers, self._samples, self._make_stamp = makers, samples, stamp
         self._lock = threading.Lock()
         self._chosen: dict[Tower, Runtime] = {}
+        self._choices: dict[Tower, Choice] = {}  # those that were measured here
 
     @property
     def name(self) -> str:
@@ -153,17 +154,29 @@ class AutoRuntime:
 
     def recall(self, tower: Tower) -> Choice | None:
         """Give what was chosen for a tower, here or by an earlier process; it measures nothing."""
+        if tower in self._choices:
+            return self._choices[tower]
         choice = Choice.from_json(self._make_stamp().recall(f"{tower}.json"))
         if choice and choice.among == sorted(self._makers) and choice.chosen in self._makers:
             return choice
         return None
+
+    def choose_anew(self, tower: Tower) -> Choice:
+        """Measure the contenders now, whatever was chosen before, and remember what wins."""
+        with self._lock:
+            self._chosen[tower] = self._measure(tower)
+        return self._choices[tower]
 
     def _choose(self, tower: Tower) -> Runtime:
         if known := self.recall(tower):
             # the other tower may have made it already
             made = next((each for each in self._chosen.values() if each.name == known.chosen), None)
             return made or self._makers[known.chosen]()
+        return self._measure(tower)
+
+    def _measure(self, tower: Tower) -> Runtime:
         choice, runtime = _measured(self._makers, tower, self._samples.batches(tower))
+        self._choices[tower] = choice
         self._make_stamp().remember(f"{tower}.json", asdict(choice))
         _log.info(
             "the %s tower runs by %s; milliseconds for %s: %s",
