@@ -17,8 +17,15 @@ from clip_text.errors import CheckpointError, needs
 from clip_text.images import ImageSource, Preprocessing, load_image, squash
 from clip_text.lengths import by_length
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
+from clip_text.runtimes.auto import AutoRuntime, Tower
 from clip_text.runtimes.exported import is_exported, load_exported
-from clip_text.runtimes.names import asked_for, blaming_variable, computes_on
+from clip_text.runtimes.names import (
+    Precision,
+    asked_for,
+    blaming_variable,
+    computes_on,
+    precision_of,
+)
 from clip_text.runtimes.processor import available_cores
 from clip_text.text_heads import TextHeads, check_batch_size
 from clip_text.tokenizer import Compat, TokenReport
@@ -279,6 +286,20 @@ class Encoder(TextHeads):
         digest.update(repr((contract, shape, self.preprocessing, vocabulary)).encode())
         hash_weights(self.model, digest)
         return digest.hexdigest()
+
+    def runtime_of(self, tower: Tower) -> Runtime:
+        """Give what computes a tower; ``auto`` chooses that now, if it has not yet."""
+        return self.runtime.of(tower) if isinstance(self.runtime, AutoRuntime) else self.runtime
+
+    @property
+    def text_precision(self) -> Precision:
+        """What rows of texts are computed in: ``fp32``, ``bf16`` or ``int8``."""
+        return precision_of(self.runtime_of("text").name)
+
+    @property
+    def image_precision(self) -> Precision:
+        """What rows of pictures are computed in, which an index remembers."""
+        return precision_of(self.runtime_of("image").name)
 
     def require_weights(self) -> None:
         """Refuse a model that was exported, where more than encoding is asked for.

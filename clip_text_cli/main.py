@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
-from clip_text_cli import convert, data, evaluate, export, index, pictures, tokens, train
+from clip_text_cli import convert, data, evaluate, export, index, info, pictures, tokens, train
 from clip_text_cli.output import err, out, set_up_output
 
 STOPPED = 130  # as shells have it: 128 and the number of the signal
@@ -55,6 +55,7 @@ app.command("search")(pictures.search)
 app.command("serve")(pictures.serve)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
+app.command("info")(info.info)
 app.command("tokens")(tokens.command)
 app.command("demo")(pictures.demo)
 app.add_typer(data.app, name="data")

@@ -1,8 +1,9 @@
 """Pictures made searchable and found: ``clip-text index``, ``search``, ``serve``, ``demo``."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,9 @@ REPORTED = (
     *("added", "updated", "unchanged", "duplicates", "moved", "removed", "failed", "ignored"),
     *("encoded", "total", "seconds", "images_per_second"),
 )
+
+CACHED_QUERIES = 1024
+"""Of the service: how many queries keep their vectors, a few megabytes at most."""
 
 DEMO_HITS = 8
 DEMO_QUERIES = (
@@ -91,7 +95,8 @@ def index(
     encoder = wiring.load_encoder(model, runtime=runtime, dimensions=dimensions)
     if dimensions is None:
         encoder = wiring.as_indexed(encoder, index_dir)
-    with indexing_bar() as on_progress:
+    named = None if as_json else partial(wiring.runtime_name, encoder, "image")
+    with indexing_bar(named) as on_progress:
         report = index_folder(
             folder,
             index_dir,
@@ -140,12 +145,14 @@ def search(
     encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder) as searcher:
         hits = searcher.search(query, top_k)
+        notes = searcher.notes()
     if sheet is not None:
         contact_sheet([(query, hits)], sheet)
     if as_json:
-        print_json({"query": query, "hits": [hit_as_json(hit) for hit in hits]})
+        print_json({"query": query, "hits": [hit_as_json(hit) for hit in hits], "notes": notes})
         return
     out.print(hits_table(hits))
+    tell_notes(notes)
     if missing := sum(hit.missing for hit in hits):
         err.print(
             f"{missing} of these files are missing. Index the folder they are in now, or, if they "
@@ -179,13 +186,18 @@ def serve(
 
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     encoder = wiring.as_indexed(encoder, index_dir)
-    with Searcher.open(index_dir, encoder, wiring.query_classifier(encoder, head)) as searcher:
+    classify = wiring.query_classifier(encoder, head)
+    with Searcher.open(index_dir, encoder, classify, cached_queries=CACHED_QUERIES) as searcher:
+        computed_by = wiring.query_runtime(encoder, head)
 
         def tell(address: str) -> None:
             told = f"{len(searcher):,} pictures. Page: {address}/   API: {address}/docs"
             err.print(told, markup=False, soft_wrap=True)
+            if computed_by:
+                err.print(f"Queries are computed by {computed_by}.", soft_wrap=True)
+            tell_notes(searcher.notes())
 
-        serve_api(searcher, host, port, tell)
+        serve_api(searcher, host, port, tell, runtime=computed_by)
 
 
 def demo(
@@ -227,8 +239,12 @@ def demo(
 
 
 @contextmanager
-def indexing_bar() -> "Iterator[OnProgress]":
-    """A bar with rate and time left, on stderr and only on a terminal."""
+def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator[OnProgress]":
+    """A bar with rate and time left, on stderr and only on a terminal.
+
+    Args:
+        runtime: Names what computes pictures; asked and told when it has computed the first.
+    """
     from retrieval.ingest import Progress as Standing
 
     bar = Progress(
@@ -245,6 +261,11 @@ def indexing_bar() -> "Iterator[OnProgress]":
     task = bar.add_task("indexing", total=None, rate="")
 
     def on_progress(standing: Standing) -> None:
+        nonlocal runtime
+        if runtime and standing.encoded:
+            if name := runtime():
+                err.print(f"Pictures are computed by {name}.", soft_wrap=True)
+            runtime = None
         rate = f"{standing.images_per_second:.1f} images/s"
         if standing.failed:
             rate += f", {standing.failed} set aside"
@@ -288,6 +309,12 @@ def hit_as_json(hit: "Hit") -> dict[str, Any]:
 def titled(hit: "Hit") -> str:
     """Caption of a hit, with the emoji itself where it is one."""
     return f"{hit.metadata.get('emoji') or ''} {hit.caption or hit.image_id}".strip()
+
+
+def tell_notes(notes: list[str]) -> None:
+    """Print what a searcher finds worth knowing, on stderr."""
+    for note in notes:
+        err.print(f"note: {escape(note)}", soft_wrap=True)
 
 
 def printable(path: Path) -> str:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
+    from clip_text.runtimes.auto import Tower
     from retrieval.protocols import EncodeAndClassify
 
 Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
@@ -39,12 +40,8 @@ def load_encoder(
         typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
     """
     from clip_text import Encoder
-    from clip_text.runtimes.names import asked_for
 
-    try:
-        wanted = asked_for(runtime)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    wanted = checked_runtime(runtime)
     quick = queries_only and model == "starter" and compat is None and wanted == "auto"
     if quick and (kept := _kept_starter()):
         return kept if dimensions is None else kept.truncated(dimensions)
@@ -77,6 +74,20 @@ def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
     return encoder
 
 
+def checked_runtime(runtime: RuntimeName | None) -> str:
+    """Name the runtime that is meant: the option's, or that of ``CLIP_TEXT_RUNTIME``, or ``auto``.
+
+    Raises:
+        typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names none.
+    """
+    from clip_text.runtimes.names import asked_for
+
+    try:
+        return asked_for(runtime)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def _kept_starter() -> "Encoder | None":
     """Load the starter's exported form, or make it first; None where it cannot be."""
     from clip_text import Encoder
@@ -98,27 +109,50 @@ def _kept_starter() -> "Encoder | None":
     return Encoder.from_pretrained(folder) if keep_starter(folder, family) else None
 
 
+def runtime_name(encoder: "Encoder", tower: "Tower") -> str | None:
+    """Name what computes a tower; ``auto`` chooses that now, if it has not yet."""
+    # an encoder that stands in for a model in tests and plug-ins may have no runtime
+    of = getattr(encoder, "runtime_of", None)
+    return None if of is None else str(of(tower).name)
+
+
+def query_runtime(encoder: "Encoder", head: str | None) -> str | None:
+    """Name what computes queries for a service: where a head reads the tower, torch does both."""
+    name = _query_head(encoder, head)
+    if name is not None and encoder.heads[name].tower is None:
+        return "torch"
+    return runtime_name(encoder, "text")
+
+
 def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify | None":
     """What encodes and classifies queries in one pass; None where the model has no head for it.
 
     Raises:
         ClipTextError: If a head is named that the model has not.
     """
+    name = _query_head(encoder, head)
+    if name is None:
+        return None
+
+    def classify(texts: Sequence[str]) -> "tuple[Any, list[tuple[str, float] | None]]":
+        rows, found = encoder.encode_and_classify(texts, name, top_k=1)
+        # a head of several labels may find none
+        return rows, [(one.label, one.probability) if one.chosen else None for one in found]
+
+    return classify
+
+
+def _query_head(encoder: "Encoder", head: str | None) -> str | None:
+    """Name the head that classifies queries: the one asked for, or the only one there is."""
     from clip_text.errors import ClipTextError
 
     heads = [name for name, each in encoder.heads.items() if each.task == "classification"]
-    if head is None and len(heads) != 1:
-        return None
-    if head is not None and head not in heads:
+    if head is None:
+        return heads[0] if len(heads) == 1 else None
+    if head not in heads:
         raise ClipTextError(
             f"expected one of the model's classification heads "
             f"({', '.join(heads) or 'it has none'}), got {head!r}. Leave --head out, or "
             "train one: clip-text train classifier."
         )
-
-    def classify(texts: Sequence[str]) -> "tuple[Any, list[tuple[str, float] | None]]":
-        rows, found = encoder.encode_and_classify(texts, head, top_k=1)
-        # a head of several labels may find none
-        return rows, [(one.label, one.probability) if one.chosen else None for one in found]
-
-    return classify
+    return head

@@ -44,6 +44,11 @@ class StubSearcher:
     def __len__(self) -> int:
         return len(CAPTIONS)
 
+    fingerprint, embed_dim = "f" * 32, 24
+
+    def notes(self) -> list[str]:
+        return ["queries are computed in bf16"]
+
     def refresh(self) -> bool:
         self.refreshed += 1
         return False

@@ -197,6 +197,19 @@ def test_health(client):
     assert re.match(r"\d+\.\d+", health["version"])
 
 
+def test_version_names_the_model_and_what_computes_it(searcher, client):
+    told = client.get("/version").json()
+    assert told == {
+        "version": client.get("/health").json()["version"],
+        "fingerprint": "f" * 32,
+        "embed_dim": 24,
+        "runtime": None,
+        "notes": ["queries are computed in bf16"],
+    }
+    told = Client(create_app(searcher, runtime="openvino-bf16")).get("/version").json()
+    assert told["runtime"] == "openvino-bf16"
+
+
 def test_a_slow_search_does_not_block_the_event_loop(searcher):
     started, finish = threading.Event(), threading.Event()
 
@@ -434,7 +447,7 @@ def test_etags_differ_between_files_alike_in_time_and_size(tmp_path):
 
 def test_head_and_range(client):
     whole = client.get("/v1/images/0")
-    for address in ("/", "/health", "/v1/images/0", "/v1/images/0/thumbnail"):
+    for address in ("/", "/health", "/version", "/v1/images/0", "/v1/images/0/thumbnail"):
         assert client("HEAD", address).status_code == 200
     assert client("HEAD", "/v1/images/0").headers["etag"] == whole.headers["etag"]
     part = client.get("/v1/images/0", headers={"range": "bytes=0-3"})
@@ -594,8 +607,8 @@ def test_thumbnail_cache_forgets_what_was_used_longest_ago():
     cache.put("a", b"A")  # a shorter one in its place makes room
     cache.put("d", b"ddddd")
     assert (cache.get("a"), cache.get("c"), cache.get("d")) == (b"A", b"cccc", b"ddddd")
-    cache.put("e", b"e" * 11)  # more than fits at all
-    assert [cache.get(key) for key in "acde"] == [None] * 4
+    cache.put("e", b"e" * 11)  # more than fits at all costs no other its place
+    assert [cache.get(key) for key in "acde"] == [b"A", b"cccc", b"ddddd", None]
 
 
 # The page and the documentation
@@ -642,6 +655,7 @@ def test_openapi_describes_everything(client):
         "/v1/images/{row}",
         "/v1/images/{row}/thumbnail",
         "/health",
+        "/version",
     }
     assert "HTTPValidationError" not in json.dumps(schema)
     for name, model in schema["components"]["schemas"].items():

@@ -24,7 +24,7 @@ ENCODER = (
 )
 FLOOR = (
     *("retrieval.errors", "retrieval.protocols", "retrieval.records", "retrieval.features"),
-    "retrieval.pictures",
+    *("retrieval.pictures", "retrieval.precision"),
 )
 INDEX = (*FLOOR, "retrieval.catalogue", "retrieval.index")
 
@@ -47,7 +47,8 @@ MAY_IMPORT = {
     ),
     "clip_text.plugin": ENCODER,
     "clip_text.conversion": ENCODER,
-    "clip_text.exporting": (*ENCODER, "clip_text.conversion"),
+    "clip_text.model_info": ENCODER,
+    "clip_text.exporting": (*ENCODER, "clip_text.conversion", "clip_text.model_info"),
     "clip_text.evaluation": DATA,
     "clip_text.evaluation.adapters": (*ENCODER, "clip_text.evaluation"),
     "clip_text.training": (*ENCODER, "clip_text.evaluation"),

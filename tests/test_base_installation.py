@@ -43,6 +43,7 @@ def cases(folder, tiny):
         ["demo", *model, "--out", folder / "demo"],
         ["convert", tiny, folder / "converted", "--to", "open_clip"],
         ["tokens", texts, *model],
+        ["info", tiny],
         ["data", "check", captions, *model],
         ["evaluate", "retrieval", captions, *model, "--worst", folder / "worst.png"],
         ["evaluate", "languages", captions, *model],

@@ -21,8 +21,9 @@ GROUPS = {
     "data": ("check",),
     "index": ("folder", "info", "remove", "verify"),
 }
+PAGES = ("export", "runtimes")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
-COMMANDS = ["search", "serve", "convert", "export", "tokens", "demo", *GROUPS]
+COMMANDS = ["search", "serve", "convert", "export", "info", "tokens", "demo", *GROUPS]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_no_command_is_undocumented():
     assert documented | set(groups) == set(COMMANDS)
     for name, group in groups.items():
         assert {command.name for command in group.registered_commands} == set(GROUPS[name])
-    pages = [ROOT / "README.md", ROOT / "docs" / "export.md"]
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES)]
     readme = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     assert all(f"clip-text {name}" in readme or f"make {name}" in readme for name in COMMANDS)
 

@@ -26,6 +26,7 @@ from clip_text.checkpoints import load_checkpoint, save_checkpoint
 from clip_text.conversion import TEXTS
 from clip_text.errors import MissingPackageError
 from clip_text.exporting import export, immich, parity
+from clip_text.model_info import describe_model
 from clip_text.runtimes.exported import MANIFEST_FILE, load_exported, read_manifest, verify
 from clip_text.runtimes.processor import has_bf16
 from clip_text.tokenizer import Tokenizer
@@ -256,6 +257,21 @@ def test_another_context_contract_or_runtime_is_not_to_be_had(exported):
             load_exported(folder, *asked)
 
 
+def test_the_variable_is_a_preference_that_an_exported_model_outranks(
+    exported, photos, tmp_path, monkeypatch, run
+):
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "torch-bf16")
+    assert Encoder.from_pretrained(exported("openvino")).runtime.name == "openvino"
+    folder = exported("onnx")
+    named = ("--index", tmp_path / "index", "--model", folder)
+    code, _, err = run("index", photos, *named)
+    assert (code, err) == (0, "Pictures are computed by onnxruntime.\n")
+    assert run("search", "狗", *named)[0] == 0
+    code, _, err = run("search", "狗", *named, "--runtime", "torch-bf16")
+    assert code == 1
+    assert "all that" in err
+
+
 @pytest.mark.parametrize(("family", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_a_missing_runtime_names_its_install(family, package, monkeypatch, exported):
     folder = exported(family)
@@ -309,7 +325,34 @@ def test_index_search_and_serve_need_no_torch(family, photos, tmp_path, source, 
         answer = httpx.post(
             f"{address}/v1/search", json={"query": "红色的心"}, trust_env=False, timeout=60
         ).json()
+        version = httpx.get(f"{address}/version", trust_env=False, timeout=60).json()
+    own = {"onnx": "onnxruntime", "openvino": "openvino"}[family]
+    assert (version["runtime"], version["embed_dim"], version["notes"]) == (own, 24, [])
+    assert version["fingerprint"] == source.fingerprint
     assert [hit["image_id"] for hit in answer["hits"]] == [h["image_id"] for h in found["hits"]]
+
+
+def test_info_needs_no_torch(exported, source):
+    folder = exported("onnx")
+    told = json.loads(done("info", folder, "--measure", "--json"))
+    assert (told["format"], told["fingerprint"]) == ("exported for onnx, fp32", source.fingerprint)
+    about = told["towers"]["text"]
+    assert about["about"].startswith("bert, 2 layers, width 32, 4 heads")
+    assert about["parameters"] == sum(p.numel() for p in source.model.text.parameters())
+    assert told["made_from"]["model"] == "tiny"
+    assert told["bytes"] > (folder / "text.onnx").stat().st_size
+    assert told["runtimes"]["text"]["rows"] == [1, 16]
+    assert all(time > 0 for time in told["runtimes"]["text"]["milliseconds"]["onnxruntime"])
+
+
+def test_an_export_of_before_says_nothing_of_its_towers(copied):
+    file = copied / MANIFEST_FILE
+    said = json.loads(file.read_text())
+    del said["towers"]
+    file.write_text(json.dumps(said))
+    told = describe_model(copied)
+    assert (told.towers, told.parameters) == ({}, None)
+    assert not any(line.startswith("text tower") for line in told.lines())
 
 
 def test_without_torch_another_model_names_the_whole_installation(tiny_folder):

@@ -143,6 +143,47 @@ def test_the_runtime_is_named_by_argument_or_environment(tiny_folder, monkeypatc
         Encoder.from_pretrained(tiny_folder, "cpu", runtime="fast")
 
 
+def test_the_variable_gives_way_where_an_argument_does_not(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "clip_text")
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "openvino")
+    asked = {
+        (None, None): "openvino",
+        (None, "cpu"): "openvino",
+        (None, torch.device("cuda:1")): "auto",
+        ("onnxruntime", "cuda"): "onnxruntime",  # refused where it is made
+    }
+    assert {case: choice.asked_for(*case) for case in asked} == asked
+    assert "CLIP_TEXT_RUNTIME=openvino does not compute on cuda:1: auto does" in caplog.text
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "torch-bf16")
+    assert choice.asked_for(None, "cuda") == "torch-bf16"
+
+
+def test_a_runtime_of_the_cpu_computes_there_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    encoder = Encoder(shared_checkpoint(), runtime="openvino")
+    assert encoder.device == torch.device("cpu")
+    assert_near(encoder, encoder.encode_text(WORDS), TORCH.encode_text(WORDS))
+
+
+def test_an_error_over_what_the_variable_names_says_so(tiny_folder, monkeypatch, run):
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingPackageError, match=r"Run: pip install .*openvino") as told:
+        Encoder.from_pretrained(tiny_folder)
+    assert "CLIP_TEXT_RUNTIME=openvino asks for it" in str(told.value)
+    with pytest.raises(MissingPackageError) as told:
+        Encoder.from_pretrained(tiny_folder, runtime="openvino")
+    assert "CLIP_TEXT_RUNTIME" not in str(told.value)
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "fast")
+    said = r"got 'fast' in CLIP_TEXT_RUNTIME\. Choose one of them, or unset it\."
+    with pytest.raises(ValueError, match=said):
+        Encoder.from_pretrained(tiny_folder)
+    code, _, err = run("search", "狗", "--model", tiny_folder)
+    assert code == 2
+    assert "got 'fast' in CLIP_TEXT_RUNTIME" in " ".join(err.replace("│", " ").split())
+    assert Encoder.from_pretrained(tiny_folder, "cpu", runtime="torch").runtime.name == "torch"
+
+
 def test_a_runtime_of_the_cpu_refuses_another_device():
     parts = choice.Parts(
         TORCH.model, TORCH.preprocessing, TORCH.tokenizer, torch.device("meta"), lambda: ""
@@ -229,6 +270,18 @@ def test_auto_takes_the_quickest_within_the_bound(new_cache, clock, caplog):
     assert runtime.name == "quick"
     assert "wrong was left out: a cosine of 0.99890" in caplog.text
     assert "the text tower runs by quick" in caplog.text
+    told = runtime.recall("text")
+    assert (told.chosen, told.among) == ("quick", ["quick", "slower", "torch", "wrong"])
+    assert told.rows == [1, 16]
+    assert told.milliseconds == {
+        "torch": pytest.approx([50, 50]),
+        "slower": pytest.approx([100, 100]),
+        "quick": pytest.approx([20, 20]),
+    }
+    assert told.refused == {
+        "slower": "it takes 2.00 times as long as torch",
+        "wrong": "a cosine of 0.99890 to float32",
+    }
     runtime, _ = make_auto(PLAIN, slower, quick, near, fingerprint="e" * 32)
     assert runtime.name == "near"
     runtime, _ = make_auto(PLAIN, slower, wrong, fingerprint="d" * 32)
@@ -244,11 +297,15 @@ def test_auto_measures_a_tower_when_it_is_first_used_and_once(new_cache, clock):
     assert made == ["torch", "quick"]
     assert [file.name[-9:] for file in new_cache.iterdir()] == ["text.json"]
     again, made = make_auto(PLAIN, quick)
+    assert (again.recall("text").chosen, again.recall("image"), made) == ("quick", None, [])
     again.text(tokens)
     assert made == ["quick"]
 
 
-@pytest.mark.parametrize("trouble", ["broken", "another processor", "another list", "unknown name"])
+@pytest.mark.parametrize(
+    "trouble",
+    ["broken", "another processor", "another list", "unknown name", "older form", "no figures"],
+)
 def test_a_choice_that_is_not_ours_is_made_again(new_cache, clock, trouble, monkeypatch):
     quick, tokens = Slowed("quick", 0.001), TORCH.tokenizer(["dog"]).numpy()
     make_auto(PLAIN, quick)[0].text(tokens)
@@ -262,6 +319,12 @@ def test_a_choice_that_is_not_ours_is_made_again(new_cache, clock, trouble, monk
         file.write_text(json.dumps(told))
     elif trouble == "unknown name":
         told["value"]["chosen"] = "gone"
+        file.write_text(json.dumps(told))
+    elif trouble == "older form":
+        told["value"] = {"chosen": "quick", "among": ["quick", "torch"], "shares": {"quick": 0.1}}
+        file.write_text(json.dumps(told))
+    elif trouble == "no figures":
+        told["value"]["milliseconds"]["quick"] = []
         file.write_text(json.dumps(told))
     else:
         make_auto(PLAIN, Slowed("more", 0.1), quick)[0].text(tokens)

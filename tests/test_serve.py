@@ -23,7 +23,7 @@ COMMAND = (
     "hidden = sys.argv.pop(1); sys.modules |= {hidden: None} if hidden else {};"
     "from fakes import FakeEncoder; from clip_text_cli import main, wiring;"
     "wiring.load_encoder = lambda model, **_: FakeEncoder();"
-    "wiring.query_classifier = lambda encoder, head: None;"
+    "wiring.query_classifier = wiring.query_runtime = lambda encoder, head: None;"
     "main.main('serve')"
 )
 

@@ -178,8 +178,8 @@ def describe(source: Source) -> Description:
     return Description(
         format=source.format,
         path=source.path,
-        image=_image_tower(config.vision, config.quick_gelu),
-        text=_text_tower(config.backbone),
+        image=image_tower(config.vision, config.quick_gelu),
+        text=text_tower(config.backbone),
         image_layers=tuple(layers) if isinstance(layers, list | tuple) else layers,
         text_layers=int(getattr(config.backbone, "num_hidden_layers", 0)),
         embed_dim=config.embed_dim,
@@ -290,7 +290,8 @@ def _lenient(config: Path) -> dict[str, Any]:
         return {}
 
 
-def _image_tower(vision: Mapping[str, Any], quick_gelu: bool) -> str:
+def image_tower(vision: Mapping[str, Any], quick_gelu: bool) -> str:
+    """Say the kind and sizes of an image tower, by open_clip's config."""
     layers, size = vision.get("layers"), vision.get("image_size", 224)
     if not layers:
         return f"{vision.get('timm_model_name', 'unknown')} (timm), {size} px"
@@ -305,7 +306,8 @@ def _image_tower(vision: Mapping[str, Any], quick_gelu: bool) -> str:
     )
 
 
-def _text_tower(backbone: Any) -> str:  # noqa: ANN401
+def text_tower(backbone: Any) -> str:  # noqa: ANN401
+    """Say the kind and sizes of a text tower, by its backbone's config."""
     return (
         f"{backbone.model_type}, {getattr(backbone, 'num_hidden_layers', '?')} layers, "
         f"width {getattr(backbone, 'hidden_size', '?')}, "

@@ -18,6 +18,7 @@ from clip_text.exporting.card import CARD_FILE, card
 from clip_text.exporting.graphs import write_onnx, write_openvino
 from clip_text.exporting.parity import ExportParity, compare_shapes, pictures, token_rows
 from clip_text.exporting.report import REPORT_FILE, ExportReport, Target
+from clip_text.model_info import tower_facts
 from clip_text.runtimes.exported import (
     Family,
     Manifest,
@@ -162,6 +163,7 @@ def _write_exported(
         preprocessing=source.preprocessing,
         made_from={"model": name, **{package: version(package) for package in made_with}},
         opset=OPSET if to == "onnx" else None,
+        towers=tower_facts(source.checkpoint),
         files=stored_files(folder),
     )
     write_manifest(folder, manifest)

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from clip_text.runtimes import Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.cache import Stamp
 from clip_text.tokenizer import Tokenizer
 
-__all__ = ["LOWEST_COSINE", "AutoRuntime", "Samples"]
+__all__ = ["LOWEST_COSINE", "AutoRuntime", "Choice", "Samples", "Tower", "best_seconds"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Samples:
         if tower == "image":
             return [self._pictures()]
         rows = self.tokenizer.token_ids(_TEXTS)
-        return [self.tokenizer.pad(some).numpy() for some in (rows[3:4], rows)]
+        return [self.tokenizer.stack(some) for some in (rows[3:4], rows)]
 
     def _pictures(self) -> Pixels:
         """Draw pictures as smooth as photographs are: flat shapes, and noise of all scales."""
@@ -73,6 +73,39 @@ class Samples:
             values = np.where(inside, colour + smooth * 0.1, smooth)
             pictures.append(np.clip(values * 48 + 118, 0, 255).transpose(1, 2, 0))
         return np.stack(pictures).astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What computes a tower, of what it was chosen, and by which figures.
+
+    Args:
+        chosen: Name of the runtime.
+        among: Names of the contenders, in alphabetical order.
+        rows: Of each batch that was timed, how many texts or pictures it has.
+        milliseconds: By name, the time that each batch took at best; of contenders that compute
+            within the bound.
+        refused: By name, why a contender is out.
+    """
+
+    chosen: str
+    among: list[str]
+    rows: list[int]
+    milliseconds: dict[str, list[float]]
+    refused: dict[str, str]
+
+    @classmethod
+    def from_json(cls, value: object) -> Self | None:
+        """Read what was remembered; None where that is something else."""
+        if not isinstance(value, dict):
+            return None
+        try:
+            choice = cls(**value)
+            figures = [[float(each) for each in choice.milliseconds[choice.chosen]]]
+            figures += choice.milliseconds.values()
+            return choice if all(len(each) == len(choice.rows) for each in figures) else None
+        except (TypeError, ValueError, KeyError, AttributeError):
+            return None
 
 
 class AutoRuntime:
@@ -94,23 +127,24 @@ class AutoRuntime:
         self._makers, self._samples, self._make_stamp = makers, samples, stamp
         self._lock = threading.Lock()
         self._chosen: dict[Tower, Runtime] = {}
+        self._choices: dict[Tower, Choice] = {}  # those that were measured here
 
     @property
     def name(self) -> str:
         """What was chosen; asking decides it for both towers."""
-        text, image = self._of("text").name, self._of("image").name
+        text, image = self.of("text").name, self.of("image").name
         return text if text == image else f"text {text}, image {image}"
 
     def text(self, tokens: TokenIds) -> Features:
         """Encode token ids; see :class:`clip_text.runtimes.Runtime`."""
-        return self._of("text").text(tokens)
+        return self.of("text").text(tokens)
 
     def image(self, pixels: Pixels) -> Features:
         """Encode pictures; see :class:`clip_text.runtimes.Runtime`."""
-        return self._of("image").image(pixels)
+        return self.of("image").image(pixels)
 
-    def _of(self, tower: Tower) -> Runtime:
-        """Give the runtime of a tower."""
+    def of(self, tower: Tower) -> Runtime:
+        """Give the runtime of a tower; it is chosen now, if it was not yet."""
         runtime = self._chosen.get(tower)
         if runtime is None:
             with self._lock:
@@ -118,76 +152,95 @@ class AutoRuntime:
                 self._chosen[tower] = runtime
         return runtime
 
+    def recall(self, tower: Tower) -> Choice | None:
+        """Give what was chosen for a tower, here or by an earlier process; it measures nothing."""
+        if tower in self._choices:
+            return self._choices[tower]
+        choice = Choice.from_json(self._make_stamp().recall(f"{tower}.json"))
+        if choice and choice.among == sorted(self._makers) and choice.chosen in self._makers:
+            return choice
+        return None
+
+    def choose_anew(self, tower: Tower) -> Choice:
+        """Measure the contenders now, whatever was chosen before, and remember what wins."""
+        with self._lock:
+            self._chosen[tower] = self._measure(tower)
+        return self._choices[tower]
+
     def _choose(self, tower: Tower) -> Runtime:
-        stamp = self._make_stamp()
-        among = sorted(self._makers)
-        known = stamp.recall(f"{tower}.json")
-        if isinstance(known, dict) and known.get("among") == among:
-            name = str(known.get("chosen"))
+        if known := self.recall(tower):
             # the other tower may have made it already
-            made = next((each for each in self._chosen.values() if each.name == name), None)
-            if name in self._makers:
-                return made or self._makers[name]()
-        runtimes = _measured(self._makers, tower, self._samples.batches(tower))
-        name = min(runtimes, key=lambda name: runtimes[name].share)
-        figures = {each: round(found.share, 3) for each, found in runtimes.items()}
-        stamp.remember(f"{tower}.json", {"chosen": name, "among": among, "shares": figures})
-        _log.info("the %s tower runs by %s; parts of torch's time: %s", tower, name, figures)
-        return runtimes[name].runtime
+            made = next((each for each in self._chosen.values() if each.name == known.chosen), None)
+            return made or self._makers[known.chosen]()
+        return self._measure(tower)
 
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """A runtime within the bound.
-
-    Args:
-        runtime: The runtime.
-        share: Its time as a part of torch's, the mean over batches; 1 for torch.
-    """
-
-    runtime: Runtime
-    share: float
+    def _measure(self, tower: Tower) -> Runtime:
+        choice, runtime = _measured(self._makers, tower, self._samples.batches(tower))
+        self._choices[tower] = choice
+        self._make_stamp().remember(f"{tower}.json", asdict(choice))
+        _log.info(
+            "the %s tower runs by %s; milliseconds for %s: %s",
+            *(tower, choice.chosen, choice.rows, choice.milliseconds),
+        )
+        return runtime
 
 
 def _measured(
     makers: Mapping[str, Make], tower: Tower, batches: Sequence[NDArray[Any]]
-) -> dict[str, _Measured]:
-    """Measure the contenders; those that fail, are beyond the bound or slower are left out."""
+) -> tuple[Choice, Runtime]:
+    """Measure the contenders; those that fail, are beyond the bound or slower are out."""
     runtimes: dict[str, Runtime] = {"torch": makers["torch"]()}
+    refused: dict[str, str] = {}
     expected = [getattr(runtimes["torch"], tower)(batch) for batch in batches]
-    for name in makers:
-        if name != "torch" and (runtime := _within_bound(makers[name], tower, batches, expected)):
-            runtimes[name] = runtime
-    seconds = [_seconds(runtimes, tower, batch) for batch in batches]
-    shares = {name: [taken[name] / taken["torch"] for taken in seconds] for name in runtimes}
-    return {
-        name: _Measured(runtimes[name], float(np.exp(np.mean(np.log(parts)))))
-        for name, parts in shares.items()
-        if name == "torch" or max(parts) < 1
-    }
+    for name in (each for each in makers if each != "torch"):
+        found = _within_bound(makers[name], tower, batches, expected)
+        if isinstance(found, str):
+            refused[name] = found
+            _log.info("%s was left out: %s", name, found)
+        else:
+            runtimes[name] = found
+    seconds = [best_seconds(runtimes, tower, batch) for batch in batches]
+    # the mean over batches of a contender's part of torch's time
+    shares = {"torch": 1.0}
+    for name in (each for each in runtimes if each != "torch"):
+        parts = [taken[name] / taken["torch"] for taken in seconds]
+        if max(parts) < 1:
+            shares[name] = float(np.exp(np.mean(np.log(parts))))
+        else:
+            refused[name] = f"it takes {max(parts):.2f} times as long as torch"
+    name = min(shares, key=lambda name: shares[name])
+    taken = {each: [round(1000 * batch[each], 4) for batch in seconds] for each in runtimes}
+    rows = [len(batch) for batch in batches]
+    return Choice(name, sorted(makers), rows, taken, refused), runtimes[name]
 
 
 def _within_bound(
     make: Make, tower: Tower, batches: Sequence[NDArray[Any]], expected: Sequence[Features]
-) -> Runtime | None:
-    """Make a contender and compute the samples by it; None if that fails or differs too much."""
+) -> Runtime | str:
+    """Make a contender and compute the samples by it; the reason, if it fails or is too far off."""
     try:
         runtime = make()
         rows = [getattr(runtime, tower)(batch) for batch in batches]
     except Exception as error:  # noqa: BLE001  (each library has its own)
-        _log.info("a runtime was left out: %s", " ".join(str(error).split()))
-        return None
+        return " ".join(str(error).split())
     lowest = min((one * other).sum(1).min() for one, other in zip(rows, expected, strict=True))
-    if not lowest >= LOWEST_COSINE:  # nor NaN
-        _log.info("%s was left out: a cosine of %.5f to float32", runtime.name, lowest)
-        return None
-    return runtime
+    within = lowest >= LOWEST_COSINE  # NaN is not
+    return runtime if within else f"a cosine of {lowest:.5f} to float32"
 
 
-def _seconds(
+def best_seconds(
     runtimes: Mapping[str, Runtime], tower: Tower, batch: NDArray[Any]
 ) -> dict[str, float]:
-    """Time runtimes in turns, so that a machine whose speed drifts treats them alike."""
+    """Time runtimes in turns, so that a machine whose speed drifts treats them alike.
+
+    Args:
+        runtimes: By name; each has computed a batch of this shape before.
+        tower: Which of their towers.
+        batch: What :meth:`Samples.batches` gives of the tower.
+
+    Returns:
+        By name, the shortest time for the batch in seconds.
+    """
     best = dict.fromkeys(runtimes, float("inf"))
     start, turns = time.perf_counter(), 0
     while True:

@@ -54,6 +54,27 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TowerFacts:
+    """What a tower is.
+
+    Args:
+        about: Kind and sizes, in words.
+        layers: How many; of a ResNet, blocks; None where that is not counted.
+        width: Of a token's state, or of a ResNet's stem; None where that is not known.
+        parameters: Numbers in it.
+    """
+
+    about: str
+    layers: int | None
+    width: int | None
+    parameters: int
+
+    def line(self) -> str:
+        """Say it."""
+        return f"{self.about}; {self.parameters:,} parameters"
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What an exported model is.
 
@@ -70,6 +91,7 @@ class Manifest:
         made_from: Name of the source model, and versions of what wrote the folder.
         opset: Of ONNX's operators; None for another family.
         files: By name, what is beside the manifest.
+        towers: What the towers of the source are; empty in folders of earlier versions.
     """
 
     family: Family
@@ -84,6 +106,7 @@ class Manifest:
     made_from: dict[str, str]
     opset: int | None = None
     files: dict[str, StoredFile] = field(default_factory=dict)
+    towers: dict[Tower, TowerFacts] = field(default_factory=dict)
 
     def graph_files(self, tower: Tower) -> tuple[str, ...]:
         """Name the files of a tower; a runtime opens the first one."""
@@ -134,7 +157,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = _parsed(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     for name, stored in manifest.files.items():
         file = folder / name
@@ -280,6 +303,7 @@ def _parsed(raw: Mapping[str, Any]) -> Manifest:
         made_from={str(key): str(value) for key, value in raw["made_from"].items()},
         opset=None if raw["opset"] is None else int(raw["opset"]),
         files=files,
+        towers={tower: TowerFacts(**facts) for tower, facts in raw.get("towers", {}).items()},
     )
 
 

@@ -93,6 +93,19 @@ class Catalogue(CatalogueReader):
                 sql = "UPDATE meta SET value = ? WHERE key = 'generation'"
                 self.connection.write(sql, (str(self._next_generation),))
 
+    def add_precision(self, precision: str | None) -> None:
+        """Note what features that are about to be stored were computed in; None if unknown.
+
+        It stays unknown where features are stored already of which nobody said it.
+        """
+        others = self.precisions if self._connection.read("SELECT 1 FROM images LIMIT 1") else None
+        if others == ():
+            return
+        known = ",".join(sorted({*(others or ()), precision})) if precision else None
+        self._connection.write("DELETE FROM meta WHERE key = 'precision'", ())
+        if known:
+            self._connection.write("INSERT INTO meta VALUES ('precision', ?)", (known,))
+
     # Pictures
 
     def add(self, picture: Picture, feature: Feature | StoredFeature) -> int:

@@ -123,6 +123,12 @@ class CatalogueReader:
         return int(self._meta("generation"))
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the features are computed in, in alphabetical order; empty where nobody said."""
+        stored = self._connection.read("SELECT value FROM meta WHERE key = 'precision'")
+        return tuple(stored[0][0].split(",")) if stored else ()
+
+    @property
     def schema_version(self) -> int:
         """Of the tables as they are in the file."""
         return int(self._meta("schema_version"))

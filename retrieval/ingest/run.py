@@ -30,6 +30,7 @@ from retrieval.ingest.folders import (
 )
 from retrieval.ingest.report import IngestReport, OnProgress, Pace, Progress
 from retrieval.ingest.walk import Walk
+from retrieval.precision import as_note, precision_of
 from retrieval.protocols import Encoder, Feature, Pixels
 from retrieval.records import Picture, bounds_under, displayed, displayed_id
 
@@ -174,6 +175,7 @@ class _Run:
         self._adopted: Counter[bytes] = Counter()  # by the folder that pictures belonged to
         self._due: list[_Due] = []
         self._to_encode: dict[bytes, Pixels] = {}  # by content hash, in order
+        self._told_precision = False
         self.report = IngestReport()
 
     def go_through(self, walk: Walk, examiner: Examiner, batch_size: int, threads: int) -> None:
@@ -221,6 +223,8 @@ class _Run:
         """Encode what is new, and store the batch in one transaction."""
         features = self._encode()
         with self._catalogue.transaction():
+            if features:
+                self._note_precision()
             for due in self._due:
                 if due.examined.verdict in {Verdict.BROKEN, Verdict.UNREADABLE}:
                     self._set_aside(due.examined)
@@ -281,6 +285,15 @@ class _Run:
                 f"{count} pictures of {displayed(root)}, which was indexed by itself, belong to "
                 f"{owner} now: their ids are paths below it."
             )
+
+    def _note_precision(self) -> None:
+        """Have the catalogue remember what pictures are computed in, and tell if that differs."""
+        precision = precision_of(self._encoder, "image")
+        note = as_note(self._catalogue.precisions, precision, what="new pictures")
+        self._catalogue.add_precision(precision)
+        if note and not self._told_precision:
+            self.report.notes.append(note)
+            self._told_precision = True
 
     def _encode(self) -> dict[bytes, Feature]:
         if not self._to_encode:

@@ -10,15 +10,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import EncoderError, IndexNotFoundError, QueryError
+from retrieval.errors import IndexNotFoundError, QueryError
 from retrieval.features import check_unit_rows
 from retrieval.index import FileIndex, open_index, sync
+from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.records import Record
+from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
 
 __all__ = ["Answer", "Hit", "Searcher"]
 
-_REMEDY = "Encode the query with the model that built the index."
 _LAST_ROW = 2**63 - 1
 
 # Taking over another process's batches copies the index. Where that takes long, it is
@@ -108,10 +109,12 @@ class Searcher:
         generation: int,
         *,
         classify: EncodeAndClassify | None = None,
+        cached_queries: int = 0,
     ) -> None:
         self._index_dir = index_dir
         self._encoder = encoder
         self._classify = classify
+        self._rows_of = QueryRows(encoder, classify, index.embed_dim, cached_queries)
         self._state = _State(catalogue, index, generation)
         self._retired: list[Catalogue] = []
         self._refreshing = threading.Lock()  # held by the one refresh at work
@@ -121,7 +124,12 @@ class Searcher:
 
     @classmethod
     def open(
-        cls, index_dir: Path, encoder: Encoder, classify: EncodeAndClassify | None = None
+        cls,
+        index_dir: Path,
+        encoder: Encoder,
+        classify: EncodeAndClassify | None = None,
+        *,
+        cached_queries: int = 0,
     ) -> Self:
         """Open an index for searching; works while another process indexes.
 
@@ -130,8 +138,12 @@ class Searcher:
             encoder: The model that built the index; encodes the queries.
             classify: Encodes the queries in the encoder's place, and says of what category
                 each of them is.
+            cached_queries: How many of the queries asked last keep their unit rows in memory, 4
+                bytes × embed_dim each; a model whose weights change must not. See
+                :meth:`cache_info`.
 
         Raises:
+            QueryError: If ``cached_queries`` is below 0.
             IndexNotFoundError: If there is no index.
             IndexMismatchError: If the index was built by another model.
             CorruptIndexError: If the catalogue cannot be read.
@@ -139,10 +151,14 @@ class Searcher:
         catalogue = _open_catalogue(index_dir, encoder)
         try:
             index, generation = open_index(index_dir, catalogue)
+            return cls(
+                *(index_dir, encoder, catalogue, index, generation),
+                classify=classify,
+                cached_queries=cached_queries,
+            )
         except BaseException:
             catalogue.close()
             raise
-        return cls(index_dir, encoder, catalogue, index, generation, classify=classify)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:
         """Find the pictures nearest to a text, among those taken over by the last refresh.
@@ -200,16 +216,7 @@ class Searcher:
         limit = _checked_top_k(top_k)
         if not texts:
             return []
-        categories: Sequence[tuple[str, float] | None] = [None] * len(texts)
-        if self._classify is None:
-            features = self._encoder.encode_text(texts)
-        else:
-            features, categories = self._classify(texts)
-        check_unit_rows(features, self._state.index.embed_dim, EncoderError, _REMEDY)
-        if len(features) != len(texts):
-            raise EncoderError(
-                f"expected {len(texts)} rows, one for each query, got {len(features)}. {_REMEDY}"
-            )
+        features, categories = self._rows_of(texts)
         hits_of = self._search(features, limit)
         return [Answer(hits, category) for hits, category in zip(hits_of, categories, strict=True)]
 
@@ -228,7 +235,7 @@ class Searcher:
                 embed_dim, or ``top_k`` is below 1.
         """
         limit = _checked_top_k(top_k)
-        check_unit_rows(features, self._state.index.embed_dim, QueryError, _REMEDY)
+        check_unit_rows(features, self._state.index.embed_dim, QueryError, REMEDY)
         return self._search(features, limit)
 
     def hit_path(self, row: int) -> Path | None:
@@ -266,6 +273,30 @@ class Searcher:
 
     def __len__(self) -> int:
         return len(self._state.index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that built the index and encodes the queries."""
+        return self._state.catalogue.fingerprint
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the index."""
+        return self._state.index.embed_dim
+
+    def cache_info(self) -> CacheInfo:
+        """Say how the rows of queries that :meth:`open` was told to keep have served."""
+        return self._rows_of.info()
+
+    def notes(self) -> list[str]:
+        """Say what is worth knowing of all answers, a sentence or two each; mostly nothing.
+
+        One is that queries are computed in another precision than the pictures were.
+        """
+        # a classifier encodes in its own way, and does not say in which precision
+        precision = None if self._classify else precision_of(self._encoder, "text")
+        note = as_note(self._state.catalogue.precisions, precision, what="queries")
+        return [note] if note else []
 
     def close(self) -> None:
         """Release the files, once no refresh is at work; nothing can be searched afterwards."""

@@ -5,6 +5,7 @@
     GET  /v1/images/{row}             the original picture
     GET  /v1/images/{row}/thumbnail   a small WebP of it
     GET  /health                      is it up, how many pictures
+    GET  /version                     which model answers, and what computes it
     GET  /docs                        the same as an OpenAPI page, without network
 
 Pictures are named by their row, never by a path, so nothing outside the index can be
@@ -45,6 +46,7 @@ from retrieval.service.messages import (
     QueryCategory,
     SearchRequest,
     SearchResponse,
+    VersionResponse,
 )
 from retrieval.service.problems import HANDLERS, ProblemError, describe, shorten
 from retrieval.service.refresher import Refresher
@@ -182,6 +184,24 @@ async def check_health(request: Request, searcher: _TheSearcher) -> HealthRespon
     return HealthResponse(status="ok", total=len(searcher), version=request.app.version)
 
 
+@_router.head("/version", include_in_schema=False)
+@_router.get(
+    "/version",
+    tags=["service"],
+    summary="Which model answers, and what computes it",
+    responses=describe(503),
+)
+def read_version(request: Request, searcher: _TheSearcher) -> VersionResponse:
+    """Name what searches are answered by: it stays the same while the service runs."""
+    return VersionResponse(
+        version=request.app.version,
+        fingerprint=searcher.fingerprint,
+        embed_dim=searcher.embed_dim,
+        runtime=request.app.state.runtime,
+        notes=searcher.notes(),
+    )
+
+
 @_router.head("/", include_in_schema=False)
 @_router.get("/", include_in_schema=False)
 async def read_page(request: Request) -> HTMLResponse:
@@ -255,12 +275,15 @@ def _own_version() -> str:
         return "unknown"
 
 
-def create_app(searcher: Searcher, *, title: str = "clip-text") -> FastAPI:
+def create_app(
+    searcher: Searcher, *, title: str = "clip-text", runtime: str | None = None
+) -> FastAPI:
     """Build the search service as an ASGI application.
 
     Args:
         searcher: What answers the queries; the caller closes it.
         title: The name on the page and in /docs.
+        runtime: What computes the queries, for /version.
 
     Returns:
         The application, ready for any ASGI server; see :func:`serve`.
@@ -285,6 +308,7 @@ def create_app(searcher: Searcher, *, title: str = "clip-text") -> FastAPI:
     )
     app.state.searcher = searcher
     app.state.refresher = refresher
+    app.state.runtime = runtime
     app.state.thumbnails = ThumbnailCache(THUMBNAIL_CACHE_BYTES)
     app.state.drawing = threading.BoundedSemaphore(os.cpu_count() or 1)
     app.state.page = (
@@ -301,6 +325,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on_listening: Callable[[str], object] | None = None,
+    *,
+    runtime: str | None = None,
 ) -> None:
     """Answer searches over HTTP until interrupted (Ctrl-C, SIGTERM).
 
@@ -311,6 +337,7 @@ def serve(
         port: The TCP port; 0 takes a free one.
         on_listening: Called with the service's URL once it can be reached; by default that is
             logged.
+        runtime: What computes the queries, for /version.
 
     Raises:
         MissingPackageError: If uvicorn is not installed.
@@ -322,7 +349,10 @@ def serve(
         raise missing_package(error) from error
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(searcher), ws="none", server_header=False, timeout_graceful_shutdown=5
+            create_app(searcher, runtime=runtime),
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=5,
         )
     )
     sockets = listen(host, port)

@@ -1,0 +1,267 @@
+"""What a model is, and how it computes here: ``clip-text info``.
+
+A model that was exported is told of without torch: what its manifest says is all that is asked.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from clip_text.encoder import Encoder
+from clip_text.images import Preprocessing
+from clip_text.runtimes.auto import AutoRuntime, Choice, Samples, Tower, best_seconds
+from clip_text.runtimes.exported import TowerFacts, is_exported, read_manifest
+from clip_text.runtimes.names import precision_of
+
+if TYPE_CHECKING:
+    from clip_text.checkpoints import Checkpoint
+
+__all__ = ["ModelInfo", "RuntimeInfo", "describe_model", "tower_facts"]
+
+CARD_FILE = "README.md"
+
+_UNITS = {"text": ("text", "texts"), "image": ("picture", "pictures")}
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """How a tower computes here.
+
+    Args:
+        name: Name of the runtime; None where ``auto`` has not chosen it yet.
+        precision: What it computes in; None where there is no name.
+        is_chosen: Whether ``auto`` chose it, or is to.
+        rows: Of each batch that was timed, how many texts or pictures it has; empty where
+            nothing was timed.
+        milliseconds: By name of runtime, the time that each batch took at best.
+        refused: By name, why ``auto`` does not take it.
+    """
+
+    name: str | None
+    precision: str | None
+    is_chosen: bool
+    rows: list[int]
+    milliseconds: dict[str, list[float]]
+    refused: dict[str, str]
+
+    def lines(self, tower: Tower) -> list[str]:
+        """Say it, a line for the tower and one for each runtime that was timed or refused."""
+        by = " (chosen by auto)" if self.is_chosen else ""
+        told = f"{self.name}, {self.precision}{by}" if self.name else "auto has not chosen yet"
+        hint = "" if self.milliseconds else "; --measure times it"
+        out = [f"{tower + ' runs by':<17}{told}{hint}"]
+        for name, taken in sorted(self.milliseconds.items(), key=lambda pair: pair[1]):
+            figures = [
+                f"{time:.2f} ms for {rows} {_UNITS[tower][rows > 1]}"
+                for rows, time in zip(self.rows, taken, strict=True)
+            ]
+            why = f"; out: {self.refused[name]}" if name in self.refused else ""
+            out.append(f"  {name:<15}{', '.join(figures)}{why}")
+        untimed = self.refused.keys() - self.milliseconds.keys()
+        return out + [f"  {name:<15}out: {self.refused[name]}" for name in sorted(untimed)]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model is.
+
+    Args:
+        name: What it was asked for by.
+        place: Its folder or file.
+        format: cn_clip, hf or open_clip; or of an exported model what runs it, and in what.
+        towers: Kind, layers, width and parameters of each; empty where an export does not say.
+        embed_dim: Width of the shared space.
+        context_length: Longest text in tokens, special tokens included.
+        logit_scale: The factor that turned cosines into logits in training.
+        contract: Name and version of the tokeniser contract.
+        vocabulary: How many tokens there are.
+        preprocessing: Of pictures.
+        heads: By name, their task.
+        made_from: Of an exported model, the source's name and versions of what wrote it.
+        bytes: Size of its files on disk.
+        licence: What its model card says; None without a card, or where that says nothing.
+        fingerprint: As an index remembers it.
+        runtimes: How each tower computes here.
+    """
+
+    name: str
+    place: Path
+    format: str
+    towers: dict[Tower, TowerFacts]
+    embed_dim: int
+    context_length: int
+    logit_scale: float
+    contract: str
+    vocabulary: int
+    preprocessing: Preprocessing
+    heads: dict[str, str]
+    made_from: dict[str, str]
+    bytes: int
+    licence: str | None
+    fingerprint: str
+    runtimes: dict[Tower, RuntimeInfo]
+
+    @property
+    def parameters(self) -> int | None:
+        """Of both towers; None where that is not known."""
+        return sum(tower.parameters for tower in self.towers.values()) if self.towers else None
+
+    def lines(self) -> list[str]:
+        """Say it, a line each."""
+        facts = {
+            "name": self.name,
+            "place": str(self.place),
+            "format": self.format,
+            "size on disk": f"{self.bytes / 1e6:,.1f} MB",
+            "licence": self.licence or "none is named",
+            "fingerprint": self.fingerprint,
+            **{f"{tower} tower": facts.line() for tower, facts in self.towers.items()},
+            "embed_dim": str(self.embed_dim),
+            "context_length": f"{self.context_length} tokens",
+            "tokeniser": f"contract {self.contract}, vocabulary {self.vocabulary:,}",
+            "pictures": _line_of(self.preprocessing),
+            "logit_scale": f"cosines x {self.logit_scale:.2f}",
+            "heads": ", ".join(f"{name} ({task})" for name, task in self.heads.items()) or "none",
+        }
+        if self.made_from:
+            facts["made from"] = ", ".join(f"{k} {v}" for k, v in self.made_from.items())
+        out = [f"{name:<17}{told}" for name, told in facts.items()]
+        return out + [line for tower, each in self.runtimes.items() for line in each.lines(tower)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Say it as JSON does; times in milliseconds, sizes in bytes."""
+        return {**asdict(self), "place": str(self.place), "parameters": self.parameters}
+
+
+def describe_model(
+    name: str | Path = "starter", runtime: str | None = None, *, measure: bool = False
+) -> ModelInfo:
+    """Say what a model is, and how it computes here.
+
+    Args:
+        name: As for :meth:`clip_text.Encoder.from_pretrained`.
+        runtime: As there.
+        measure: Whether to time it now, and have ``auto`` choose anew; else times are those of
+            the choice that ``auto`` remembers, if there is one.
+
+    Raises:
+        CheckpointError: If there is no such model, or it is damaged.
+        MissingPackageError: If the runtime's library is not installed.
+    """
+    encoder = Encoder.from_pretrained(name, runtime=runtime)
+    folder = Path(name).expanduser()
+    told = _of_exported(folder) if is_exported(folder) else _of_checkpoint(name, encoder)
+    return ModelInfo(
+        name=str(name),
+        embed_dim=encoder.embed_dim,
+        context_length=encoder.context_length,
+        logit_scale=encoder.logit_scale,
+        contract=encoder.tokenizer.contract,
+        vocabulary=encoder.tokenizer.vocab_size,
+        preprocessing=encoder.preprocessing,
+        heads={head: each.task for head, each in encoder.heads.items()},
+        bytes=_size(told["place"]),
+        licence=_licence(told["place"]),
+        fingerprint=encoder.fingerprint,
+        runtimes={tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)},
+        **told,
+    )
+
+
+def tower_facts(checkpoint: "Checkpoint") -> dict[Tower, TowerFacts]:
+    """Say what the towers of a checkpoint are."""
+    from clip_text.checkpoints.recognition import image_tower, text_tower
+
+    config, model = checkpoint.config, checkpoint.model
+    backbone, layers = config.backbone, config.vision.get("layers")
+    text = f"{text_tower(backbone)}, pooler {config.pooler}, projection {config.projection}"
+    return {
+        "text": TowerFacts(
+            about=text,
+            layers=getattr(backbone, "num_hidden_layers", None),
+            width=getattr(backbone, "hidden_size", None),
+            parameters=sum(each.numel() for each in model.text.parameters()),
+        ),
+        "image": TowerFacts(
+            about=image_tower(config.vision, config.quick_gelu),
+            layers=sum(layers) if isinstance(layers, list | tuple) else layers,
+            width=config.vision.get("width"),
+            parameters=sum(each.numel() for each in model.visual.parameters()),
+        ),
+    }
+
+
+def _of_exported(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    return {
+        "place": folder,
+        "format": f"exported for {manifest.family}, {manifest.precision}",
+        "towers": manifest.towers,
+        "made_from": manifest.made_from,
+    }
+
+
+def _of_checkpoint(name: str | Path, encoder: Encoder) -> dict[str, Any]:
+    from clip_text.checkpoints import recognise, resolve
+
+    return {
+        "place": resolve(name),
+        "format": recognise(name).format,
+        "towers": tower_facts(encoder.checkpoint),
+        "made_from": {},
+    }
+
+
+def _runtime(encoder: Encoder, tower: Tower, measure: bool) -> RuntimeInfo:
+    """Say how a tower computes; without ``measure`` nothing is computed."""
+    runtime = encoder.runtime
+    if isinstance(runtime, AutoRuntime):
+        choice = runtime.choose_anew(tower) if measure else runtime.recall(tower)
+        return _of_choice(choice)
+    rows: list[int] = []
+    taken: list[float] = []
+    samples = Samples(encoder.tokenizer, encoder.preprocessing.size)
+    for batch in samples.batches(tower) if measure else ():
+        getattr(runtime, tower)(batch)  # compiles it
+        rows.append(len(batch))
+        taken.append(round(1000 * best_seconds({"": runtime}, tower, batch)[""], 4))
+    timed = {runtime.name: taken} if measure else {}
+    return RuntimeInfo(runtime.name, precision_of(runtime.name), False, rows, timed, {})
+
+
+def _of_choice(choice: Choice | None) -> RuntimeInfo:
+    if choice is None:
+        return RuntimeInfo(None, None, True, [], {}, {})
+    name = choice.chosen
+    figures = choice.rows, choice.milliseconds, choice.refused
+    return RuntimeInfo(name, precision_of(name), True, *figures)
+
+
+def _size(place: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _licence(place: Path) -> str | None:
+    """Read the licence off the head of a model card, as the Hugging Face hub has it."""
+    card = (place if place.is_dir() else place.parent) / CARD_FILE
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = dict(re.findall(r"^(license(?:_name)?):[ ]*(.+?)[ ]*$", head[1], re.M)) if head else {}
+    named: Mapping[str, str] = {key: value.strip("\"'") for key, value in found.items()}
+    licence, own = named.get("license"), named.get("license_name")
+    return f"{licence} ({own})" if licence and own else licence
+
+
+def _line_of(preprocessing: Preprocessing) -> str:
+    mean, std = (
+        " ".join(f"{value:.4g}" for value in values)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    size = preprocessing.size
+    return f"squashed to {size} x {size}, bicubic; mean {mean}, deviation {std}"

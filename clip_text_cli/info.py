@@ -1,0 +1,41 @@
+"""What a model is, and how it computes here: ``clip-text info``."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from clip_text_cli.options import AsJson, Runtime
+from clip_text_cli.output import out, print_json
+from clip_text_cli.wiring import checked_runtime
+
+
+def info(
+    model: Annotated[
+        str,
+        typer.Argument(envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."),
+    ] = "starter",
+    runtime: Runtime = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time it now; auto chooses anew.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model is, which runtime computes it here, and how fast.
+
+    Without --measure the times are those of the choice that auto remembers, if it has chosen.
+
+    Examples:
+        clip-text info starter
+
+        clip-text info ./my-model --measure
+    """
+    checked_runtime(runtime)
+    from clip_text.model_info import describe_model
+
+    told = describe_model(model, runtime, measure=measure)
+    if as_json:
+        print_json(told.as_json())
+        return
+    for line in told.lines():
+        out.print(escape(line), soft_wrap=True)

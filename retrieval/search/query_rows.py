@@ -1,0 +1,110 @@
+"""Queries to unit rows: by the model, or, where it encoded the same text lately, from memory."""
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from retrieval.errors import EncoderError, QueryError
+from retrieval.features import check_unit_rows
+from retrieval.protocols import EncodeAndClassify, Encoder, Features
+
+__all__ = ["REMEDY", "CacheInfo", "Category", "QueryRows"]
+
+REMEDY = "Encode the query with the model that built the index."
+
+Category = tuple[str, float] | None
+"""Of a query, with its probability in [0, 1]; None without a classifier, or where it says none."""
+
+
+class CacheInfo(NamedTuple):
+    """How the rows of queries that are kept have served.
+
+    Args:
+        hits: Queries whose row was there.
+        misses: Queries that the model encoded.
+        held: Rows that are kept now.
+        most: Rows that are kept at most.
+    """
+
+    hits: int
+    misses: int
+    held: int
+    most: int
+
+
+class QueryRows:
+    """Encodes queries, and keeps the rows of those asked last. Safe to use from several threads.
+
+    Only a query that comes alone is kept and found: its row is then, bit for bit, what the model
+    gives that text alone, where among others the last digits depend on them.
+
+    Args:
+        encoder: Model that encodes.
+        classify: Encodes in its place, and says of what category each text is.
+        embed_dim: Width that rows must have.
+        cached: How many rows are kept; 0 for none.
+
+    Raises:
+        QueryError: If ``cached`` is below 0.
+    """
+
+    def __init__(
+        self, encoder: Encoder, classify: EncodeAndClassify | None, embed_dim: int, cached: int = 0
+    ) -> None:
+        if cached < 0:
+            raise QueryError(
+                f"expected cached_queries of at least 0, got {cached}. 0 keeps no rows."
+            )
+        self._encoder, self._classify, self._embed_dim = encoder, classify, embed_dim
+        self._kept: LRUCache[str, tuple[Features, Category]] = LRUCache(cached)
+        self._lock = threading.Lock()
+        self._hits = self._misses = 0
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Features, Sequence[Category]]:
+        """Encode texts.
+
+        Args:
+            texts: At least one.
+
+        Returns:
+            Unit rows [n, embed_dim], which may be read-only, and the category of each text.
+
+        Raises:
+            EncoderError: If the encoder does not return a unit row for each.
+        """
+        if len(texts) != 1 or not self._kept.maxsize:
+            return self._encode(texts)
+        (text,) = texts
+        with self._lock:
+            kept = self._kept.get(text)
+            self._hits += kept is not None
+            self._misses += kept is None
+        if kept is None:
+            # not under the lock: another query need not wait; of two equal ones both are encoded
+            rows, (category,) = self._encode(texts)
+            rows = rows.copy()
+            rows.flags.writeable = False
+            kept = rows, category
+            with self._lock:
+                self._kept[text] = kept
+        return kept[0], [kept[1]]
+
+    def info(self) -> CacheInfo:
+        """Say how often a row was there, and how many are kept."""
+        with self._lock:
+            return CacheInfo(self._hits, self._misses, len(self._kept), int(self._kept.maxsize))
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Features, Sequence[Category]]:
+        categories: Sequence[Category] = [None] * len(texts)
+        if self._classify is None:
+            rows = self._encoder.encode_text(texts)
+        else:
+            rows, categories = self._classify(texts)
+        check_unit_rows(rows, self._embed_dim, EncoderError, REMEDY)
+        if len(rows) != len(texts):
+            raise EncoderError(
+                f"expected {len(texts)} rows, one for each query, got {len(rows)}. {REMEDY}"
+            )
+        return rows, categories
