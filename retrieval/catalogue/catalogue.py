@@ -98,13 +98,13 @@ class Catalogue(CatalogueReader):
 
         It stays unknown where features are stored already of which nobody said it.
         """
-        others = self.precisions if self._connection.read("SELECT 1 FROM images LIMIT 1") else None
+        others = self.precisions if self.connection.read("SELECT 1 FROM images LIMIT 1") else None
         if others == ():
             return
         known = ",".join(sorted({*(others or ()), precision})) if precision else None
-        self._connection.write("DELETE FROM meta WHERE key = 'precision'", ())
+        self.connection.write("DELETE FROM meta WHERE key = 'precision'", ())
         if known:
-            self._connection.write("INSERT INTO meta VALUES ('precision', ?)", (known,))
+            self.connection.write("INSERT INTO meta VALUES ('precision', ?)", (known,))
 
     # Pictures
 

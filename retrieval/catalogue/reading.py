@@ -125,7 +125,7 @@ class CatalogueReader:
     @property
     def precisions(self) -> tuple[str, ...]:
         """What the features are computed in, in alphabetical order; empty where nobody said."""
-        stored = self._connection.read("SELECT value FROM meta WHERE key = 'precision'")
+        stored = self.connection.read("SELECT value FROM meta WHERE key = 'precision'")
         return tuple(stored[0][0].split(",")) if stored else ()
 
     @property
