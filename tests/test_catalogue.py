@@ -217,7 +217,7 @@ def test_what_a_change_costs_follows_what_changed(tmp_path):
                 done += 1
                 return 0
 
-            one._connection.db.set_progress_handler(step, 1)
+            one.connection.db.set_progress_handler(step, 1)
             assert change_of(one, 1)[:3] == (2, [5], [count + 1])
             return done
 

@@ -264,7 +264,7 @@ def test_there_is_one_writer_and_readers_see_what_it_has_acknowledged(index_dir,
 
 
 def test_acknowledged_writes_are_on_the_disk(writer):
-    (synchronous,) = writer._catalogue._connection.db.execute("PRAGMA synchronous").fetchone()
+    (synchronous,) = writer._catalogue.connection.db.execute("PRAGMA synchronous").fetchone()
     assert synchronous == 2  # FULL: the log is flushed by every commit
 
 

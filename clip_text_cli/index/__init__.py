@@ -4,6 +4,7 @@ import typer
 
 from clip_text_cli import pictures
 from clip_text_cli.groups import with_default
+from clip_text_cli.index import upkeep
 
 app = typer.Typer(
     cls=with_default("folder"),
@@ -21,3 +22,6 @@ app = typer.Typer(
     """,
 )
 app.command("folder")(pictures.index)
+app.command("info")(upkeep.info)
+app.command("verify")(upkeep.verify)
+app.command("remove")(upkeep.remove)

@@ -85,23 +85,23 @@ class Catalogue(CatalogueReader):
         Raises:
             StorageError: If the disk is full or failing; none has happened then.
         """
-        with self._connection.transaction():
+        with self.connection.transaction():
             self._next_generation = self.generation + 1
             self._features_changed = False
             yield
             if self._features_changed:
                 sql = "UPDATE meta SET value = ? WHERE key = 'generation'"
-                self._connection.write(sql, (str(self._next_generation),))
+                self.connection.write(sql, (str(self._next_generation),))
 
     # Pictures
 
     def add(self, picture: Picture, feature: Feature | StoredFeature) -> int:
         """Add a picture with its features, [embed_dim]; gives its row."""
         blob = encode(feature, self.embed_dim)
-        row = self._connection.write(_INSERT, picture).lastrowid
+        row = self.connection.write(_INSERT, picture).lastrowid
         assert row is not None
         self._store(row, blob)
-        tell_written(self._connection.db, row, picture)
+        tell_written(self.connection.db, row, picture)
         return row
 
     def replace(self, row: int, picture: Picture, feature: Feature | StoredFeature) -> None:
@@ -112,26 +112,34 @@ class Catalogue(CatalogueReader):
 
     def describe(self, row: int, picture: Picture) -> None:
         """Change what is known about a picture whose content is the same."""
-        self._connection.write(f"UPDATE images SET {_ASSIGN} WHERE row = ?", (*picture, row))  # noqa: S608
-        tell_written(self._connection.db, row, picture)
+        self.connection.write(f"UPDATE images SET {_ASSIGN} WHERE row = ?", (*picture, row))  # noqa: S608
+        tell_written(self.connection.db, row, picture)
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget pictures."""
         for row in rows:
-            self._connection.write("DELETE FROM images WHERE row = ?", (row,))
+            self.connection.write("DELETE FROM images WHERE row = ?", (row,))
             self._features_changed = True
 
     def forget_under(self, folder: bytes) -> int:
         """Forget all pictures of folders, and failures, below a folder; gives how many pictures."""
         bounds = bounds_under(folder)
-        self._connection.write("DELETE FROM failures WHERE path >= ? AND path < ?", bounds)
+        self.connection.write("DELETE FROM failures WHERE path >= ? AND path < ?", bounds)
         sql = "DELETE FROM images WHERE path >= ? AND path < ? AND root IS NOT NULL"
-        done = self._connection.write(sql, bounds)
+        done = self.connection.write(sql, bounds)
+        self._features_changed |= done.rowcount > 0
+        return done.rowcount
+
+    def forget_root(self, root: bytes) -> int:
+        """Forget all pictures of an indexed folder, and failures below it; gives how many."""
+        bounds = bounds_under(root)
+        self.connection.write("DELETE FROM failures WHERE path >= ? AND path < ?", bounds)
+        done = self.connection.write("DELETE FROM images WHERE root = ?", (root,))
         self._features_changed |= done.rowcount > 0
         return done.rowcount
 
     def _store(self, row: int, blob: bytes) -> None:
-        self._connection.write(_STORE, (row, blob, self._next_generation))
+        self.connection.write(_STORE, (row, blob, self._next_generation))
         self._features_changed = True
 
     # Files that failed
@@ -140,18 +148,18 @@ class Catalogue(CatalogueReader):
         """Set a file aside; see :class:`~retrieval.records.Failure`."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         sql = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)"
-        self._connection.write(sql, Failure(path, size, mtime_ns, reason, now))
+        self.connection.write(sql, Failure(path, size, mtime_ns, reason, now))
 
     def forgive(self, path: bytes) -> None:
         """Forget a failure."""
-        self._connection.write("DELETE FROM failures WHERE path = ?", (path,))
+        self.connection.write("DELETE FROM failures WHERE path = ?", (path,))
 
     # What a walk has seen
 
     def mark_seen(self, paths: Iterable[bytes]) -> None:
         """Note files as still there, for :meth:`unseen_under`; forgotten on closing."""
         for path in paths:
-            self._connection.write("INSERT OR IGNORE INTO temp.seen VALUES (?)", (path,))
+            self.connection.write("INSERT OR IGNORE INTO temp.seen VALUES (?)", (path,))
 
     def unseen_under(self, folder: bytes, table: str = "images") -> list[bytes]:
         """Read the paths below a folder that no :meth:`mark_seen` named, in byte order.
@@ -165,4 +173,4 @@ class Catalogue(CatalogueReader):
             f"SELECT path FROM {table} WHERE path >= ? AND path < ? {of_folders}"  # noqa: S608
             "AND path NOT IN (SELECT path FROM temp.seen) ORDER BY path"
         )
-        return [path for (path,) in self._connection.read(sql, bounds_under(folder))]
+        return [path for (path,) in self.connection.read(sql, bounds_under(folder))]

@@ -58,7 +58,8 @@ class CatalogueReader:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
+        """For the other modules of this room."""
         self.uid = self._meta("uid")
         """Drawn at random when the catalogue is created; ties derived files to it."""
         self.fingerprint = self._meta("fingerprint")
@@ -105,12 +106,12 @@ class CatalogueReader:
     # Pictures
 
     def __len__(self) -> int:
-        return int(self._connection.read("SELECT count(*) FROM images")[0][0])
+        return int(self.connection.read("SELECT count(*) FROM images")[0][0])
 
     def __iter__(self) -> Iterator[Record]:
         """Go through all pictures in the order of their rows."""
         last = 0
-        while page := self._connection.read(
+        while page := self.connection.read(
             f"{_SELECT} WHERE row > ? ORDER BY row LIMIT {_PAGE}", (last,)
         ):
             yield from map(_record, page)
@@ -133,7 +134,7 @@ class CatalogueReader:
         Or if it has changed and this connection, in a folder that could not be written,
         does not see that.
         """
-        return self._connection.is_replaced or self._meta("uid") != self.uid
+        return self.connection.is_replaced or self._meta("uid") != self.uid
 
     def find(self, path: bytes) -> Record | None:
         """Find the picture of a folder at a path, as the file system spells it."""
@@ -156,11 +157,11 @@ class CatalogueReader:
         if item := self.find_item(image_id):
             return [item]
         sql = f"{_SELECT} WHERE image_id = ? AND root IS NOT NULL ORDER BY row LIMIT ?"
-        return [_record(values) for values in self._connection.read(sql, (image_id, limit))]
+        return [_record(values) for values in self.connection.read(sql, (image_id, limit))]
 
     def find_content(self, content_hash: bytes) -> tuple[Record, StoredFeature] | None:
         """Find some picture with this content, and its feature as it is stored, [embed_dim]."""
-        selected = self._connection.read(
+        selected = self.connection.read(
             f"SELECT row, {COLUMNS}, feature FROM images JOIN features USING (row) "  # noqa: S608
             "WHERE content_hash = ? ORDER BY row LIMIT 1",
             (content_hash,),
@@ -173,7 +174,7 @@ class CatalogueReader:
     def find_all_content(self, content_hash: bytes) -> list[Record]:
         """Find all pictures of folders with this content, in the order of their rows."""
         sql = f"{_SELECT} WHERE content_hash = ? AND root IS NOT NULL ORDER BY row"
-        return [_record(values) for values in self._connection.read(sql, (content_hash,))]
+        return [_record(values) for values in self.connection.read(sql, (content_hash,))]
 
     def records(self, rows: Iterable[int]) -> dict[int, Record]:
         """Read the pictures of these rows; rows that are gone are absent from the answer."""
@@ -182,18 +183,18 @@ class CatalogueReader:
         for start in range(0, len(wanted), _PAGE):
             part = wanted[start : start + _PAGE]
             sql = f"{_SELECT} WHERE row IN ({', '.join('?' * len(part))})"
-            records |= {values[0]: _record(values) for values in self._connection.read(sql, part)}
+            records |= {values[0]: _record(values) for values in self.connection.read(sql, part)}
         return records
 
     def count_under(self, folder: bytes) -> int:
         """Count the pictures of folders below a folder."""
         sql = "SELECT count(*) FROM images WHERE path >= ? AND path < ? AND root IS NOT NULL"
-        return int(self._connection.read(sql, bounds_under(folder))[0][0])
+        return int(self.connection.read(sql, bounds_under(folder))[0][0])
 
     def count_of(self, root: bytes | None) -> int:
         """Count the pictures that belong to an indexed folder; None: those that are of none."""
         return int(
-            self._connection.read("SELECT count(*) FROM images WHERE root IS ?", (root,))[0][0]
+            self.connection.read("SELECT count(*) FROM images WHERE root IS ?", (root,))[0][0]
         )
 
     def roots(self) -> list[bytes]:
@@ -201,7 +202,7 @@ class CatalogueReader:
         roots: list[bytes] = []
         sql = "SELECT root FROM images WHERE root > ? ORDER BY root LIMIT 1"
         # From one root to the next by the index: DISTINCT would look at every picture.
-        while next_root := self._connection.read(sql, (roots[-1] if roots else b"",)):
+        while next_root := self.connection.read(sql, (roots[-1] if roots else b"",)):
             roots.append(next_root[0][0])
         return roots
 
@@ -215,7 +216,7 @@ class CatalogueReader:
             f"SELECT row FROM {layout.table} INDEXED BY {layout.by_generation} "  # noqa: S608
             "WHERE generation > ? ORDER BY row"
         )
-        return _rows(self._connection.read(sql, (since,)))
+        return _rows(self.connection.read(sql, (since,)))
 
     def features(self, since: int = 0) -> Iterator[tuple[Rows, Features]]:
         """Read features written after a generation, in the order of their rows, page by page.
@@ -256,14 +257,27 @@ class CatalogueReader:
         """Read which rows of a generation are not there now; perhaps others long gone."""
         if since == 0:
             return np.empty(0, np.int64)
-        recorded = self._connection.read("SELECT value FROM meta WHERE key = 'removals_since'")
+        recorded = self.connection.read("SELECT value FROM meta WHERE key = 'removals_since'")
         if recorded and int(recorded[0][0]) <= since:
             sql = "SELECT row FROM removed WHERE generation > ? ORDER BY row"
-            return _rows(self._connection.read(sql, (since,)))
+            return _rows(self.connection.read(sql, (since,)))
         # Rows count up and none is used again: whichever is absent is gone.
-        drawn = self._connection.read("SELECT seq FROM sqlite_sequence WHERE name = 'images'")
+        drawn = self.connection.read("SELECT seq FROM sqlite_sequence WHERE name = 'images'")
         last = int(drawn[0][0]) if drawn else 0
         return np.setdiff1d(np.arange(1, last + 1, dtype=np.int64), self.rows())
+
+    @property
+    def feature_dtype(self) -> np.dtype[np.floating]:
+        """What the blobs hold that :meth:`stored_features` gives."""
+        return self._layout().dtype
+
+    def stored_features(self, page: int) -> Iterator[list[tuple[int, bytes]]]:
+        """Read all features just as they are stored, ``page`` rows and blobs at a time."""
+        layout, last = self._layout(), -(2**63)
+        sql = f"SELECT row, feature FROM {layout.table} WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608
+        while selected := self.connection.read(sql, (last, page)):
+            yield [(row, blob) for row, blob in selected]
+            last = selected[-1][0]
 
     def _layout(self) -> _Layout:
         # Looked up each time: a writer may upgrade the catalogue under its readers.
@@ -275,30 +289,30 @@ class CatalogueReader:
             part = rows[start : start + _PAGE]
             marks = ", ".join("?" * len(part))
             sql = f"SELECT row, feature FROM {layout.table} WHERE row IN ({marks}) ORDER BY row"  # noqa: S608
-            selected += self._connection.read(sql, part)
+            selected += self.connection.read(sql, part)
         return [(row, blob) for row, blob in selected]
 
     # Files that failed
 
     def failure(self, path: bytes) -> Failure | None:
         """Read why this file was set aside; None if it was not."""
-        selected = self._connection.read("SELECT * FROM failures WHERE path = ?", (path,))
+        selected = self.connection.read("SELECT * FROM failures WHERE path = ?", (path,))
         return Failure(*selected[0]) if selected else None
 
     def failures(self) -> list[Failure]:
         """Read all files set aside, in byte order of their paths."""
         return [
             Failure(*values)
-            for values in self._connection.read("SELECT * FROM failures ORDER BY path")
+            for values in self.connection.read("SELECT * FROM failures ORDER BY path")
         ]
 
     def snapshot(self) -> contextlib.AbstractContextManager[None]:
         """Let everything read inside belong to one moment, whoever writes meanwhile."""
-        return self._connection.snapshot()
+        return self.connection.snapshot()
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self.connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -312,10 +326,10 @@ class CatalogueReader:
         self.close()
 
     def _meta(self, key: str) -> str:
-        return str(self._connection.read("SELECT value FROM meta WHERE key = ?", (key,))[0][0])
+        return str(self.connection.read("SELECT value FROM meta WHERE key = ?", (key,))[0][0])
 
     def _first(self, sql: str, value: bytes | str) -> Record | None:
-        selected = self._connection.read(sql, (value,))
+        selected = self.connection.read(sql, (value,))
         return _record(selected[0]) if selected else None
 
 

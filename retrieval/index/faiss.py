@@ -20,6 +20,7 @@ __all__ = ["FaissIndex"]
 
 _FORMAT = "clip-text-faiss-1"
 _BLOCK = 1 << 20  # bytes
+_HEADER_BYTES = 4096
 _RESCORE_BLOCK = 4096  # rows
 _ABANDONED_SECONDS = 3600.0
 
@@ -147,6 +148,22 @@ class FaissIndex:
         index._faiss = held
         return index, stamp
 
+    @classmethod
+    def read_stamp(cls, path: Path) -> str:
+        """Read the stamp of a file alone, unverified.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            CorruptIndexError: If its first line is no header.
+        """
+        with path.open("rb") as file:
+            return _header(file.readline(_HEADER_BYTES), path)
+
+    def features_of(self, rows: Rows) -> Features:
+        """Give the features of rows that are held, [n, embed_dim]."""
+        held: Features = self._faiss.reconstruct_batch(rows)
+        return held
+
     def _check_width(self, features: Features) -> None:
         if features.ndim != 2 or features.shape[1] != self.embed_dim:
             raise ValueError(
@@ -204,14 +221,8 @@ class _CheckedWriter:
 
 def _verify(file: IO[bytes], path: Path) -> tuple[int, int, str]:
     """Check header and checksum; gives where FAISS's part starts and ends, and the stamp."""
-    header = file.readline(4096)
-    try:
-        parsed = json.loads(header)
-        known, stamp = parsed["format"] == _FORMAT, str(parsed["stamp"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _corrupt(path, "its first line is no header") from error
-    if not known:
-        raise _corrupt(path, f"its format is {parsed['format']!r}")
+    header = file.readline(_HEADER_BYTES)
+    stamp = _header(header, path)
     end = file.seek(0, os.SEEK_END) - 4
     file.seek(len(header))
     crc, left = zlib.crc32(header), end - len(header)
@@ -220,6 +231,18 @@ def _verify(file: IO[bytes], path: Path) -> tuple[int, int, str]:
     if left != 0 or file.read(4) != crc.to_bytes(4, "little"):
         raise _corrupt(path, "its checksum does not fit")
     return len(header), end, stamp
+
+
+def _header(line: bytes, path: Path) -> str:
+    """Read the stamp in the first line of a file."""
+    try:
+        parsed = json.loads(line)
+        known, stamp = parsed["format"] == _FORMAT, str(parsed["stamp"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _corrupt(path, "its first line is no header") from error
+    if not known:
+        raise _corrupt(path, f"its format is {parsed['format']!r}")
+    return stamp
 
 
 def _corrupt(path: Path, what: str) -> CorruptIndexError:

@@ -135,6 +135,10 @@ class IndexWriter:
         """Count all pictures of the index, those of folders included."""
         return len(self._catalogue)
 
+    def __iter__(self) -> Iterator[Record]:
+        """Go through all pictures of the index in the order of their rows."""
+        return iter(self._catalogue)
+
     def __contains__(self, image_id: str) -> bool:
         return self._catalogue.find_item(image_id) is not None
 

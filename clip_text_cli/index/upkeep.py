@@ -1,0 +1,131 @@
+"""``clip-text index info``, ``verify`` and ``remove``: an index looked after, without its model."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from clip_text_cli.options import AsJson
+from clip_text_cli.output import out, print_json
+from clip_text_cli.pictures import DEFAULT_INDEX, IndexDir
+
+UNSOUND = 1
+
+
+def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
+    """Tell what an index holds: pictures, folders, bytes, model, state of its files.
+
+    Examples:
+        clip-text index info
+
+        clip-text index info --index photos.index --json
+    """
+    from retrieval.index import describe
+
+    told = describe(index_dir)
+    if as_json:
+        print_json({"index": str(index_dir), **asdict(told), "total_bytes": told.total_bytes})
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    pictures = f"{told.pictures:,}"
+    if told.items:
+        pictures += f", of which {told.items:,} are items of no folder"
+    lines: list[tuple[str, str]] = [("index", str(index_dir)), ("pictures", pictures)]
+    lines += [("folder", f"{root} ({count:,})") for root, count in told.roots.items()]
+    lines += [
+        ("set aside", f"{told.failures:,} files"),
+        ("model", f"{told.fingerprint} (width {told.embed_dim})"),
+        (
+            "generation",
+            f"{told.generation:,} of catalogue {told.uid}, schema {told.schema_version}",
+        ),
+        (
+            "vectors",
+            ", ".join(f"{name.replace('_', ' ')} {is_}" for name, is_ in told.vectors.items()),
+        ),
+    ]
+    lines += [("file", f"{name} ({size:,} bytes)") for name, size in told.files.items()]
+    for name, value in [*lines, ("bytes", f"{told.total_bytes:,}")]:
+        table.add_row(name, escape(value))
+    out.print(table)
+
+
+def verify(
+    index_dir: IndexDir = DEFAULT_INDEX,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Make again what is derived; forget pictures without a sound feature.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check an index: the catalogue's file, every feature, and what is derived from them.
+
+    Exit code 0 if it is sound, or has been repaired; 1 if it is not.
+
+    Examples:
+        clip-text index verify
+
+        clip-text index verify --repair --index photos.index
+    """
+    from retrieval.index import verify as check
+
+    verification = check(index_dir, repair=repair)
+    if as_json:
+        print_json({"sound": not verification.problems, **asdict(verification)})
+    else:
+        for line in verification.repaired:
+            out.print(f"repaired: {escape(line)}", soft_wrap=True)
+        for problem in verification.problems:
+            told = f"{problem.kind}: {problem.what}. {problem.remedy}"
+            out.print(escape(told), soft_wrap=True)
+        if not verification.problems:
+            out.print("sound")
+    if verification.problems:
+        raise typer.Exit(UNSOUND)
+
+
+def remove(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids of items, or paths of pictures below their indexed folders."),
+    ] = None,
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Pictures of indexed folders below this one; may be given several times."
+        ),
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="All that belongs to this indexed folder; may be given several times."),
+    ] = None,
+    index_dir: IndexDir = DEFAULT_INDEX,
+    as_json: AsJson = False,
+) -> None:
+    """Forget pictures: all that are named, or none. Their files are not touched.
+
+    Those of a folder come back when that folder is indexed again.
+
+    Examples:
+        clip-text index remove 2024/beach.jpg
+
+        clip-text index remove --root ~/Pictures/old
+    """
+    from retrieval.ingest import remove_pictures
+
+    if not (ids or folder or root):
+        raise typer.BadParameter("expected ids, --folder or --root, got none. Name what is to go.")
+    removed = remove_pictures(index_dir, ids=ids or (), folders=folder or (), roots=root or ())
+    figures: dict[str, Any] = {"removed": removed}
+    if as_json:
+        print_json(figures)
+    else:
+        out.print(f"{removed:,} pictures removed")

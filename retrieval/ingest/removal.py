@@ -1,0 +1,79 @@
+"""Pictures taken out of an index, by id or by folder, without the model."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.errors import FolderError
+from retrieval.index import open_index
+from retrieval.ingest.items import resolve
+from retrieval.records import displayed
+
+__all__ = ["remove_pictures"]
+
+
+def remove_pictures(
+    index_dir: Path,
+    *,
+    ids: Iterable[str] = (),
+    folders: Iterable[Path] = (),
+    roots: Iterable[Path] = (),
+) -> int:
+    """Forget pictures, all that are named or none.
+
+    Those of a folder that is there come back when it is indexed again.
+
+    Args:
+        index_dir: Folder of the index.
+        ids: Those that items were added under, or paths of pictures below their indexed folders.
+        folders: Pictures of indexed folders that lie below these.
+        roots: Folders that were indexed: all that belongs to them.
+
+    Returns:
+        How many were forgotten.
+
+    Raises:
+        IndexNotFoundError: If there is no index.
+        IndexLockedError: If another process is writing to it.
+        ItemNotFoundError: If no picture has one of the ids.
+        ItemError: If several have.
+        FolderError: If a folder has no pictures in the index.
+    """
+    Catalogue.open(index_dir).close()  # no lock is made where there is no index
+    with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
+        with catalogue.transaction():
+            records = resolve(catalogue, ids)
+            catalogue.remove(record.row for record in records)
+            removed = len(records)
+            for root in roots:
+                removed += _remove_root(root, catalogue)
+            for folder in folders:
+                removed += _remove_folder(folder, catalogue)
+        open_index(index_dir, catalogue)
+    return removed
+
+
+def _remove_root(root: Path, catalogue: Catalogue) -> int:
+    removed = catalogue.forget_root(_real(root))
+    if removed == 0:
+        known = [displayed(path) for path in catalogue.roots()]
+        raise FolderError(
+            f"expected a folder that was indexed, got {root}. Indexed folders: "
+            f"{', '.join(known) or 'none'}."
+        )
+    return removed
+
+
+def _remove_folder(folder: Path, catalogue: Catalogue) -> int:
+    removed = catalogue.forget_under(_real(folder))
+    if removed == 0:
+        raise FolderError(
+            f"expected a folder with pictures in the index, got {folder}. Name one that was "
+            "indexed, or one in it."
+        )
+    return removed
+
+
+def _real(folder: Path) -> bytes:
+    return os.fsencode(os.path.realpath(folder))

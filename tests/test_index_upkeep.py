@@ -1,0 +1,263 @@
+"""``clip-text index info``, ``verify`` and ``remove``."""
+
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+from fakes import FakeEncoder, save_picture
+from older_catalogues import as_schema_1
+
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock
+from retrieval.errors import IndexLockedError
+from retrieval.index import INDEX_NAME, FaissIndex, verify
+from retrieval.ingest import IndexWriter, index_folder
+from retrieval.search import Searcher
+
+ENCODER = FakeEncoder()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for folder, count in (("p", 3), ("q", 2)):
+        for i in range(count):
+            save_picture(tmp_path / folder / "in" / f"{folder}{i}.png", i + 10 * count)
+        save_picture(tmp_path / folder / "same.png", count)
+    (tmp_path / "q" / "broken.png").write_bytes(b"broken")
+    return tmp_path
+
+
+@pytest.fixture
+def index_dir(photos):
+    for folder in ("p", "q"):
+        index_folder(photos / folder, photos / "index", ENCODER)
+    with IndexWriter.open(photos / "index") as writer:
+        writer.add("an item", feature=np.eye(16, dtype=np.float32)[0])
+    return photos / "index"
+
+
+def ids(index_dir):
+    with Catalogue.open(index_dir) as catalogue:
+        return [record.picture.image_id for record in catalogue]
+
+
+def database(index_dir):
+    return sqlite3.connect(index_dir / CATALOGUE_NAME, isolation_level=None)
+
+
+def alter(index_dir, *statements):
+    connection = database(index_dir)
+    for statement in statements:
+        connection.execute(*statement) if isinstance(statement, tuple) else connection.execute(
+            statement
+        )
+    connection.close()
+
+
+def check_searchable(index_dir, count):
+    with Searcher.open(index_dir, ENCODER) as searcher:
+        assert len(searcher.search("猫", 99)) == count
+
+
+# info
+
+
+def test_info_tells_what_there_is(run, index_dir, photos):
+    code, out, _ = run("index", "info", "--index", index_dir, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert (told["pictures"], told["items"], told["failures"]) == (8, 1, 1)
+    assert told["roots"] == {str(photos / "p"): 4, str(photos / "q"): 3}
+    assert (told["schema_version"], told["embed_dim"], told["fingerprint"]) == (2, 16, "fake-1")
+    assert told["generation"] == 3
+    assert told["vectors"] == {"state": "up to date", "generation": 3, "generations_behind": 0}
+    sizes = {path.name: path.stat().st_size for path in index_dir.iterdir()}
+    assert told["files"] == sizes
+    assert told["total_bytes"] == sum(sizes.values())
+    code, out, _ = run("index", "info", "--index", index_dir)
+    assert code == 0
+    for word in ("8, of which 1", f"{photos}/p (4)", "1 files", "fake-1", CATALOGUE_NAME):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("state", "spoil"),
+    [
+        ("not made yet", lambda file, _: file.unlink()),
+        ("damaged", lambda file, _: file.write_bytes(b"x")),
+        ("of another catalogue", lambda _, folder: alter(folder, "UPDATE meta SET value = 'x' "
+                                                         "WHERE key = 'uid'")),
+    ],
+)  # fmt: skip
+def test_info_tells_the_state_of_the_vectors(run, index_dir, state, spoil):
+    spoil(index_dir / INDEX_NAME, index_dir)
+    _, out, _ = run("index", "info", "--index", index_dir, "--json")
+    assert json.loads(out)["vectors"] == {"state": state}
+
+
+def test_info_tells_how_far_the_vectors_are_behind(run, index_dir):
+    with Catalogue.open_for_writing(index_dir) as catalogue, catalogue.transaction():
+        catalogue.remove([1])
+    _, out, _ = run("index", "info", "--index", index_dir, "--json")
+    vectors = json.loads(out)["vectors"]
+    assert vectors == {"state": "behind", "generation": 3, "generations_behind": 1}
+
+
+# verify
+
+
+def test_a_sound_index_is_called_so(run, index_dir):
+    assert run("index", "verify", "--index", index_dir)[:2] == (0, "sound\n")
+    code, out, _ = run("index", "verify", "--repair", "--index", index_dir, "--json")
+    assert (code, json.loads(out)) == (0, {"sound": True, "problems": [], "repaired": []})
+
+
+def test_an_index_of_schema_1_is_checked_as_it_is(photos, run):
+    index_folder(photos / "p", photos / "old", ENCODER)
+    as_schema_1(photos / "old")
+    assert run("index", "verify", "--index", photos / "old")[:2] == (0, "sound\n")
+    _, out, _ = run("index", "info", "--index", photos / "old", "--json")
+    assert json.loads(out)["schema_version"] == 1
+
+
+def spoil_vectors(index_dir):
+    """A file that is whole and claims to be up to date, but holds a wrong feature."""
+    index, stamp = FaissIndex.load(index_dir / INDEX_NAME)
+    held = index.features_of(np.array([2]))
+    index.remove(np.array([2]))
+    index.add(np.array([2]), -held)
+    index.save(index_dir / INDEX_NAME, stamp)
+
+
+def lose_a_vector(index_dir):
+    index, stamp = FaissIndex.load(index_dir / INDEX_NAME)
+    index.remove(np.array([2]))
+    index.save(index_dir / INDEX_NAME, stamp)
+
+
+DERIVED = {
+    "another feature for row 2": spoil_vectors,
+    "other rows": lose_a_vector,
+    "checksum": lambda folder: (folder / INDEX_NAME).write_bytes(
+        (folder / INDEX_NAME).read_bytes()[:-1] + b"\0"
+    ),
+    "of another catalogue": lambda folder: alter(
+        folder, "UPDATE meta SET value = 'x' WHERE key = 'uid'"
+    ),
+    "features belong to no picture (row 99)": lambda folder: alter(
+        folder, "INSERT INTO features SELECT 99, feature, 1 FROM features LIMIT 1"
+    ),
+}
+
+
+@pytest.mark.parametrize("told", DERIVED)
+def test_what_is_derived_is_repaired_and_nothing_lost(run, index_dir, told):
+    DERIVED[told](index_dir)
+    code, out, _ = run("index", "verify", "--index", index_dir)
+    assert (code, told in out) == (1, True), out
+    code, out, _ = run("index", "verify", "--index", index_dir, "--repair")
+    assert (code, out.splitlines()[-1]) == (0, "sound")
+    assert run("index", "verify", "--index", index_dir)[:2] == (0, "sound\n")
+    assert len(ids(index_dir)) == 8
+    check_searchable(index_dir, 8)
+
+
+BROKEN = {
+    "1 pictures have no feature (row 2)": "DELETE FROM features WHERE row = 2",
+    "no unit rows of width 16 (row 2)": "UPDATE features SET feature = x'0000' WHERE row = 2",
+    "1 features are no unit": "UPDATE features SET feature = zeroblob(32) WHERE row = 2",
+}
+
+
+@pytest.mark.parametrize("told", BROKEN)
+def test_a_picture_without_a_sound_feature_is_forgotten_and_comes_back(
+    run, index_dir, photos, told
+):
+    alter(index_dir, BROKEN[told])
+    code, out, _ = run("index", "verify", "--index", index_dir)
+    assert (code, told in out) == (1, True), out
+    code, out, _ = run("index", "verify", "--index", index_dir, "--repair", "--json")
+    report = json.loads(out)
+    assert (code, report["sound"]) == (0, True)
+    assert "forgot in/p1.png" in report["repaired"]
+    check_searchable(index_dir, 7)
+    assert index_folder(photos / "p", index_dir, ENCODER).added == 1
+    check_searchable(index_dir, 8)
+
+
+def test_an_index_of_sqlite_that_does_not_fit_is_rebuilt(run, index_dir):
+    connection = database(index_dir)
+    (page,) = connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'images_by_hash'"
+    ).fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with (index_dir / CATALOGUE_NAME).open("r+b") as file:
+        file.seek((page - 1) * size + size - 8)  # in the last key, a content hash
+        file.write(b"\x55\x55")
+    code, out, _ = run("index", "verify", "--index", index_dir)
+    assert (code, "SQLite finds damage" in out) == (1, True), out
+    code, out, _ = run("index", "verify", "--index", index_dir, "--repair")
+    assert (code, "rebuilt SQLite's own indexes" in out) == (0, True), out
+    assert len(ids(index_dir)) == 8
+
+
+def test_repairing_waits_for_no_other_writer(index_dir):
+    (index_dir / INDEX_NAME).write_bytes(b"x")
+    with IndexLock(index_dir):
+        assert len(verify(index_dir).problems) == 1
+        with pytest.raises(IndexLockedError):
+            verify(index_dir, repair=True)
+
+
+# remove
+
+
+def test_pictures_are_removed_by_id_by_folder_and_by_root(run, index_dir, photos):
+    code, out, _ = run("index", "remove", "an item", "in/p1.png", "--index", index_dir)
+    assert (code, out) == (0, "2 pictures removed\n")
+    code, out, _ = run("index", "remove", "--folder", photos / "q" / "in", "--index", index_dir,
+                       "--json")  # fmt: skip
+    assert (code, json.loads(out)) == (0, {"removed": 2})
+    assert ids(index_dir) == ["in/p0.png", "in/p2.png", "same.png", "same.png"]
+    code, out, _ = run("index", "remove", "--root", photos / "p", "same.png", "--index", index_dir)
+    assert code == 1  # two folders have one, and so nothing is removed
+    code, out, _ = run("index", "remove", "--root", photos / "p", "--index", index_dir)
+    assert out == "3 pictures removed\n"
+    assert ids(index_dir) == ["same.png"]
+    check_searchable(index_dir, 1)
+    with Catalogue.open(index_dir) as catalogue:
+        assert len(catalogue.failures()) == 1
+    run("index", "remove", "--root", photos / "q", "--index", index_dir)
+    with Catalogue.open(index_dir) as catalogue:
+        assert (len(catalogue), catalogue.failures()) == (0, [])
+    assert all(file.exists() for file in (photos / "p").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere"], "expected ids of pictures in the index, got 'nowhere'"),
+        (["an item", "nowhere"], "got 'nowhere'. Nothing was changed"),
+        (["same.png"], "which is that of"),
+        (["--root", "p/in"], "expected a folder that was indexed"),
+        (["--folder", "elsewhere"], "expected a folder with pictures in the index"),
+    ],
+)
+def test_what_is_not_there_is_not_removed(run, index_dir, monkeypatch, arguments, told):
+    monkeypatch.chdir(index_dir.parent)
+    code, _, err = run("index", "remove", *arguments, "--index", index_dir)
+    assert (code, told in err) == (1, True), err
+    assert len(ids(index_dir)) == 8
+
+
+def test_nothing_to_remove_is_a_wrong_option(run, index_dir):
+    code, _, err = run("index", "remove", "--index", index_dir)
+    assert (code, "Name what is to go" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["info"], ["verify"], ["remove", "x"]])
+def test_without_an_index_there_is_nothing_to_look_after(run, tmp_path, command):
+    code, _, err = run("index", *command, "--index", tmp_path / "none")
+    assert (code, "expected an index in" in err) == (1, True)
+    assert not (tmp_path / "none").exists()
