@@ -85,10 +85,19 @@ class ItemsAsADict(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_the_dict_holds(self):
-        held = {}
-        for record in self.writer:
-            held[record.picture.image_id] = (record.picture.caption, record.metadata)
-        assert held == {key: (one.caption, one.metadata) for key, one in self.model.items()}
+        features = {
+            row: feature.tobytes()
+            for rows, page in self.writer._catalogue.features()
+            for row, feature in zip(rows.tolist(), page, strict=True)
+        }
+        held = {
+            record.picture.image_id: (record.picture.caption, record.metadata, features[record.row])
+            for record in self.writer
+        }
+        assert held == {
+            key: (entry.caption, entry.metadata, entry.feature.tobytes())
+            for key, entry in self.model.items()
+        }
         assert len(self.writer) == len(self.model)
 
     def teardown(self):
