@@ -11,7 +11,7 @@ from clip_text.checkpoints import save_checkpoint
 from clip_text.runtimes.auto import AutoRuntime
 from clip_text.runtimes.names import RUNTIMES, precision_of
 from retrieval.catalogue import Catalogue
-from retrieval.ingest import index_folder
+from retrieval.ingest import IndexWriter, index_folder
 from retrieval.search import Searcher
 
 
@@ -86,6 +86,21 @@ def test_where_nobody_said_it_of_some_pictures_it_stays_unknown(folder, tmp_path
     save_picture(folder / "4.png", 4)
     index_folder(folder, other, FakeEncoder())
     assert precisions(other) == ()
+
+
+def test_items_from_elsewhere_count_too(folder, tmp_path):
+    index, picture = tmp_path / "index", folder / "0.png"
+    with IndexWriter.open(index, Precise("bf16", "bf16")) as writer:
+        writer.add("a", data=picture.read_bytes())
+    assert precisions(index) == ("bf16",)
+    with IndexWriter.open(index, Precise("fp32", "fp32")) as writer:
+        writer.add("b", data=picture.read_bytes())  # known: nothing is computed
+        assert precisions(index) == ("bf16",)
+        writer.add("c", data=(folder / "1.png").read_bytes())
+        assert precisions(index) == ("bf16", "fp32")
+        row = FakeEncoder().encode_file(folder / "2.png")
+        writer.add("d", feature=row)  # nobody says what that was computed in
+    assert precisions(index) == ()
 
 
 def test_an_encoder_says_what_its_runtime_computes_in():

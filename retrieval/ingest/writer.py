@@ -25,6 +25,7 @@ from retrieval.ingest.items import (
     resolve,
 )
 from retrieval.pictures import shown_size
+from retrieval.precision import precision_of
 from retrieval.protocols import Encoder, Feature, Pixels
 from retrieval.records import Picture, Record, displayed
 
@@ -195,7 +196,8 @@ class IndexWriter:
             StorageError: If the disk is full or failing.
         """
         with self._calls:
-            prepared = list(self._prepared(items))
+            precisions: set[str | None] = set()
+            prepared = list(self._prepared(items, precisions))
             ids = {picture.image_id for picture, _ in prepared}
             if len(ids) < len(prepared):
                 raise ItemError(
@@ -203,6 +205,8 @@ class IndexWriter:
                     "item once; adding it again later replaces it."
                 )
             with self._catalogue.transaction():
+                if precisions:
+                    self._catalogue.add_precision(None if None in precisions else precisions.pop())
                 return [self._store(picture, feature) for picture, feature in prepared]
 
     def update(
@@ -276,8 +280,16 @@ class IndexWriter:
         self._catalogue.replace(before.row, picture, feature)
         return before.row
 
-    def _prepared(self, items: Iterable[Item]) -> Iterator[tuple[Picture, Feature | StoredFeature]]:
-        """Look at items and encode what is new, a batch at a time."""
+    def _prepared(
+        self, items: Iterable[Item], precisions: set[str | None]
+    ) -> Iterator[tuple[Picture, Feature | StoredFeature]]:
+        """Look at items and encode what is new, a batch at a time.
+
+        Args:
+            items: As they were given.
+            precisions: Gets what features that the index has not yet were computed in; None for
+                those that came finished, of which nobody says it.
+        """
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
             looked_at = [self._look_at(item) for item in batch]
@@ -285,6 +297,10 @@ class IndexWriter:
                 one.picture.content_hash: one.pixels for one in looked_at if one.pixels is not None
             }
             rows = dict(zip(new, self._encode(list(new.values())), strict=True))
+            if new and self._encoder:
+                precisions.add(precision_of(self._encoder, "image"))
+            if any(item.feature is not None for item in batch):
+                precisions.add(None)
             for one in looked_at:
                 feature = one.feature
                 yield one.picture, rows[one.picture.content_hash] if feature is None else feature
