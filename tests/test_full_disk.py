@@ -13,6 +13,7 @@ import pytest
 import torch
 from fakes import FakeEncoder, save_picture
 from models import tiny_checkpoint
+from older_catalogues import as_schema_1
 from pictures_data import coloured
 from PIL import Image
 from safetensors.torch import save_file
@@ -23,7 +24,9 @@ from clip_text.errors import StorageError
 from clip_text.features import cached_features
 from clip_text.storage import disk_trouble, partial_file, partial_folder
 from clip_text_cli import main, wiring
-from retrieval.catalogue import CATALOGUE_NAME
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.errors import StorageError as RoomError
+from retrieval.ingest import IndexWriter
 
 FULL = "File too large"  # how the limit below reads; a full disk reads No space left on device
 
@@ -134,6 +137,41 @@ def test_a_vector_index_that_finds_no_room_is_built_again(photos, run, tmp_path,
         code, out, _ = run("search", "x", "--index", store, "--json", "-k", 99)
         assert (code, len(json.loads(out)["hits"])) == (0, 40)
     assert not [path for path in store.iterdir() if "features" in path.name]
+
+
+@pytest.mark.parametrize("size", [40_000, 90_000])
+@pytest.mark.usefixtures("encoder")
+def test_an_older_index_that_finds_no_room_to_be_upgraded_stays_as_it_was(
+    photos, run, tmp_path, size
+):
+    store = tmp_path / "store"
+    run("index", photos, "--index", store)
+    as_schema_1(store)
+    save_picture(photos / "new.png", 99)
+    with full_after(size):
+        check_told(run("index", photos, "--index", store))
+        with Catalogue.open(store) as catalogue:
+            assert (catalogue.schema_version, len(catalogue.rows())) == (1, 40)
+    code, out, _ = run("index", photos, "--index", store, "--json")
+    report = json.loads(out)
+    assert (code, report["unchanged"], report["encoded"]) == (0, 40, 1)
+
+
+def test_an_item_that_finds_no_room_is_not_stored_and_those_before_stay(tmp_path):
+    rows = np.eye(512, dtype=np.float32)
+    with IndexWriter.open(tmp_path, fingerprint="f", embed_dim=512) as writer:
+        acknowledged = []
+
+        def add_all() -> None:
+            for number, row in enumerate(rows):
+                acknowledged.append(writer.add(f"{number}", feature=row, caption="一只猫"))
+
+        with full_after(300_000), pytest.raises(RoomError, match=CATALOGUE_NAME):
+            add_all()
+        stored = len(acknowledged)
+        assert len(writer) == stored > 2
+        writer.add("after", feature=rows[stored])
+        assert len(writer) == stored + 1
 
 
 @pytest.mark.usefixtures("encoder")

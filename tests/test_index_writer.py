@@ -164,6 +164,21 @@ def test_pictures_of_folders_and_items_live_side_by_side(index_dir, encoder, tmp
     assert (report.removed, report.total) == (2, 1)
 
 
+def test_an_item_whose_folder_is_indexed_later_stays_an_item(index_dir, encoder, tmp_path):
+    folder = tmp_path / "photos"
+    files = [save_picture(folder / f"{i}.png", i) for i in range(2)]
+    with IndexWriter.open(index_dir, encoder) as writer:
+        writer.add("mine", path=files[0], caption="我的")
+        before = writer.find("mine")
+    report = index_folder(folder, index_dir, encoder)
+    assert (report.added, report.duplicates, report.encoded, report.total) == (1, 1, 1, 3)
+    files[0].unlink()
+    report = index_folder(folder, index_dir, encoder)
+    assert (report.unchanged, report.removed, report.total) == (1, 1, 2)
+    with IndexWriter.open(index_dir) as writer:
+        assert writer.find("mine") == before
+
+
 def test_an_id_that_several_folders_have_is_no_address(index_dir, encoder, tmp_path):
     for name in ("p", "q"):
         save_picture(tmp_path / name / "a.png", 1)

@@ -112,7 +112,7 @@ TestItemsAsADict = ItemsAsADict.TestCase
 
 class TestItemsAtLength(ItemsAsADict.TestCase):
     pytestmark = pytest.mark.slow
-    settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
 def test_the_model_knows_two_sources_of_features():
