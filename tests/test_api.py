@@ -742,7 +742,7 @@ def test_engine_and_service_agree(indexed):
     best = sorted(cosines, key=cosines.__getitem__, reverse=True)
     for hit, name in zip(found["hits"], best, strict=False):
         assert hit["image_id"] == name
-        assert hit["score"] == pytest.approx(cosines[name], abs=1e-5)
+        assert hit["score"] == pytest.approx(cosines[name], abs=5e-4)  # kept in fp16
         assert client.get(hit["image_url"]).content == (folder / name).read_bytes()
         assert client.get(hit["thumbnail_url"]).status_code == 200
     every = client.search(query="狗").json()["hits"]

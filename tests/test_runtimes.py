@@ -430,8 +430,8 @@ def test_cores_are_those_the_process_may_use(monkeypatch, tmp_path):
 
 def test_the_command_offers_the_runtimes_there_are(run):
     assert get_args(wiring.RuntimeName) == choice.RUNTIMES
-    for command in ("index", "search", "serve", "demo"):
-        code, told, _ = run(command, "--help")
+    for command in ("index folder", "search", "serve", "demo"):
+        code, told, _ = run(*command.split(), "--help")
         assert (code, "--runtime" in told, "CLIP_TEXT_RUNTIME" in told) == (0, True, True)
 
 
