@@ -38,6 +38,10 @@ def cases(folder, tiny):
     captions, texts, index = folder / "train.jsonl", folder / "texts.txt", folder / "index"
     model, out = ["-m", tiny], ["--out", folder / "out"]
     works = [
+        ["index", "folder", folder / "images", "--index", index, *model],
+        ["index", "info", "--index", index],
+        ["index", "verify", "--index", index],
+        ["index", "remove", "--root", folder / "images", "--index", index],
         ["index", folder / "images", "--index", index, *model],
         ["search", "红色", "--index", index, *model, "--sheet", folder / "sheet.png"],
         ["demo", *model, "--out", folder / "demo"],
