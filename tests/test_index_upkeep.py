@@ -69,7 +69,7 @@ def test_info_tells_what_there_is(run, index_dir, photos):
     assert (told["pictures"], told["items"], told["failures"]) == (8, 1, 1)
     assert told["roots"] == {str(photos / "p"): 4, str(photos / "q"): 3}
     assert (told["schema_version"], told["embed_dim"], told["fingerprint"]) == (2, 16, "fake-1")
-    assert told["generation"] == 3
+    assert (told["generation"], told["precisions"]) == (3, [])
     assert told["vectors"] == {"state": "up to date", "generation": 3, "generations_behind": 0}
     sizes = {path.name: path.stat().st_size for path in index_dir.iterdir()}
     assert told["files"] == sizes

@@ -39,7 +39,7 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
     lines += [("folder", f"{root} ({count:,})") for root, count in told.roots.items()]
     lines += [
         ("set aside", f"{told.failures:,} files"),
-        ("model", f"{told.fingerprint} (width {told.embed_dim})"),
+        ("model", ", ".join([f"{told.fingerprint} (width {told.embed_dim})", *told.precisions])),
         (
             "generation",
             f"{told.generation:,} of catalogue {told.uid}, schema {told.schema_version}",

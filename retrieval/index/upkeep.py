@@ -31,6 +31,7 @@ class IndexInfo:
         schema_version: Of the catalogue as it lies there.
         fingerprint: Of the model.
         embed_dim: Width of the model's features.
+        precisions: What the features were computed in; empty where nobody said.
         uid: Ties what is derived to the catalogue.
         generation: How many transactions have changed features.
         vectors: What the derived vector files hold, by name; numbers are counts.
@@ -44,6 +45,7 @@ class IndexInfo:
     schema_version: int
     fingerprint: str
     embed_dim: int
+    precisions: tuple[str, ...]
     uid: str
     generation: int
     vectors: dict[str, int | str]
@@ -84,6 +86,7 @@ def describe(index_dir: Path) -> IndexInfo:
             schema_version=catalogue.schema_version,
             fingerprint=catalogue.fingerprint,
             embed_dim=catalogue.embed_dim,
+            precisions=catalogue.precisions,
             uid=catalogue.uid,
             generation=catalogue.generation,
             vectors=_describe_vectors(index_dir, catalogue),
