@@ -5,7 +5,6 @@ what stands in this file.
 """
 
 import difflib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +12,7 @@ from typing import TypeVar
 from retrieval.catalogue.fields import FOLDER
 from retrieval.errors import QueryError
 from retrieval.filters.dates import interval_of
+from retrieval.filters.shown import clipped, shown
 from retrieval.filters.tree import OWN_FIELDS, Compare, Exists, In, Leaf, Prefix, Scalar
 from retrieval.filters.values import KINDS, NULL, TEXT, as_value, stored_name
 
@@ -37,7 +37,6 @@ _DATES = {  # a moment is after a span of time only where it is after all of it
 }
 _LIST_PAGE = 500  # values of a list, or names, in one statement
 _NAMES_SHOWN = 8
-_FIELD_SHOWN = 40  # characters
 _BEFORE_SURROGATES, _AFTER_SURROGATES, _LAST_CHARACTER = 0xD7FF, 0xE000, 0x10FFFF
 
 
@@ -115,9 +114,8 @@ def check_leaf(leaf: Leaf, known: Mapping[str, Collection[int]]) -> None:
         kind = as_value(value)[0]
         if kind != NULL and kind not in known[name]:
             are = " or ".join(KINDS[held] for held in sorted(known[name]))
-            shown = json.dumps(value, ensure_ascii=False)
             raise QueryError(
-                f"expected {are} for {_short(leaf.field)}, as its values are, got {_short(shown)}. "
+                f"expected {are} for {clipped(leaf.field)}, as its values are, got {shown(value)}. "
                 "Compare it with a value of that kind."
             )
 
@@ -205,14 +203,9 @@ def _unknown(field: str, known: Collection[str]) -> QueryError:
     name = stored_name(field) or field
     under = sorted(held for held in known if held.startswith(f"{name}."))[:_NAMES_SHOWN]
     if similar := under or difflib.get_close_matches(name, [*known, *OWN_FIELDS]):
-        remedy = f"Did you mean {' or '.join(map(_short, dict.fromkeys(similar)))}?"
+        remedy = f"Did you mean {' or '.join(map(clipped, dict.fromkeys(similar)))}?"
     else:
         there = [*sorted(known), *OWN_FIELDS]
         more = f" and {len(there) - _NAMES_SHOWN} more" if len(there) > _NAMES_SHOWN else ""
-        remedy = f"There are {', '.join(map(_short, there[:_NAMES_SHOWN]))}{more}."
-    return QueryError(f"expected a field that some picture has, got {_short(field)}. {remedy}")
-
-
-def _short(text: str) -> str:
-    shown = text if text.isprintable() else repr(text)
-    return shown if len(shown) <= _FIELD_SHOWN else shown[: _FIELD_SHOWN - 1] + "…"
+        remedy = f"There are {', '.join(map(clipped, there[:_NAMES_SHOWN]))}{more}."
+    return QueryError(f"expected a field that some picture has, got {clipped(field)}. {remedy}")

@@ -5,6 +5,7 @@ import datetime
 import re
 
 from retrieval.errors import QueryError
+from retrieval.filters.shown import shown
 
 __all__ = ["interval_of"]
 
@@ -43,10 +44,9 @@ def interval_of(value: object) -> tuple[int, int]:
             raise ValueError
         start, length = _span(match)
     except ValueError as error:
-        shown = text[:40] if text else type(value).__name__
         raise QueryError(
-            f"expected a date in ISO 8601, got {shown}. Write it as 2024, 2024-05, 2024-05-01 or "
-            "2024-05-01T10:30."
+            f"expected a date in ISO 8601, got {shown(value)}. Write it as 2024, 2024-05, "
+            "2024-05-01 or 2024-05-01T10:30."
         ) from error
     return _clip(start), _clip(start + length)
 

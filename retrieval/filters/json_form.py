@@ -11,6 +11,7 @@ value). ``{"and": [...]}``, ``{"or": [...]}`` and ``{"not": {...}}`` join condit
 from typing import Any
 
 from retrieval.errors import QueryError
+from retrieval.filters.shown import clipped, shown
 from retrieval.filters.tree import (
     MAX_DEPTH,
     OPERATORS,
@@ -32,7 +33,6 @@ OPS = (*OPERATORS, "in", "startswith", "exists")
 """What ``op`` may be."""
 
 _JOINTS = ("and", "or", "not")
-_SHOWN = 40  # characters of a value in a message
 
 
 def filter_from_json(value: object) -> Filter:
@@ -107,7 +107,9 @@ def _read_leaf(value: dict[str, Any], at: str) -> Filter:
     wanted = {"field", "op"} if op == "exists" else {"field", "op", "value"}
     for key in wanted.symmetric_difference(value):
         if key in wanted:
-            raise _refuse(f"a value in {at}.value", None, f"Say what {field} is compared with")
+            raise _refuse(
+                f"a value in {at}.value", None, f"Say what {clipped(field)} is compared with"
+            )
         raise _refuse(f"only {', '.join(sorted(wanted))} in {at}", str(key), "Leave it out")
     if op == "exists":
         return Exists(field)
@@ -124,11 +126,5 @@ def _other(value: dict[str, Any], joint: str) -> str:
 
 
 def _refuse(expected: str, got: object, remedy: str) -> QueryError:
-    if got is None:
-        shown = "nothing"
-    elif isinstance(got, str | int | float):
-        shown = repr(got)
-    else:
-        shown = "an object" if isinstance(got, dict) else "a list"
-    shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
-    return QueryError(f"expected {expected}, got {shown}. {remedy}.")
+    said = "nothing" if got is None else shown(got)
+    return QueryError(f"expected {expected}, got {said}. {remedy}.")

@@ -24,6 +24,7 @@ from lark.exceptions import UnexpectedCharacters
 
 from retrieval.errors import QueryError
 from retrieval.filters.json_form import filter_from_json
+from retrieval.filters.shown import clipped
 from retrieval.filters.tree import (
     And,
     Compare,
@@ -245,7 +246,7 @@ def _unreadable(text: str, error: UnexpectedInput) -> QueryError:
     """Say what was expected in which column, and what stands there."""
     place = error.pos_in_stream if error.pos_in_stream is not None else len(text)
     rest = text[place:].split(maxsplit=1)
-    got = rest[0][:20] if rest else "the end"
+    got = clipped(rest[0]) if rest else "the end"
     if isinstance(error, UnexpectedToken):
         possible = set(error.accepts or error.expected)
         place = len(text.rstrip()) if error.token.type == "$END" else place

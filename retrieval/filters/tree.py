@@ -5,7 +5,6 @@ server engine may compile it to what it understands, :func:`~retrieval.filters.m
 it means.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal, get_args
 
 from retrieval.errors import QueryError
 from retrieval.filters.dates import interval_of
+from retrieval.filters.shown import clipped, shown
 
 __all__ = [
     "MAX_CONDITIONS",
@@ -63,8 +63,6 @@ MAX_CONDITIONS = 1_000
 MAX_VALUES = 10_000
 """How many values all lists of a filter may have together."""
 
-_SHOWN = 40  # characters of a value in a message
-
 
 @dataclass(frozen=True, slots=True)
 class Compare:
@@ -92,15 +90,15 @@ class Compare:
         _check_field(self.field)
         if self.op not in OPERATORS:
             raise QueryError(
-                f"expected one of {' '.join(OPERATORS)} for {self.field}, got {_show(self.op)}. "
-                "Use one of them."
+                f"expected one of {' '.join(OPERATORS)} for {clipped(self.field)}, got "
+                f"{shown(self.op)}. Use one of them."
             )
         _check_value(self.field, self.value)
         is_ordered = isinstance(self.value, str | int | float) and not isinstance(self.value, bool)
         if self.op not in {"=", "!="} and not is_ordered:
             raise QueryError(
-                f"expected a number or a text after {self.field} {self.op}, got "
-                f"{_show(self.value)}. Compare it with = or !=."
+                f"expected a number or a text after {clipped(self.field)} {self.op}, got "
+                f"{shown(self.value)}. Compare it with = or !=."
             )
 
 
@@ -123,7 +121,7 @@ class In:
         _check_field(self.field)
         if not isinstance(self.values, tuple) or not self.values:
             raise QueryError(
-                f"expected one value or more for {self.field} in, got none. List some."
+                f"expected one value or more for {clipped(self.field)} in, got none. List some."
             )
         for value in self.values:
             _check_value(self.field, value)
@@ -147,10 +145,10 @@ class Prefix:
     def __post_init__(self) -> None:
         _check_field(self.field)
         if not isinstance(self.prefix, str) or self.field == "date":
-            remedy = f"Ask for {self.field} = …"
+            remedy = f"Ask for {clipped(self.field)} = …"
             raise QueryError(
-                f"expected a text that values of {self.field} start with, got "
-                f"{_show(self.prefix)}. {remedy}."
+                f"expected a text that values of {clipped(self.field)} start with, got "
+                f"{shown(self.prefix)}. {remedy}."
             )
         _check_value(self.field, self.prefix)
 
@@ -244,7 +242,7 @@ def _walk(where: Filter) -> Iterator[tuple[Filter, int]]:
 
 def _check_field(field: object) -> None:
     if not isinstance(field, str) or not _is_text(field):
-        raise QueryError(f"expected the name of a field, got {_show(field)}. Name one as a text.")
+        raise QueryError(f"expected the name of a field, got {shown(field)}. Name one as a text.")
 
 
 def _check_operands(name: str, operands: object) -> None:
@@ -253,7 +251,7 @@ def _check_operands(name: str, operands: object) -> None:
     for operand in operands:
         if not isinstance(operand, Filter):
             raise QueryError(
-                f"expected conditions for {name}, got {_show(operand)}. Build them from "
+                f"expected conditions for {name}, got {shown(operand)}. Build them from "
                 "retrieval.filters."
             )
 
@@ -262,21 +260,26 @@ def _check_value(field: str, value: object) -> None:
     """Refuse what no value of a field can be."""
     if not isinstance(value, Scalar) or (isinstance(value, str) and not _is_text(value)):
         raise QueryError(
-            f"expected a number, a text, true, false or null for {field}, got {_show(value)}. "
-            "Several values go into a list (in)."
+            f"expected a number, a text, true, false or null for {clipped(field)}, got "
+            f"{shown(value)}. Several values go into a list (in)."
         )
     if isinstance(value, int | float) and not _is_finite(value):
-        got = value if isinstance(value, float) else "a larger one"
-        raise QueryError(f"expected a finite number for {field}, got {got}. Name another.")
+        raise QueryError(
+            f"expected a finite number for {clipped(field)}, got {shown(value)}. Name another."
+        )
     own = OWN_FIELDS.get(field)
     if own is None:
         return
     if field == "date":
         interval_of(value)
     elif own is str and not isinstance(value, str):
-        raise QueryError(f"expected a text for {field}, got {_show(value)}. Put it in quotes.")
+        raise QueryError(
+            f"expected a text for {clipped(field)}, got {shown(value)}. Put it in quotes."
+        )
     elif own is float and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise QueryError(f"expected a number for {field}, got {_show(value)}. Give its pixels.")
+        raise QueryError(
+            f"expected a number for {clipped(field)}, got {shown(value)}. Give its pixels."
+        )
 
 
 def _is_finite(number: float) -> bool:
@@ -293,9 +296,3 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _show(value: object) -> str:
-    is_scalar = isinstance(value, Scalar)
-    shown = json.dumps(value, ensure_ascii=False) if is_scalar else type(value).__name__
-    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
