@@ -63,10 +63,9 @@ def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
         picture: As it is now.
     """
     db.execute("DELETE FROM fields WHERE row = ?", (row,))
+    lines: list[tuple[int | None, int, float | str, int]] = []
     for field, values in values_of(picture.metadata).items():
         known = db.execute(_NAME, (field,)).fetchone()
         name = known[0] if known else db.execute(_NEW_NAME, (field,)).lastrowid
-        db.executemany(
-            "INSERT INTO fields VALUES (?, ?, ?, ?)",
-            [(name, kind, value, row) for kind, value in values],
-        )
+        lines += [(name, kind, value, row) for kind, value in values]
+    db.executemany("INSERT INTO fields VALUES (?, ?, ?, ?)", lines)

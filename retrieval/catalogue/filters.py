@@ -206,11 +206,14 @@ class Filters:
 
     def _rows_by_value(self, field: str) -> Iterator[tuple[Value, Rows]]:
         if field == "date":
-            sql = "SELECT mtime_ns, row FROM images WHERE mtime_ns IS NOT NULL"
-            dated = np.array(self._connection.read(sql), np.int64).reshape(-1, 2)
-            years = dated[:, 0].view("datetime64[ns]").astype("datetime64[Y]").astype(np.int64)
+            sql = (
+                "SELECT group_concat(mtime_ns), group_concat(row) FROM images "
+                "WHERE mtime_ns IS NOT NULL"
+            )
+            (moments, rows) = map(_numbers, self._connection.read(sql)[0])
+            years = moments.view("datetime64[ns]").astype("datetime64[Y]").astype(np.int64)
             for year in np.unique(years).tolist():
-                yield (NUMBER, year + 1970), dated[years == year, 1]
+                yield (NUMBER, year + 1970), rows[years == year]
         elif column := COLUMNS.get(field):
             kind = NUMBER if field in {"width", "height"} else TEXT
             sql = (
