@@ -4,15 +4,18 @@ import json
 import sqlite3
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from generated_filters import FIELDS, leaves, pictures, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from older_catalogues import as_schema_1, without_followers
 
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, Facet
 from retrieval.catalogue.filters import Filters
+from retrieval.catalogue.followers import FIELDS as FOLLOWER
 from retrieval.errors import QueryError
 from retrieval.filters import OWN_FIELDS, Compare, Exists, In, Not, Prefix, matches
 from retrieval.filters.language import parse_where
@@ -166,7 +169,7 @@ def test_a_catalogue_without_the_table_gives_the_same(shared, these, where, fiel
 
     with_table = answers(Filters(shared._connection))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retrieval.catalogue.filters.has_fields", lambda _db: False)
+        patch.setattr("retrieval.catalogue.filters.has_follower", lambda *_: False)
         assert answers(Filters(shared._connection)) == with_table
 
 
@@ -230,6 +233,18 @@ def test_what_would_be_sql_is_text(catalogue, evil):
     assert catalogue.filters.rows(Prefix("folder", evil)).tolist() == rows[1:]
     assert catalogue.filters.facets(evil) == [Facet(evil, 1)]
     assert len(catalogue) == 2
+
+
+def test_a_picture_without_a_file_has_no_date(catalogue):
+    rows = put(catalogue, [picture("a", root=None, path=None, mtime_ns=None), picture("b")])
+
+    def found(text):
+        return [rows.index(row) for row in catalogue.filters.rows(parse_where(text))]
+
+    assert found("date < 9999 or date >= 0001 or date != 1999") == [1]
+    assert found("exists(date)") == [1]
+    assert found("not date = 1970") == [0]
+    assert catalogue.filters.facets("date") == [Facet(1970, 1)]
 
 
 class TestRefusals:
@@ -373,14 +388,16 @@ def test_metadata_that_is_no_json_has_no_fields(catalogue):
 class TestCataloguesOfBefore:
     """Those that were written before there was a table of fields."""
 
-    @pytest.fixture
-    def before(self, tmp_path):
+    @pytest.fixture(params=[1, 2], ids=["schema 1", "schema 2"])
+    def before(self, tmp_path, request):
         with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as opened:
             put(opened, [picture("a.png", {"n": 1}), picture("b.png", {"n": 2, "m": ["x"]})])
-            db = opened._connection.db
-            db.execute("DROP TRIGGER fields_removed")
-            for table in ("fields", "field_names"):
-                db.execute(f"DROP TABLE {table}")
+        if request.param == 1:
+            as_schema_1(tmp_path)
+        else:
+            db = sqlite3.connect(tmp_path / CATALOGUE_NAME)
+            without_followers(db)
+            db.close()
         return tmp_path
 
     def test_are_filtered_picture_by_picture(self, before):
@@ -403,7 +420,9 @@ class TestCataloguesOfBefore:
         def fail(*_args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("retrieval.catalogue.fields.written", fail)
+        monkeypatch.setattr(
+            "retrieval.catalogue.followers.FOLLOWERS", [replace(FOLLOWER, written=fail)]
+        )
         with pytest.raises(OSError, match="No space left"):
             Catalogue.create_or_open(before, fingerprint="f", embed_dim=2)
         db = sqlite3.connect(before / CATALOGUE_NAME)
