@@ -89,7 +89,7 @@ def write(folder: Path, count: int, *, fields: bool) -> tuple[float, int]:
                 for picture in made[first : first + 64]:
                     catalogue.add(picture, feature)
         took = time.process_time() - start
-        catalogue._connection.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        catalogue.connection.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     followers.FOLLOWERS[:] = told
     return took, sum(path.stat().st_size for path in folder.iterdir())
 

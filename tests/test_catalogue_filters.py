@@ -86,7 +86,7 @@ def shared(tmp_path_factory):
     """One catalogue for all examples of a property; each puts its own pictures in."""
     folder = tmp_path_factory.mktemp("shared")
     with Catalogue.create_or_open(folder, fingerprint="f", embed_dim=2) as opened:
-        opened._connection.db.execute("PRAGMA synchronous = OFF")
+        opened.connection.db.execute("PRAGMA synchronous = OFF")
         yield opened
 
 
@@ -175,10 +175,10 @@ def test_a_catalogue_without_the_table_gives_the_same(shared, question, field):
                 said.append(sorted(str(error)))  # names it may tell in another order
         return said
 
-    with_table = answers(Filters(shared._connection))
+    with_table = answers(Filters(shared.connection))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retrieval.catalogue.filters.has_follower", lambda *_: False)
-        assert answers(Filters(shared._connection)) == with_table
+        assert answers(Filters(shared.connection)) == with_table
 
 
 def test_by_hand(catalogue):
@@ -327,7 +327,7 @@ def test_a_reader_sees_what_another_connection_writes(catalogue, tmp_path):
 def test_what_was_selected_is_kept_until_something_is_written(catalogue):
     put(catalogue, [picture("a.png", {"year": 2020, "tags": ["x"]})])
     seen = []
-    catalogue._connection.db.set_trace_callback(seen.append)
+    catalogue.connection.db.set_trace_callback(seen.append)
     filters = catalogue.filters
     filters.rows(parse_where('year = 2020 and not tags = "x"'))
     first = sum("group_concat" in sql for sql in seen)
@@ -417,7 +417,7 @@ class TestCataloguesOfBefore:
 
     def test_get_the_table_by_the_next_writer(self, before):
         with Catalogue.create_or_open(before, fingerprint="f", embed_dim=2) as writer:
-            db = writer._connection.db
+            db = writer.connection.db
             assert db.execute("SELECT count(*) FROM fields").fetchone() == (3,)
             assert writer.filters.rows(Compare("n", ">", 1)).tolist() == [2]
             with writer.transaction():
