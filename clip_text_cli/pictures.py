@@ -1,8 +1,10 @@
 """Pictures made searchable and found: ``clip-text index``, ``search``, ``serve``, ``demo``."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +27,7 @@ from clip_text_cli.options import AsJson, Dimensions, Model, Runtime
 from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from retrieval.catalogue import Facet
     from retrieval.ingest import OnProgress
     from retrieval.search import Hit
 
@@ -124,6 +127,16 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for, in words.")],
     index_dir: IndexDir = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many pictures.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Search only pictures this holds of: 'year >= 2020 and tags = \"海边\"'."
+        ),
+    ] = None,
+    facets: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Also count the pictures by the values of a field."),
+    ] = None,
     model: Model = "starter",
     runtime: Runtime = None,
     sheet: Annotated[
@@ -137,21 +150,33 @@ def search(
         clip-text search 红色的心 --top-k 10
 
         clip-text search "a dog on the beach" --sheet dogs.png
+
+        clip-text search 日落 --where 'date >= 2024-05 and not folder = "截图"' --facets tags
     """
+    from retrieval.filters.language import parse_where
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
+    condition = None if where is None else parse_where(where)
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder) as searcher:
-        hits = searcher.search(query, top_k)
+        hits = searcher.search(query, top_k, condition)
+        counts = [] if facets is None else searcher.facets(facets, condition)
         notes = searcher.notes()
     if sheet is not None:
         contact_sheet([(query, hits)], sheet)
     if as_json:
-        print_json({"query": query, "hits": [hit_as_json(hit) for hit in hits], "notes": notes})
+        found: dict[str, Any] = {"query": query, "hits": [hit_as_json(hit) for hit in hits]}
+        if facets is not None:
+            found["facets"] = {facets: [asdict(count) for count in counts]}
+        print_json({**found, "notes": notes})
         return
     out.print(hits_table(hits))
+    if where is not None and not hits:
+        err.print(f"no picture has {where}", markup=False, soft_wrap=True)
+    if facets is not None:
+        out.print(facets_table(facets, counts))
     tell_notes(notes)
     if missing := sum(hit.missing for hit in hits):
         err.print(
@@ -290,6 +315,18 @@ def hits_table(hits: "list[Hit]") -> Table:
         )
         cells = [str(hit.rank), f"{hit.score:.3f}", path]
         table.add_row(*cells, *([escape(hit.caption or "")] if captioned else []))
+    return table
+
+
+def facets_table(field: str, counts: "list[Facet]") -> Table:
+    """How many pictures have each value of a field."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("pictures", justify="right")
+    table.add_column(escape(field), overflow="fold")
+    for count in counts:
+        value = count.value
+        shown = value if isinstance(value, str) else json.dumps(value)
+        table.add_row(f"{count.count:,}", escape(printable(Path(shown))))
     return table
 
 

@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from retrieval.catalogue import CATALOGUE_NAME
+from retrieval.catalogue.followers import FOLLOWERS
 from retrieval.catalogue.halves import HALF, decode
 
 _PICTURES = (
@@ -55,6 +56,15 @@ _BACK = f"""
 """
 
 
+def without_followers(database: sqlite3.Connection) -> None:
+    """Take away the tables that follow the pictures: there were none at first."""
+    for follower in FOLLOWERS:
+        for statement in follower.drop:
+            database.execute(statement)
+        database.execute("DELETE FROM meta WHERE key = ?", (follower.key,))
+    database.commit()
+
+
 def as_schema_1(index_dir: Path, *, removals: bool = True) -> None:
     """Rewrite a catalogue of today into the one that schema 1 would be, of the same features.
 
@@ -65,5 +75,6 @@ def as_schema_1(index_dir: Path, *, removals: bool = True) -> None:
     database = sqlite3.connect(index_dir / CATALOGUE_NAME)
     database.create_function("single", 1, lambda blob: decode([blob], HALF).tobytes())
     end = _LAST if removals else _NO_RECORD
+    without_followers(database)
     database.executescript(f"BEGIN; {_APART} {_FIRST} {_BACK} {end} COMMIT;")
     database.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from retrieval.filters import Filter
 from retrieval.search import Answer, Hit
 
 CAPTIONS = {
@@ -57,7 +58,7 @@ class StubSearcher:
         names = list(CAPTIONS)
         return self.folder / names[row] if 0 <= row < len(names) else None
 
-    def answer(self, query: str, top_k: int = 10) -> Answer:
+    def answer(self, query: str, top_k: int = 10, where: Filter | None = None) -> Answer:
         return Answer(self.search(query, top_k), self.category)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:

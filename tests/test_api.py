@@ -275,7 +275,9 @@ def test_what_the_end_of_the_service_cuts_off_is_told_so_once(begun):
         ({"query": "狗", "top_k": "ten"}, ["top_k", "integer, got 'ten'"]),
         ({"query": "狗", "top_k": True}, ["top_k", "integer, got True"]),
         ({"query": "狗", "top_k": 1.5}, ["top_k", "integer, got 1.5"]),
-        ({"query": "狗", "topk": 5}, ["expected only query and top_k, got topk"]),
+        ({"query": "狗", "topk": 5}, ["expected only query, top_k and where, got topk"]),
+        ({"query": "狗", "where": 3}, ["where", "got 3"]),
+        ({"query": "狗", "where": [{}]}, ["where", "got [{}]"]),
         ({"query": 7, "top_k": 0}, ["query", "top_k"]),
         ([], ["the body"]),
         ("狗", ["the body"]),
@@ -675,7 +677,13 @@ ANY_JSON = st.recursive(
     max_leaves=12,
 )
 NEARLY_RIGHT = st.fixed_dictionaries(
-    {}, optional={"query": ANY_TEXT | ANY_JSON, "top_k": st.integers() | ANY_JSON, "more": ANY_JSON}
+    {},
+    optional={
+        "query": ANY_TEXT | ANY_JSON,
+        "top_k": st.integers() | ANY_JSON,
+        "where": ANY_TEXT | ANY_JSON,
+        "more": ANY_JSON,
+    },
 )
 
 
@@ -727,6 +735,65 @@ def indexed(tmp_path):
     index_folder(folder, index_dir, FakeEncoder())
     with Searcher.open(index_dir, FakeEncoder()) as searcher:
         yield folder, index_dir, Client(create_app(searcher))
+
+
+FIELD_N = {"field": "n", "op": ">", "value": 5}
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        (FIELD_N, ["0.png"]),
+        ({"not": FIELD_N}, ["1.png", "2.png"]),
+        ({"or": [FIELD_N, {"field": "path", "op": "in", "value": ["2.png"]}]}, ["0.png", "2.png"]),
+        ('names.en = "zero"', ["0.png"]),
+        ("not exists(caption)", ["1.png", "2.png"]),
+        ({"field": "n", "op": "=", "value": 1}, []),
+        (None, ["0.png", "1.png", "2.png"]),
+    ],
+)
+def test_a_filter_says_which_pictures_are_searched(indexed, where, found):
+    _, _, client = indexed
+    answer = client.search(query="狗", where=where).json()
+    assert sorted(hit["image_id"] for hit in answer["hits"]) == found
+    assert [hit["rank"] for hit in answer["hits"]] == list(range(1, len(found) + 1))
+    assert answer["total"] == 3
+
+
+def nested(depth):
+    where = FIELD_N
+    for _ in range(depth):
+        where = {"not": where}
+    return where
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ({"field": "m", "op": "=", "value": 1}, ["a field that some picture has, got m"]),
+        ({"field": "n", "op": "=", "value": "1"}, ['numbers for n, as its values are, got "1"']),
+        ({"field": "n", "op": "like", "value": 1}, ["one of = != ", 'in where.op, got "like"']),
+        ({"and": [FIELD_N, {"field": "\ud800", "op": "exists"}]}, ["of a field, got", "ud800"]),
+        ("n > ", ["a value at column 4 of the filter, got the end"]),
+        ("\ud800", ["column 1", "ud800"]),
+        (nested(40), ["at most 32 conditions in one another"]),
+        (nested(900), ["at most 32 conditions in one another"]),
+    ],
+)
+def test_a_filter_that_cannot_be_used_is_told(indexed, where, words):
+    _, _, client = indexed
+    content = json.dumps({"query": "狗", "where": where}).encode()
+    response = client("POST", "/v1/search", content=content, headers=JSON)
+    assert_error(response, 400, "invalid_query", *words)
+
+
+@pytest.mark.parametrize("depth", [1_000, 5_000])
+def test_a_filter_too_deep_for_json_itself_is_refused(indexed, depth):
+    _, _, client = indexed
+    content = b'{"query": "x", "where": ' + b'{"not": ' * depth + b"3" + b"}" * depth + b"}"
+    response = client("POST", "/v1/search", content=content, headers=JSON)
+    assert response.status_code in {400, 413, 422}
+    assert_error(response, response.status_code, response.json()["error"]["type"])
 
 
 def test_engine_and_service_agree(indexed):

@@ -24,7 +24,7 @@ ENCODER = (
 )
 FLOOR = (
     *("retrieval.errors", "retrieval.protocols", "retrieval.records", "retrieval.features"),
-    *("retrieval.pictures", "retrieval.precision"),
+    *("retrieval.pictures", "retrieval.precision", "retrieval.filters"),
 )
 INDEX = (*FLOOR, "retrieval.catalogue", "retrieval.index")
 

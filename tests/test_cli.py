@@ -127,6 +127,30 @@ def test_search_draws_a_sheet_and_prints_a_table(run, photos, tmp_path):
         assert picture.width > 300
 
 
+def test_search_among_what_a_filter_holds_of_and_counts(run, photos, tmp_path):
+    names = sorted(path.name for path in photos.iterdir())
+    lines = [{"file_name": name, "year": 2020 + i, "tags": ["[b]"]} for i, name in enumerate(names)]
+    text = "\n".join(json.dumps(line) for line in lines)
+    (photos / "metadata.jsonl").write_text(text, encoding="utf-8")
+    store = tmp_path / "store"
+    run("index", photos, "--index", store)
+    search = ("search", "红色", "--index", store)
+    code, out, _ = run(*search, "--where", "year＞2020", "--facets", "year", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert sorted(hit["image_id"] for hit in found["hits"]) == names[1:]
+    assert found["facets"] == {"year": [{"value": 2021, "count": 1}, {"value": 2022, "count": 1}]}
+    code, out, err = run(*search, "--where", 'tags = "[b]" and year = 0', "--facets", "year")
+    assert (code, out.split()) == (0, ["rank", "score", "path", "pictures", "year"])
+    assert 'no picture has tags = "[b]" and year = 0' in err
+    _, out, _ = run(*search, "--facets", "tags")
+    assert out.split()[-4:] == ["pictures", "tags", "3", "[b]"]
+    code, _, err = run(*search, "--where", "yaer = 1")
+    assert (code, "Did you mean year?" in err) == (1, True)
+    code, _, err = run(*search, "--where", "year = ")
+    assert (code, "at column 7" in err) == (1, True)
+
+
 def test_k_over_the_size_gives_all(run, photos, tmp_path):
     run("index", photos, "--index", tmp_path / "store")
     _, out, _ = run("search", "蓝色", "--index", tmp_path / "store", "-k", "99", "--json")

@@ -105,7 +105,7 @@ def encoder(monkeypatch):
     monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: FakeEncoder(embed_dim=512))
 
 
-@pytest.mark.parametrize("size", [0, 50_000, 120_000])
+@pytest.mark.parametrize("size", [0, 50_000, 200_000])
 @pytest.mark.usefixtures("encoder")
 def test_what_was_committed_before_the_disk_was_full_is_searchable(photos, run, tmp_path, size):
     store = tmp_path / "store"

@@ -108,6 +108,22 @@ class TestContract:
         assert scores.tobytes() == all_scores[:queries].tobytes()
         assert rows.tolist() == all_rows[:queries].tolist()
 
+    @pytest.mark.parametrize("matching", [0, 1, 30, 2_900, 3_000])
+    @pytest.mark.parametrize("k", [1, 10, 100])
+    def test_among_some_rows_it_finds_what_brute_force_finds(self, engine, matching, k):
+        index, features = engine(16), unit_rows(3_000, 16, 5)
+        features[1_000:1_200] = features[:200]  # ties
+        rows = np.random.default_rng(1).permutation(3_000).astype(np.int64) * 2
+        index.add(rows, features)
+        chosen = np.random.default_rng(2).permutation(3_000)[:matching]
+        # half of what is asked for is not held: odd rows, and rows beyond the last
+        among = np.sort(np.concatenate([rows[chosen], rows[chosen] + 1, rows[chosen] + 6_001]))
+        queries = np.concatenate([features[:2], unit_rows(2, 16, 6)])
+        scores, found = index.search(queries, k, among)
+        wanted, order = brute_force(queries, features[chosen], rows[chosen], k)
+        assert found.tolist() == order.tolist()
+        assert scores == pytest.approx(wanted)
+
     def test_cosines_never_leave_their_range(self, engine):
         index = engine(512)
         features = unit_rows(200, 512, 3)

@@ -20,6 +20,8 @@ from retrieval.errors import (
     QueryError,
     RetrievalError,
 )
+from retrieval.filters import matches
+from retrieval.filters.language import parse_where
 from retrieval.index import INDEX_NAME
 from retrieval.ingest import index_folder
 from retrieval.search import Hit, Searcher
@@ -71,6 +73,77 @@ def test_a_text_finds_what_brute_force_finds(searcher, folder, encoder):
     assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected], abs=1e-6)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
     assert hits[0].path == folder / hits[0].image_id
+
+
+class TestFilters:
+    @pytest.fixture
+    def folder(self, folder):
+        lines = [
+            {"file_name": f"{i:02}.png", "n": i, "tags": ["偶", f"m{i % 3}"] if i % 2 == 0 else []}
+            for i in range(COUNT)
+        ]
+        text = "\n".join(json.dumps(line) for line in lines)
+        (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+        return folder
+
+    @pytest.mark.parametrize("text", ['tags = "偶"', "n >= 3 and not n = 5", "n = 4", "n < 0"])
+    @pytest.mark.parametrize("top_k", [1, 3, 50])
+    def test_hits_are_those_that_brute_force_gives(self, searcher, folder, encoder, text, top_k):
+        where = parse_where(text)
+        everything = searcher.search("一只橘猫", COUNT)
+        with Catalogue.open(searcher._index_dir) as catalogue:
+            held = {record.row for record in catalogue if matches(where, record)}
+        expected = [(hit.row, hit.score) for hit in everything if hit.row in held][:top_k]
+        hits = searcher.search("一只橘猫", top_k, where)
+        assert [(hit.row, hit.score) for hit in hits] == expected
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+        (answer,) = searcher.answers(["一只橘猫"], top_k, where)
+        assert answer.hits == hits
+        (by_features,) = searcher.search_features(encoder.encode_text(["一只橘猫"]), top_k, where)
+        assert by_features == hits
+
+    def test_pictures_removed_since_the_last_refresh_make_place(self, searcher, encoder):
+        where = parse_where('tags = "偶"')
+        hits = searcher.search("x", 50, where)
+        options = {"fingerprint": encoder.fingerprint, "embed_dim": encoder.embed_dim}
+        with (
+            Catalogue.create_or_open(searcher._index_dir, **options) as catalogue,
+            catalogue.transaction(),
+        ):
+            catalogue.remove([hits[0].row, hits[2].row])
+        found = searcher.search("x", 2, where)
+        assert [hit.row for hit in found] == [hits[1].row, hits[3].row]
+
+    def test_pictures_that_a_refresh_has_yet_to_take_over_are_no_trouble(
+        self, searcher, folder, encoder
+    ):
+        save_picture(folder / "new.png", 99)
+        index_folder(folder, searcher._index_dir, encoder)
+        where = parse_where("n >= 10 or not exists(n)")
+        assert len(searcher.search("x", 50, where)) == 2
+        assert searcher.refresh()
+        assert len(searcher.search("x", 50, where)) == 3
+
+    def test_what_is_said_of_pictures_counts_at_once(self, searcher, folder, encoder):
+        where = parse_where("n = 100")
+        assert searcher.search("x", 50, where) == []
+        line = {"file_name": "03.png", "n": 100}
+        (folder / "metadata.jsonl").write_text(json.dumps(line), encoding="utf-8")
+        index_folder(folder, searcher._index_dir, encoder)
+        assert [hit.image_id for hit in searcher.search("x", 50, where)] == ["03.png"]
+
+    def test_facets(self, searcher):
+        counts = searcher.facets("tags", parse_where("n < 6"))
+        assert [(count.value, count.count) for count in counts] == [
+            ("偶", 3),
+            ("m0", 1),
+            ("m1", 1),
+            ("m2", 1),
+        ]
+
+    def test_a_filter_that_cannot_be_used_is_refused_before_anything_is_encoded(self, searcher):
+        with pytest.raises(QueryError, match="Did you mean tags"):
+            searcher.search("x", 3, parse_where("tag = 'a'"))
 
 
 def test_a_picture_finds_itself_with_all_that_is_known_of_it(searcher, folder, encoder):

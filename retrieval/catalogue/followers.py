@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from retrieval.catalogue import fields
 from retrieval.records import Picture
 
-__all__ = ["FOLLOWERS", "Follower", "bring_up_to_date", "has_follower", "tell_written"]
+__all__ = ["FIELDS", "FOLLOWERS", "Follower", "bring_up_to_date", "has_follower", "tell_written"]
 
 _PICTURES = f"SELECT row, {', '.join(Picture._fields)} FROM images ORDER BY row"  # noqa: S608
 
@@ -46,7 +47,8 @@ class Follower:
         return f"follower_{self.name}"
 
 
-FOLLOWERS: list[Follower] = []
+FIELDS = Follower("fields", 1, fields.CREATE, fields.DROP, fields.written)
+FOLLOWERS = [FIELDS]
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> None:

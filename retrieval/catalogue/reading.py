@@ -10,6 +10,7 @@ import numpy as np
 
 from retrieval.catalogue.changes import Change
 from retrieval.catalogue.connection import Connection
+from retrieval.catalogue.filters import Filters
 from retrieval.catalogue.halves import HALF, SINGLE, StoredFeature, as_stored, decode
 from retrieval.catalogue.opening import connect_reader
 from retrieval.catalogue.schema import CATALOGUE_NAME
@@ -60,6 +61,8 @@ class CatalogueReader:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         """For the other modules of this room."""
+        self.filters = Filters(connection)
+        """Selects pictures by what is said of them, and counts what is said."""
         self.uid = self._meta("uid")
         """Drawn at random when the catalogue is created; ties derived files to it."""
         self.fingerprint = self._meta("fingerprint")

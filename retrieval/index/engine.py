@@ -35,15 +35,18 @@ class VectorIndex(Protocol):
         """
         ...
 
-    def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
+    def search(self, features: Features, k: int, among: Rows | None = None) -> tuple[Scores, Rows]:
         """Find the nearest rows.
 
         Args:
             features: Unit rows to search for, [q, embed_dim].
             k: How many per query; more than the index holds gives all of it.
+            among: Looks at these rows only, ascending, int64 [m]; those not held are ignored.
+                None for all.
 
         Returns:
-            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape.
+            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape; n counts what is
+            held and looked at.
 
         Raises:
             ValueError: If the shape does not fit, or k is below 1.

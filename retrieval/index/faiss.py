@@ -22,6 +22,7 @@ _FORMAT = "clip-text-faiss-1"
 _BLOCK = 1 << 20  # bytes
 _HEADER_BYTES = 4096
 _RESCORE_BLOCK = 4096  # rows
+_GATHERED = 2048  # rows: of so few, all are scored without a scan of the index
 _ABANDONED_SECONDS = 3600.0
 
 # FAISS sums in float32, in an order that depends on the batch and on a row's place, so
@@ -81,18 +82,23 @@ class FaissIndex:
         for rows, features in change.features:
             self.add(rows, features)
 
-    def search(self, features: Features, k: int) -> tuple[Scores, Rows]:
+    def search(self, features: Features, k: int, among: Rows | None = None) -> tuple[Scores, Rows]:
         """Find the nearest rows; see :class:`VectorIndex`."""
         self._check_width(features)
         if k < 1:
             raise ValueError(f"expected k of at least 1, got {k}.")
-        k = min(k, len(self))
+        held = None if among is None else among[np.isin(among, self.rows)]
+        k = min(k, len(self) if held is None else len(held))
         scores = np.empty((len(features), k), np.float32)
         rows = np.empty((len(features), k), np.int64)
         if k == 0 or len(features) == 0:
             return scores, rows
         queries = np.ascontiguousarray(features, np.float32)
-        for i, candidates in enumerate(self._candidates(queries, k)):
+        if held is not None and len(held) <= _GATHERED:
+            found = [held] * len(queries)
+        else:
+            found = self._candidates(queries, k, held)
+        for i, candidates in enumerate(found):
             exact = self._rescore(queries[i], candidates)
             best = np.lexsort((candidates, -exact))[:k]
             scores[i], rows[i] = exact[best], candidates[best]
@@ -171,20 +177,33 @@ class FaissIndex:
                 f"shape {list(features.shape)}. Use the model that built the index."
             )
 
-    def _candidates(self, queries: Features, k: int) -> list[Rows]:
-        """Fetch rows of each query that hold its k best, ties and rounding considered."""
+    def _candidates(self, queries: Features, k: int, held: Rows | None) -> list[Rows]:
+        """Fetch rows of each query that hold its k best, ties and rounding considered.
+
+        Args:
+            queries: Unit rows, [q, embed_dim].
+            k: At most as many as are looked at.
+            held: Looks at these rows only; None for all.
+        """
+        params, most = None, len(self)
+        if held is not None:
+            bits = np.zeros(int(held[-1]) + 1, np.bool_)
+            bits[held] = True
+            library: Any = faiss  # whose types know nothing of what Python adds to these
+            selector = library.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+            params, most = library.SearchParameters(sel=selector), len(held)
         candidates: list[Rows] = [np.empty(0, np.int64)] * len(queries)
         open_queries = np.arange(len(queries))
-        fetch = min(k + 16, len(self))
+        fetch = min(k + 16, most)
         while len(open_queries):
-            scores, rows = self._faiss.search(queries[open_queries], fetch)
+            scores, rows = self._faiss.search(queries[open_queries], fetch, params=params)
             settled = scores[:, -1] < scores[:, k - 1] - _NOISE
-            if fetch == len(self):
+            if fetch == most:
                 settled[:] = True
             for i in np.flatnonzero(settled):
                 candidates[open_queries[i]] = rows[i]
             open_queries = open_queries[~settled]
-            fetch = min(2 * fetch, len(self))
+            fetch = min(2 * fetch, most)
         return candidates
 
     def _rescore(self, query: Feature, rows: Rows) -> Scores:

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue import Catalogue, Facet
 from retrieval.errors import IndexNotFoundError, QueryError
 from retrieval.features import check_unit_rows
+from retrieval.filters import Filter
 from retrieval.index import FileIndex, open_index, sync
 from retrieval.precision import as_note, precision_of
-from retrieval.protocols import EncodeAndClassify, Encoder, Features
+from retrieval.protocols import EncodeAndClassify, Encoder, Features, Rows
 from retrieval.records import Record
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
 
@@ -160,12 +161,13 @@ class Searcher:
             catalogue.close()
             raise
 
-    def search(self, query: str, top_k: int = 10) -> list[Hit]:
+    def search(self, query: str, top_k: int = 10, where: Filter | None = None) -> list[Hit]:
         """Find the pictures nearest to a text, among those taken over by the last refresh.
 
         Args:
             query: What to look for, in words.
             top_k: How many hits at most; more than the index holds gives all of it.
+            where: What must hold of a picture to be considered at all; None for nothing.
 
         Returns:
             Hits, best first; empty if the index is empty. Pictures removed since the last
@@ -173,41 +175,45 @@ class Searcher:
             were removed, only a refresh finds those that remain.
 
         Raises:
-            QueryError: If the query is no text or blank, or ``top_k`` is below 1.
+            QueryError: If the query is no text or blank, ``top_k`` is below 1, or the filter
+                cannot be used; see :meth:`~retrieval.catalogue.filters.Filters.rows`.
             EncoderError: If the encoder returns no unit row.
         """
-        return self.answer(query, top_k).hits
+        return self.answer(query, top_k, where).hits
 
-    def answer(self, query: str, top_k: int = 10) -> Answer:
+    def answer(self, query: str, top_k: int = 10, where: Filter | None = None) -> Answer:
         """Find the pictures nearest to a text, and say of what category the text is.
 
         Args:
             query: What to look for, in words.
             top_k: How many hits at most; more than the index holds gives all of it.
+            where: What must hold of a picture to be considered at all; None for nothing.
 
         Returns:
             Hits as :meth:`search` gives them, and the category.
 
         Raises:
-            QueryError: If the query is no text or blank, or ``top_k`` is below 1.
+            QueryError: As for :meth:`search`.
             EncoderError: If the encoder returns no unit row.
         """
-        return self.answers([query], top_k)[0]
+        return self.answers([query], top_k, where)[0]
 
-    def answers(self, queries: Sequence[str], top_k: int = 10) -> list[Answer]:
+    def answers(
+        self, queries: Sequence[str], top_k: int = 10, where: Filter | None = None
+    ) -> list[Answer]:
         """Answer several texts at once: by one pass of the encoder, and one of the index.
 
         Args:
             queries: What to look for, each in words.
             top_k: How many hits at most for each; more than the index holds gives all of it.
+            where: What must hold of a picture to be considered at all; None for nothing.
 
         Returns:
             One answer per query, in their order; none for none. Hits and scores are those that
             :meth:`answer` gives each query alone, to the last digits of float32.
 
         Raises:
-            QueryError: If the queries are one text, one of them is no text or blank, or
-                ``top_k`` is below 1.
+            QueryError: If the queries are one text, or as for :meth:`search` of one of them.
             EncoderError: If the encoder does not return a unit row for each.
         """
         if isinstance(queries, str):
@@ -216,27 +222,45 @@ class Searcher:
         limit = _checked_top_k(top_k)
         if not texts:
             return []
+        among = self._matching(where)
         features, categories = self._rows_of(texts)
-        hits_of = self._search(features, limit)
+        hits_of = self._search(features, limit, among)
         return [Answer(hits, category) for hits, category in zip(hits_of, categories, strict=True)]
 
-    def search_features(self, features: Features, top_k: int = 10) -> list[list[Hit]]:
+    def search_features(
+        self, features: Features, top_k: int = 10, where: Filter | None = None
+    ) -> list[list[Hit]]:
         """Find the pictures nearest to each row of features.
 
         Args:
             features: Unit rows of the model that built the index, [n, embed_dim].
             top_k: How many hits at most per row of features.
+            where: What must hold of a picture to be considered at all; None for nothing.
 
         Returns:
             One list of hits per row, best first.
 
         Raises:
             QueryError: If the features are not finite unit rows of the index's
-                embed_dim, or ``top_k`` is below 1.
+                embed_dim, ``top_k`` is below 1, or the filter cannot be used.
         """
         limit = _checked_top_k(top_k)
         check_unit_rows(features, self._state.index.embed_dim, QueryError, REMEDY)
-        return self._search(features, limit)
+        return self._search(features, limit, self._matching(where))
+
+    def facets(self, field: str, where: Filter | None = None, limit: int = 20) -> list[Facet]:
+        """Count how many pictures have each value of a field; the commonest come first.
+
+        Args:
+            field: A key of the metadata, or one of ``retrieval.filters.OWN_FIELDS``.
+            where: Counts only the pictures that this holds of; None for all.
+            limit: How many values at most.
+
+        Raises:
+            QueryError: If no picture has the field, the filter cannot be used, or the limit is
+                below 1.
+        """
+        return self._state.catalogue.filters.facets(field, where, limit)
 
     def hit_path(self, row: int) -> Path | None:
         """Tell where the picture of a row lies; None if there is no such row, or it has no file."""
@@ -355,25 +379,30 @@ class Searcher:
         self._retired.append(self._state.catalogue)  # searches at work may still read it
         return state
 
-    def _search(self, features: Features, top_k: int) -> list[list[Hit]]:
+    def _matching(self, where: Filter | None) -> Rows | None:
+        """Read which rows a filter holds of; None without one."""
+        return None if where is None else self._state.catalogue.filters.rows(where)
+
+    def _search(self, features: Features, top_k: int, among: Rows | None) -> list[list[Hit]]:
         state = self._state
-        hits_of = _look_up(state, features, top_k)
-        wanted, candidates = min(top_k, len(state.index)), top_k
-        most = min(len(state.index), max(_MOST_CANDIDATES, top_k))
+        hits_of = _look_up(state, features, top_k, among)
+        most = len(state.index) if among is None else min(len(among), len(state.index))
+        wanted, candidates = min(top_k, most), top_k
+        most = min(most, max(_MOST_CANDIDATES, top_k))
         while candidates < most:
             short = [i for i, hits in enumerate(hits_of) if len(hits) < wanted]
             if not short:
                 break
             candidates = min(candidates * _WIDER, most)
-            wider = _look_up(state, features[short], candidates)
+            wider = _look_up(state, features[short], candidates, among)
             for i, hits in zip(short, wider, strict=True):
                 hits_of[i] = hits[:top_k]
         return hits_of
 
 
-def _look_up(state: _State, features: Features, k: int) -> list[list[Hit]]:
+def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
     """Find which of the k rows nearest to each feature have pictures that are still there."""
-    scores, rows = state.index.search(features, k)
+    scores, rows = state.index.search(features, k, among)
     records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
     return [
         _hits(own_scores, own_rows, records)

@@ -34,6 +34,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from retrieval.filters.language import read_where
 from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Answer, Hit, Searcher
 from retrieval.service import missing_package
@@ -83,7 +84,7 @@ _router = APIRouter()
     dependencies=[Depends(check_charset)],
 )
 def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> SearchResponse:
-    """Find the pictures nearest to a text.
+    """Find the pictures nearest to a text, among those that the filter `where` holds of.
 
     Pictures indexed since the last search are found without a restart, from a second after
     they were stored; no search waits for that.
@@ -92,7 +93,8 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     refresher: Refresher = request.app.state.refresher
     refresher.start()  # where the service runs inside another one, nothing else starts it
     refresher.check()
-    answer = searcher.answer(body.query, body.top_k)
+    where = None if body.where is None else read_where(body.where)
+    answer = searcher.answer(body.query, body.top_k, where)
     took_ms = round((time.perf_counter() - start) * 1_000, 2)
     prefix = request.scope.get("root_path", "")
     return SearchResponse(

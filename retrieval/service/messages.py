@@ -31,6 +31,17 @@ class SearchRequest(BaseModel):
         description="How many hits at most. More than are indexed gives all of them.",
         examples=[10],
     )
+    where: dict[str, Any] | str | None = Field(
+        default=None,
+        description=(
+            "What must hold of a picture to be considered at all. A condition is "
+            '`{"field": …, "op": …, "value": …}` with the op `=`, `!=`, `<`, `<=`, `>`, `>=`, `in` '
+            "(a list), `startswith` or `exists` (no value); conditions are joined by "
+            '`{"and": […]}`, `{"or": […]}` and `{"not": …}`. Or a text as on the command line: '
+            '`year >= 2020 and tags = "海边"`.'
+        ),
+        examples=[{"field": "tags", "op": "in", "value": ["海边", "雪"]}],
+    )
 
 
 class FoundPicture(BaseModel):

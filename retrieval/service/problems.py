@@ -42,7 +42,7 @@ class ProblemError(Exception):
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the error answers of a route, for the OpenAPI page."""
     described = {
-        400: "The query has nothing to search for, or the body cannot be read.",
+        400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
         404: "No such row in the index.",
         410: "The row is indexed, but its picture is gone from the disk or damaged.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
@@ -124,7 +124,7 @@ def _expectation(fault: dict[str, Any], request: Request) -> str:
     if fault["type"] == "missing":
         return f"expected {field}, got nothing"
     if fault["type"] == "extra_forbidden":
-        return f"expected only query and top_k, got {field}"
+        return f"expected only query, top_k and where, got {field}"
     if isinstance(fault.get("input"), bytes):  # not even read, for what it is said to be
         kind = request.headers.get("content-type") or "none"
         return f"expected a body of the type application/json, got the type {_clip(kind)}"

@@ -1,0 +1,71 @@
+"""The inverted table of fields: which pictures have which value of which key of their metadata.
+
+One line for each value of each field of each picture, in the order (name, kind, value, row), so
+that a condition on a field reads one stretch of it: the rows of a value stand together, and so do
+those of a range or of texts with one beginning. What every picture has beside its metadata is read
+from ``images`` by an index for each.
+"""
+
+import sqlite3
+
+from retrieval.filters.values import values_of
+from retrieval.records import Picture
+
+__all__ = ["CREATE", "DROP", "FOLDER", "written"]
+
+FOLDER = "rtrim(rtrim(image_id, replace(image_id, '/', '')), '/')"
+"""What stands before the last / of an image_id, in SQL: what is no / is taken from its end."""
+
+CREATE = (
+    "CREATE TABLE field_names (name INTEGER PRIMARY KEY, field TEXT NOT NULL UNIQUE)",
+    # value has no type of its own: 1 and 1.0 are equal in it, and "1" is another value.
+    """CREATE TABLE fields (
+        name INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        value NOT NULL,
+        row INTEGER NOT NULL,
+        PRIMARY KEY (name, kind, value, row)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX fields_by_row ON fields (row)",
+    """CREATE TRIGGER fields_removed AFTER DELETE ON images BEGIN
+        DELETE FROM fields WHERE row = old.row;
+    END""",
+    "CREATE INDEX fields_path ON images (image_id)",
+    f"CREATE INDEX fields_folder ON images ({FOLDER})",
+    "CREATE INDEX fields_date ON images (mtime_ns)",
+    "CREATE INDEX fields_width ON images (width)",
+    "CREATE INDEX fields_height ON images (height)",
+    "CREATE INDEX fields_caption ON images (caption)",
+)
+"""Statements that make the table, where there is none."""
+
+DROP = (
+    "DROP TRIGGER IF EXISTS fields_removed",
+    "DROP TABLE IF EXISTS fields",
+    "DROP TABLE IF EXISTS field_names",
+    *(
+        f"DROP INDEX IF EXISTS fields_{own}"
+        for own in ("path", "folder", "date", "width", "height", "caption")
+    ),
+)
+"""Statements that take it away."""
+
+_NAME = "SELECT name FROM field_names WHERE field = ?"
+_NEW_NAME = "INSERT INTO field_names (field) VALUES (?)"
+
+
+def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
+    """Store the fields of a picture that is new or has changed.
+
+    Args:
+        db: Inside the transaction that writes the picture.
+        row: The picture's.
+        picture: As it is now.
+    """
+    db.execute("DELETE FROM fields WHERE row = ?", (row,))
+    lines: list[tuple[int | None, int, float | str, int]] = []
+    for field, values in values_of(picture.metadata).items():
+        known = db.execute(_NAME, (field,)).fetchone()
+        name = known[0] if known else db.execute(_NEW_NAME, (field,)).lastrowid
+        lines += [(name, kind, value, row) for kind, value in values]
+    db.executemany("INSERT INTO fields VALUES (?, ?, ?, ?)", lines)
