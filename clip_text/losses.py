@@ -1,5 +1,7 @@
 """Contrastive losses: pure functions on features."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, normalize
@@ -90,6 +92,33 @@ def sigmoid_contrastive(
     logits = _logits(text_features[texts], image_features, logit_scale) + logit_bias.float()
     signs = positives[texts].float() * 2 - 1
     return -logsigmoid(signs * logits).sum() / len(text_features)
+
+
+def matryoshka(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    text_features: Tensor,
+    image_features: Tensor,
+    widths: Iterable[int],
+) -> Tensor:
+    """Mean of a loss over beginnings of the rows and over the whole rows, all of one weight.
+
+    Rows learnt by it can be cut: what tells most lies in the first dimensions.
+
+    Args:
+        loss: Of text and image features of any width, which it normalises.
+        text_features: [texts, embed_dim], not normalised.
+        image_features: [images, embed_dim], not normalised.
+        widths: How many of the first dimensions to take, beside all of them; each counts once.
+
+    Returns:
+        A scalar; without widths the loss itself.
+
+    Source:
+        Kusupati et al. 2022, equation 1 with equal weights (arXiv:2205.13147).
+    """
+    kept = sorted({*widths, text_features.shape[1]})
+    losses = [loss(text_features[:, :width], image_features[:, :width]) for width in kept]
+    return torch.stack(losses).mean()
 
 
 def _check_described(positives: Tensor) -> None:

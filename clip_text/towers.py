@@ -82,6 +82,8 @@ class TowerConfig:
             ``tanh`` (two layers with biases, as Taiyi-CLIP has; open_clip's own tower has not).
         context_length: Longest text in tokens, [CLS] and [SEP] included.
         quick_gelu: True for weights that descend from OpenAI's ViTs.
+        matryoshka: Numbers of first dimensions that rows were trained to be cut to, rising; a
+            record, by which nothing is computed.
     """
 
     embed_dim: int
@@ -91,6 +93,7 @@ class TowerConfig:
     projection: Projection = "linear"
     context_length: int = CONTEXT_LENGTH
     quick_gelu: bool = False
+    matryoshka: tuple[int, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     """Keys of ``model_cfg`` this version does not know; written back as they came."""
 

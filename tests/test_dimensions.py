@@ -129,7 +129,8 @@ def test_an_index_of_short_rows_needs_its_own_width(photos, tmp_path):
     query = truncate(WHOLE.encode_text(["红色的心"]), 8)[0]
     scores = {name: float(truncate(row[None], 8)[0] @ query) for name, row in rows.items()}
     assert [hit.image_id for hit in hits] == sorted(scores, key=scores.__getitem__, reverse=True)
-    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values())[::-1], abs=1e-5)
+    # the catalogue keeps rows in fp16
+    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values())[::-1], abs=5e-4)
     for other in (WHOLE, WHOLE.truncated(9)):
         message = rf"expected a model of width 8 .*, got {other.embed_dim}\."
         with pytest.raises(IndexMismatchError, match=message):

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 
+from clip_text.checkpoints.recognition import recognise
 from clip_text.data import read_retrieval_set
 from clip_text.data.collection import Text, retrieval_set
 from clip_text.data.duplicates import find_duplicates, merge_duplicates, merge_wordings
@@ -29,7 +30,7 @@ from clip_text.training.guard import Mixture, best_mixture, load_mixture, snapsh
 from clip_text.training.recipe import Recipe, RecipeError, suggest_learning_rate
 from clip_text.training.runs import Run
 from clip_text.training.stages import Stage, presets, read_stages, with_rates
-from clip_text.training.told import BEST_BY, told_labels
+from clip_text.training.told import BEST_BY, told, told_labels
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, SaveError
 
 
@@ -244,6 +245,9 @@ def test_batches_larger_than_the_data_are_refused(data, tmp_path):
         ({"bf16": "False"}, "bf16 to be true or false, got 'False'"),
         ({"ema": "much"}, "ema to be a number"),
         ({"seed": True}, "seed to be a whole number"),
+        ({"matryoshka": 64}, r"matryoshka to be a list of whole numbers from 1, .* got 64\."),
+        ({"matryoshka": (0,)}, r"matryoshka to be .* got \(0,\)"),
+        ({"matryoshka": ("64",)}, "matryoshka to be"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(changes, message):
@@ -258,6 +262,7 @@ def test_recipes_that_cannot_be_are_refused(changes, message):
         ("vit", {"image": 3}, r"at most 2 last layers of the image tower .* got 3"),
         ("timm", {"image": 6}, r"at most 5 last layers of the image tower .* got 6"),
         ("timm", {"image": "all", "patch_dropout": 0.5}, "one of open_clip's ViTs"),
+        ("vit", {"matryoshka": (8, 25)}, r"widths up to 24 .* got \[8, 25\]\. Leave out"),
     ],
 )
 def test_towers_without_what_is_asked_for(vision, changes, message, data, tmp_path):
@@ -302,6 +307,39 @@ def test_presets_that_cannot_be_are_refused(text, message, tmp_path):
     file.write_text(text)
     with pytest.raises(RecipeError, match=message):
         read_stages(str(file))
+
+
+def test_widths_are_read_from_toml_and_from_settings(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text("[[stage]]\nname = 'a'\nepochs = 1\nmatryoshka = [64, 128]")
+    assert read_stages(str(file))[0].recipe.matryoshka == (64, 128)
+    assert read_stages("both", {"matryoshka": [32]})[0].recipe.matryoshka == (32,)
+
+
+def test_a_run_chooses_by_all_widths_and_the_model_remembers_them(data, tmp_path):
+    start = tiny_checkpoint(vision="timm")
+    with_seen_pictures(start, data.train.images)
+    before = Encoder(start, "cpu").fingerprint
+    cut = stage(image=0, matryoshka=(12, 3), evaluations=1)
+    run = tmp_path / "run"
+    trained = train_contrastive(start, data, cut, run, out=tmp_path / "out", shares=[0, 1])
+    for metrics in (trained.start, trained.metrics):
+        means = [metrics[f"mean_recall_{width}d"] for width in (3, 12, 24)]
+        assert metrics[BEST_BY] == pytest.approx(np.mean(means))
+        recalls = [value for name, value in metrics.items() if name[:3] in ("t2i", "i2t")]
+        assert means[2] == pytest.approx(np.mean(recalls))
+    assert trained.rose
+    # measured from outside: what is told of three dimensions is so
+    encoder = Encoder.from_pretrained(tmp_path / "out", "cpu", dimensions=3)
+    validation = merge_wordings(data.validation)
+    recalls = measure(validation, encode_set(encoder, validation)).recalls()
+    assert trained.metrics["mean_recall_3d"] == pytest.approx(np.mean(list(recalls.values())))
+    assert encoder.checkpoint.config.matryoshka == (3, 12)
+    assert trained.model.config.matryoshka == (3, 12)
+    assert Encoder(trained.model, "cpu").fingerprint != before
+    assert "over dimensions (3: " in told(trained.metrics)
+    said = recognise(tmp_path / "out").lines()
+    assert "embed_dim       24 (trained to be cut to 3 and 12 as well)" in said
 
 
 def test_rates_that_are_given_stay_and_the_image_towers_follows_the_others():

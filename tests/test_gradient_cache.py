@@ -57,10 +57,14 @@ def whole(model, pieces, loss):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 100])
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("kind", "widths"), [("softmax", ()), ("sigmoid", ()), ("softmax", (4, 9)), ("sigmoid", (9,))]
+)
 @pytest.mark.parametrize("teacher_dim", [0, 6])
-def test_pieces_give_the_gradients_of_the_whole_with_dropout_on(kind, micro_batch, teacher_dim):
-    model, checkpoint = network(recipe(loss=kind), teacher_dim)
+def test_pieces_give_the_gradients_of_the_whole_with_dropout_on(
+    kind, widths, micro_batch, teacher_dim
+):
+    model, checkpoint = network(recipe(loss=kind, matryoshka=widths), teacher_dim)
     tokens, pixels = batch(checkpoint)
     teacher = torch.randn(len(TEXTS), teacher_dim) if teacher_dim else None
     loss = ContrastiveLoss(model.recipe)

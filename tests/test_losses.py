@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from clip_text import losses
 from clip_text.losses import (
     cosine_distillation,
+    matryoshka,
     multi_positive_contrastive,
     sigmoid_contrastive,
 )
@@ -141,6 +142,39 @@ def test_with_one_positive_each_the_sigmoid_loss_is_open_clips():
     expected = float(SigLipLoss()(images, texts, scale, bias))
     ours = sigmoid_contrastive(texts, images, torch.eye(6).bool(), scale, bias)
     assert float(ours) == pytest.approx(expected, rel=1e-6)
+
+
+def test_matryoshka_by_hand():
+    texts = torch.tensor([[3.0, 4.0, 0.0], [-3.0, 4.0, 0.0]])
+    images = torch.tensor([[2.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    # of one dimension all are ±1; of two or three the cosines are ±3/5
+    one, whole = log(1 + math.exp(-2 * log(3))), log(1 + math.exp(-1.2 * log(3)))
+
+    def loss(some, others):
+        return multi_positive_contrastive(some, others, torch.eye(2).bool(), SCALE)
+
+    for widths, expected in (
+        ((1,), (one + whole) / 2),
+        ((1, 2), (one + 2 * whole) / 3),
+        ((1, 1, 3), (one + whole) / 2),  # each width once, the whole as well
+        ((), whole),
+    ):
+        found = float(matryoshka(loss, texts, images, widths))
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_matryoshka_reaches_what_lies_behind_by_the_whole_alone():
+    texts = torch.tensor([[3.0, 4.0], [-3.0, 4.0]], requires_grad=True)
+    images = torch.tensor([[0.6, 0.8], [-0.6, 0.8]])
+
+    def loss(some, others):
+        return multi_positive_contrastive(some, others, torch.eye(2).bool(), SCALE)
+
+    (whole,) = torch.autograd.grad(loss(texts, images), texts)
+    (both,) = torch.autograd.grad(matryoshka(loss, texts, images, [1]), texts)
+    # of one dimension a row is its sign, which no small step changes
+    torch.testing.assert_close(both, whole / 2)
+    assert both[:, 1].abs().min() > 0.005
 
 
 @pytest.mark.parametrize("loss", [multi_positive_contrastive, with_bias])

@@ -14,6 +14,7 @@ from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
 from clip_text.heads import ClassificationHead
 from clip_text.heads.standalone import bare_tower
+from clip_text.training.recipe import RecipeError
 from clip_text_cli.main import app
 from clip_text_cli.train.contrastive import read_changes
 
@@ -31,6 +32,14 @@ def files(tmp_path_factory):
 
 def run(*arguments):
     return CliRunner().invoke(app, ["train", "contrastive", *map(str, arguments)])
+
+
+def test_widths_reach_the_recipe(files, tmp_path):
+    data = [files / "train.jsonl", "--val", files / "val.jsonl", "-m", files / "model"]
+    done = run(*data, "--out", tmp_path / "out", "--matryoshka", "8,25")
+    assert isinstance(done.exception, RecipeError)
+    assert "widths up to 24 (the model's embed_dim), got [8, 25]" in str(done.exception)
+    assert run(*data, "--out", tmp_path / "out", "--matryoshka", "8,x").exit_code == 2
 
 
 def test_from_a_file_of_captions_to_a_better_model(files, tmp_path):

@@ -95,10 +95,10 @@ class Run:
         return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     @torch.no_grad()
-    def loss_and_recall(self):
+    def loss_and_recall(self, width=None):
         self.model.eval()
-        texts = self.pair.text(self.checkpoint.tokenizer(CAPTIONS))
-        pictures = self.model.images(torch.from_numpy(self.stems))
+        texts = self.pair.text(self.checkpoint.tokenizer(CAPTIONS))[:, :width]
+        pictures = self.model.images(torch.from_numpy(self.stems))[:, :width]
         scale = self.pair.logit_scale.exp()
         loss = multi_positive_contrastive(texts, pictures, torch.eye(8).bool(), scale)
         answers = [[at] for at in range(8)]
@@ -147,6 +147,21 @@ def test_overfits_eight_pairs(tail_blocks, tmp_path):
             assert not torch.equal(tensor, frozen[name])
             continue
         assert torch.equal(tensor, frozen[name]) != learns, name
+
+
+def test_what_is_trained_for_it_does_by_its_first_dimensions(tmp_path):
+    alone, both = (
+        Run(tmp_path / name, recipe=Run.recipe(epochs=40, matryoshka=widths))
+        for name, widths in (("alone", ()), ("both", (5,)))
+    )
+    for run in (alone, both):
+        run.trainer.fit()
+        _, recall = run.loss_and_recall()
+        assert recall == [1.0, 1.0]
+    cut, recall = both.loss_and_recall(5)
+    untrained, _ = alone.loss_and_recall(5)
+    assert recall == [1.0, 1.0]
+    assert cut < untrained / 3
 
 
 @pytest.mark.parametrize("start", [MAX_LOGIT_SCALE - 1e-4, 7.0, -3.0])

@@ -56,7 +56,7 @@ def read(out):
     "changes",
     [
         pytest.param({"loss": "softmax"}, marks=pytest.mark.slow),
-        {"loss": "softmax", "local_loss": True, "micro_batch": 1},
+        {"loss": "softmax", "local_loss": True, "micro_batch": 1, "matryoshka": [5]},
         pytest.param({"loss": "sigmoid"}, marks=pytest.mark.slow),
         pytest.param(
             {"loss": "sigmoid", "local_loss": True, "micro_batch": 1}, marks=pytest.mark.slow

@@ -62,6 +62,7 @@ def main(out: Path, changes: dict, die_at: int = 0) -> None:
     main_process = join_processes().is_main_process
     dropout = changes.pop("dropout", 0.0)
     numbers = {"epochs": 3, "learning_rate": 1e-2, "warmup_steps": 0, "bf16": False}
+    changes["matryoshka"] = tuple(changes.get("matryoshka", ()))
     recipe = Recipe(**{**numbers, "best_by": "later", "evaluations": 3} | changes)
     ours = checkpoint(dropout)
     images = image_tower(ours.model.visual, recipe.image, ours.preprocessing)

@@ -3,7 +3,7 @@
 The layout is open_clip's own, with the backbone's configuration and the tokenizer beside it as
 Hugging Face saves them::
 
-    open_clip_config.json        model_cfg (both towers) and preprocess_cfg
+    open_clip_config.json        model_cfg (both towers) and preprocess_cfg; ours: matryoshka
     open_clip_model.safetensors  weights, fp32 or fp16
     config.json                  the text backbone, as transformers.AutoConfig reads it
     tokenizer.json, …            the tokenizer, as transformers.AutoTokenizer reads it
@@ -15,6 +15,7 @@ Read as well: ``open_clip_pytorch_model.bin``, and a checkpoint of open_clip's t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,6 +66,8 @@ def read(folder: Path, path: Path, state: State) -> Source:
     try:
         backbone = AutoConfig.from_pretrained(folder, local_files_only=True)
         shape = _tower_config(raw["model_cfg"], cast(PreTrainedConfig, backbone))
+        # beside model_cfg, which open_clip takes for arguments of its own
+        shape = replace(shape, matryoshka=tuple(int(each) for each in raw.get("matryoshka", ())))
         preprocessing = _preprocessing(raw["preprocess_cfg"])
         tokenizer = Tokenizer.from_folder(folder, shape.context_length)
     except BROKEN as error:
@@ -170,4 +173,5 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
             },
         },
         "preprocess_cfg": preprocess_cfg(checkpoint.preprocessing),
+        **({"matryoshka": list(config.matryoshka)} if config.matryoshka else {}),
     }

@@ -112,6 +112,7 @@ class Checkpoint:
             pooler=cast(Pooler, tower.pooler),
             projection=cast(Projection, tower.projection),
             context_length=tower.context_length,
+            matryoshka=(),  # the new tower's rows were trained for nothing of the kind
         )
         return replace(
             self, model=model.eval(), config=config, tokenizer=start.tokenizer, heads=heads

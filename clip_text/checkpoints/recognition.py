@@ -52,6 +52,7 @@ class Description:
         image_layers: Of a ViT; of a ResNet, the blocks of each stage.
         text_layers: Of the backbone.
         embed_dim: Width of the shared space.
+        matryoshka: Numbers of first dimensions that rows were trained to be cut to.
         context_length: Longest text in tokens.
         logit_scale: The learned log; its exp multiplies cosines.
         dtypes: How many tensors are stored in which type.
@@ -68,6 +69,7 @@ class Description:
     image_layers: int | tuple[int, ...]
     text_layers: int
     embed_dim: int
+    matryoshka: tuple[int, ...]
     context_length: int
     logit_scale: float
     dtypes: dict[str, int]
@@ -79,11 +81,13 @@ class Description:
     def lines(self) -> list[str]:
         """Say it, a line each."""
         dtypes = ", ".join(f"{count} {name}" for name, count in self.dtypes.items())
+        widths = " and ".join(map(str, self.matryoshka))
+        trained = f" (trained to be cut to {widths} as well)" if widths else ""
         out = [
             f"format          {self.format}",
             f"image tower     {self.image}",
             f"text tower      {self.text}",
-            f"embed_dim       {self.embed_dim}",
+            f"embed_dim       {self.embed_dim}{trained}",
             f"context_length  {self.context_length}",
             f"logit_scale     {self.logit_scale:.4f} (cosines x {math.exp(self.logit_scale):.2f})",
             f"tensors         {self.tensors} ({dtypes}), {self.parameters:,} numbers",
@@ -183,6 +187,7 @@ def describe(source: Source) -> Description:
         image_layers=tuple(layers) if isinstance(layers, list | tuple) else layers,
         text_layers=int(getattr(config.backbone, "num_hidden_layers", 0)),
         embed_dim=config.embed_dim,
+        matryoshka=config.matryoshka,
         context_length=config.context_length,
         logit_scale=math.nan if scale is None or scale.numel() != 1 else float(scale),
         dtypes=dtypes,

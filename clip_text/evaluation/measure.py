@@ -16,6 +16,7 @@ from clip_text.features import ahead
 from clip_text.images import ImageSource
 from clip_text.progress import Progress, counted, silent
 from clip_text.storage import digest
+from clip_text.vectors import truncate
 
 Pixels = NDArray[np.uint8]
 
@@ -49,6 +50,11 @@ class Encoded:
     texts: Features
     images: Features
     digests: list[str]
+
+    def truncated(self, dimensions: int) -> "Encoded":
+        """Cut the rows to their first dimensions; see :func:`clip_text.vectors.truncate`."""
+        texts, images = truncate(self.texts, dimensions), truncate(self.images, dimensions)
+        return Encoded(texts, images, self.digests)
 
 
 @dataclass(frozen=True, slots=True)

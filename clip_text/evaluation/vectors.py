@@ -24,7 +24,6 @@ from clip_text.vectors import (
     search_bits,
     to_bits,
     to_int8,
-    truncate,
 )
 
 KS = (1, 10)
@@ -158,9 +157,9 @@ def measure_vectors(
     whole = best_ranks(encoded.texts, encoded.images, right)
     costs = []
     for number in asked:
-        texts, images = truncate(encoded.texts, number), truncate(encoded.images, number)
+        cut = encoded.truncated(number)
         for form in _FORMS:
-            ranks = form.ranks(texts, images, right)
+            ranks = form.ranks(cut.texts, cut.images, right)
             hits = {k: (_hits(ranks, k), _hits(whole, k)) for k in KS}
             costs.append(
                 VectorCost(

@@ -20,6 +20,7 @@ from clip_text.data.batches import Collator, Draw, DrawDataset, MixtureBatchSamp
 from clip_text.losses import (
     EVERY_ROW,
     cosine_distillation,
+    matryoshka,
     multi_positive_contrastive,
     sigmoid_contrastive,
     taught_rows,
@@ -166,10 +167,15 @@ class ContrastiveLoss:
         if self.recipe.local_loss and processes > 1:
             # DDP will take the mean over processes, and the parts of this loss are to be summed
             rows, share = (_own_rows(local["texts"]), _own_rows(local["images"])), processes
-        both = (every["texts"], every["images"], positives, every["scale"])
-        if self.recipe.loss == "sigmoid":
-            return share * sigmoid_contrastive(*both, every["bias"], rows=rows)
-        return share * multi_positive_contrastive(*both, rows=rows)
+
+        def of_width(texts: Tensor, images: Tensor) -> Tensor:
+            both = (texts, images, positives, every["scale"])
+            if self.recipe.loss == "sigmoid":
+                return sigmoid_contrastive(*both, every["bias"], rows=rows)
+            return multi_positive_contrastive(*both, rows=rows)
+
+        # features are gathered, and cached, whole: their beginnings cost a product each
+        return share * matryoshka(of_width, every["texts"], every["images"], self.recipe.matryoshka)
 
 
 def _own_rows(local: Tensor) -> slice:

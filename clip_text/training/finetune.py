@@ -23,7 +23,7 @@ from clip_text.data.identity import (
     pictures_digest,
 )
 from clip_text.encoder import Encoder
-from clip_text.evaluation.measure import Encoded, encode_images, measure
+from clip_text.evaluation.measure import Encoded, encode_images
 from clip_text.evaluation.ranking import Features
 from clip_text.features import Pixels, cached_features, module_digest
 from clip_text.progress import part_of
@@ -49,7 +49,7 @@ from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
 from clip_text.training.runs import Run, Trained, check_inputs, write_report
 from clip_text.training.stages import FEATURES, Stage, check_sizes, with_rates
-from clip_text.training.told import BEST_BY, KS, told, told_labels
+from clip_text.training.told import BEST_BY, mean_recalls, told, told_labels
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, join_processes
 
 FEW = 100
@@ -133,6 +133,9 @@ def train_contrastive(
     before, mixtures, chosen = run.mix(stages, shares)
     if checkpoint.heads and backbone_digest(checkpoint.model.text) != read:
         checkpoint = run.without_readers()
+    if chosen.share:
+        trained = tuple(sorted(set(stages[-1].recipe.matryoshka)))
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, matryoshka=trained))
     report = _report(before, mixtures, chosen)
     report["minutes"] = round((time.monotonic() - started) / 60, 2)
     if run.processes.is_main_process:
@@ -190,6 +193,7 @@ class _Run:
         kinds = {kind for captions in self.captions for kind in captions}
         self.given_weights = data.weights
         self.weights = dict(data.weights) or dict.fromkeys(sorted(kinds), 1.0)
+        self.widths: list[int] = []
         self._rows: dict[int, tuple[str, Features]] = {}
 
     def introduce(self) -> None:
@@ -224,12 +228,14 @@ class _Run:
             Validation before the first step, that of all mixtures, and the best of them.
         """
         start = snapshot(self.checkpoint.model)
+        self.widths = sorted({width for stage in stages for width in stage.recipe.matryoshka})
         # a stage depends on what the run started from, and on the stages before it
         made_by = [
             self.encoder.fingerprint,
             collection_digest(self.data.train),
             self.measured,
             *(["equal wordings are right"] if self.merged else []),
+            *([f"widths {self.widths}"] if self.widths else []),
         ]
         before = self.measure_start(repr(made_by))
         self.listener.say(f"before training: {told(before)}")
@@ -267,7 +273,7 @@ class _Run:
             return keep_json(file, key, lambda: self.validate(self.data.validation))
 
     def validate(self, collection: RetrievalSet) -> Metrics:
-        """Recall both ways, shares in [0, 1], and their mean."""
+        """Recall both ways, shares in [0, 1], and their mean; see :func:`mean_recalls`."""
         self.checkpoint.model.eval()
         texts = self.encoder.encode_text([text.text for text in collection.texts])
         images = self._image_rows(collection)
@@ -277,8 +283,7 @@ class _Run:
                     f"expected finite features of the {what} of {collection.name}, got NaN or "
                     "infinity. Lower the learning rate, or start from another checkpoint."
                 )
-        metrics = measure(collection, Encoded(texts, images, []), KS).recalls()
-        return metrics | {BEST_BY: sum(metrics.values()) / len(metrics)}
+        return mean_recalls(collection, Encoded(texts, images, []), self.widths)
 
     def _image_rows(self, collection: RetrievalSet) -> Features:
         """Encode a data set's pictures, once for as long as the image tower stays the same."""

@@ -45,7 +45,8 @@ def check_towers(pair: CustomTextCLIP, recipe: Recipe) -> None:
     """Refuse what the towers have not, before anything is computed.
 
     Raises:
-        RecipeError: If a tower has fewer layers than asked for, or no patches to drop.
+        RecipeError: If a tower has fewer layers than asked for, no patches to drop, or rows of
+            fewer dimensions than are to learn by themselves.
         MissingPackageError: If LoRA is asked for and peft is not installed.
     """
     for tower, learn, which in (
@@ -58,6 +59,12 @@ def check_towers(pair: CustomTextCLIP, recipe: Recipe) -> None:
                 f"expected at most {layers} last layers of the {which} tower to learn (all it "
                 f"has), got {learn}. Lower it."
             )
+    embed_dim = pair.text.output_dim
+    if max(recipe.matryoshka, default=1) > embed_dim:
+        raise RecipeError(
+            f"expected matryoshka to be widths up to {embed_dim} (the model's embed_dim), got "
+            f"{list(recipe.matryoshka)}. Leave out the larger ones."
+        )
     if recipe.patch_dropout and not isinstance(
         getattr(pair.visual, "patch_dropout", None), nn.Module
     ):

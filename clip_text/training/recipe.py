@@ -80,6 +80,9 @@ class Recipe(BaseRecipe):
         image: What of the image tower learns.
         lora_rank: Rank of the low-rank matrices.
         loss: ``softmax`` is CLIP's, ``sigmoid`` SigLIP's.
+        matryoshka: Numbers of first dimensions whose rows, made unit rows again, learn as the
+            whole rows do, so that rows can be cut (Kusupati et al. 2022, arXiv:2205.13147); the
+            loss is the mean over these and the whole. Empty: the whole alone.
         local_loss: With several processes: each computes the rows of its own pictures only. The
             gradients are the same; memory no longer grows with the square of the whole batch.
         micro_batch: Pictures (or texts) that run at a time, 0 for all: gradient caching, with the
@@ -108,6 +111,7 @@ class Recipe(BaseRecipe):
     image: Learn = 0
     lora_rank: Count = 16
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    matryoshka: tuple[int, ...] = ()
     local_loss: bool = False
     micro_batch: Whole = 0
     gradient_checkpointing: bool = False
@@ -119,6 +123,10 @@ class Recipe(BaseRecipe):
 
     def check(self) -> None:
         """Refuse what no tower can learn."""
+        widths = self.matryoshka
+        numbers = isinstance(widths, tuple) and all(type(width) is int for width in widths)
+        holds = numbers and min(widths, default=1) >= 1
+        _check("matryoshka", widths, holds, "a list of whole numbers from 1, such as [64, 128]")
         _check_learn("text", self.text, ("all", "none", "lora"))
         _check_learn("image", self.image, ("all", "none"))
         if self.text == "none" and self.image == "none":

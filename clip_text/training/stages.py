@@ -105,6 +105,8 @@ def _stage(table: dict[str, Any], preset: str) -> Stage:
     # a run chooses by the metric that it tells
     of_recipe = {field.name for field in fields(Recipe)} - {"best_by"}
     of_stage = {field.name for field in fields(Stage)} - {"recipe", "suggest"}
+    if isinstance(table.get("matryoshka"), list):  # TOML and JSON have no tuples
+        table = table | {"matryoshka": tuple(table["matryoshka"])}
     unknown = sorted(set(table) - of_recipe - of_stage)
     if unknown or "name" not in table or "epochs" not in table:
         raise RecipeError(

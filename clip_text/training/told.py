@@ -1,9 +1,11 @@
 """What a run of fine-tuning says of recall, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from clip_text.data.collection import RetrievalSet
 from clip_text.data.duplicates import pictures_by_wording
+from clip_text.evaluation.measure import Encoded, measure
 
 KS = (1, 5, 10)
 PICTURES_OF_A_LABEL = 4
@@ -11,7 +13,10 @@ PICTURES_OF_A_LABEL = 4
 SHOWN_LABELS = 3
 """How many of them are named."""
 BEST_BY = "mean_recall"
-"""Mean of recall@1, @5 and @10 both ways: what Chinese-CLIP's tables call MR."""
+"""Mean of recall@1, @5 and @10 both ways: what Chinese-CLIP's tables call MR.
+
+Of a run that trains beginnings of rows, too, the mean of that over their widths and the whole.
+"""
 
 
 def told_labels(collection: RetrievalSet) -> str:
@@ -38,10 +43,41 @@ def told_labels(collection: RetrievalSet) -> str:
     )
 
 
+def mean_recalls(
+    collection: RetrievalSet, encoded: Encoded, widths: Sequence[int]
+) -> dict[str, float]:
+    """Measure what a run chooses by.
+
+    Args:
+        collection: What to measure on.
+        encoded: Whole rows of it.
+        widths: Numbers of first dimensions that are trained to do alone.
+
+    Returns:
+        Recall of the whole rows both ways by name, shares in [0, 1]; with widths, for each of
+        them and the whole the mean, such as ``mean_recall_64d``; and :data:`BEST_BY`.
+    """
+    metrics = measure(collection, encoded, KS).recalls()
+    means = {encoded.texts.shape[1]: fmean(metrics.values())}
+    for width in widths:
+        cut = measure(collection, encoded.truncated(width), KS)
+        means[width] = fmean(cut.recalls().values())
+    if len(means) > 1:
+        metrics |= {f"{BEST_BY}_{width}d": means[width] for width in sorted(means)}
+    return metrics | {BEST_BY: fmean(means.values())}
+
+
 def told(metrics: Mapping[str, float], before: Mapping[str, float] | None = None) -> str:
     """Say metrics in a line, in percent, with the change of the mean since the start."""
     recalls = " / ".join(f"{100 * metrics[f't2i_recall@{k}']:.1f}" for k in KS)
     line = f"t2i recall@{'/'.join(map(str, KS))} {recalls}, mean {100 * metrics[BEST_BY]:.2f}"
+    by_width = [
+        f"{name.removeprefix(BEST_BY + '_').removesuffix('d')}: {100 * value:.2f}"
+        for name, value in metrics.items()
+        if name.startswith(f"{BEST_BY}_")
+    ]
+    if by_width:
+        line += f" over dimensions ({', '.join(by_width)})"
     return line if before is None else f"{line} ({_change(metrics, before)})"
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from clip_text_cli.drawing.curves import CURVES, draw_run
-from clip_text_cli.options import AsJson, LearningRate, Model, listed
+from clip_text_cli.options import AsJson, LearningRate, Model, listed, numbers
 from clip_text_cli.output import out, print_json
 from clip_text_cli.train.runs import is_main, listening, tell
 
@@ -52,6 +52,9 @@ def command(
         int | None, typer.Option(min=1, help="Pictures that run at a time: same gradients.")
     ] = None,
     learning_rate: LearningRate = None,
+    matryoshka: Annotated[
+        str, typer.Option(help="Train rows to be cut to so many dimensions, too, like 64,128.")
+    ] = "",
     seed: Annotated[int | None, typer.Option(help="Of draws, crops and dropout.")] = None,
     changes: Annotated[
         list[str] | None,
@@ -91,6 +94,7 @@ def command(
         "batch_size": batch_size,
         "micro_batch": micro_batch,
         "learning_rate": learning_rate,
+        "matryoshka": list(numbers(matryoshka)) or None,
         "seed": seed,
     }
     given = {name: value for name, value in named.items() if value is not None}
