@@ -1,9 +1,10 @@
 """What benchmarks/encode.py races: ways from texts, and from JPEG files, to unit rows."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from cn_clip.clip import tokenize as cn_clip_tokenize
 from numpy.typing import NDArray
 from open_clip.transform import image_transform
 from PIL import Image
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from train_contenders import Shape, cn_clip_contender
@@ -26,7 +26,7 @@ from clip_text.checkpoints.cn_clip import chinese_tokenizer
 from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
 from clip_text.precision import bf16_pays
 from clip_text.runtimes.choice import RUNTIMES
-from clip_text.runtimes.openvino import convert
+from clip_text.runtimes.openvino import convert, the_core
 from clip_text.runtimes.processor import available_cores, has_bf16
 from clip_text.tokenizer import CONTEXT_LENGTH
 from clip_text.towers import TowerConfig
@@ -59,6 +59,22 @@ def our_encoders(checkpoint: Checkpoint) -> dict[str, Encoder]:
     return {name: Encoder(checkpoint, "cpu", name) for name in names}
 
 
+class Lazily:
+    """A contender that is made at its first call: those that are left out cost nothing.
+
+    Args:
+        make: Makes it.
+    """
+
+    def __init__(self, make: Callable[[], EncodeTexts]) -> None:
+        self._make = cache(make)
+
+    def __call__(self, texts: Sequence[str]) -> Rows:
+        """Encode texts."""
+        with torch.inference_mode():
+            return self._make()(texts)
+
+
 def text_contenders(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:
     """Every way from texts to unit rows on the weights of one model, ours first."""
     ours = {
@@ -88,52 +104,87 @@ def plain_openvino(checkpoint: Checkpoint) -> dict[str, EncodeTexts]:
     """What one gets by converting the tower: batches as they come, padded to the longest."""
     if not find_spec("openvino"):
         return {}
-    import openvino  # noqa: PLC0415  (may not be installed)
+    kinds = [("", "f32"), (", bf16", "bf16")] if has_bf16() else [("", "f32")]
+    return {
+        f"plain OpenVINO{name}": Lazily(partial(_plainly, checkpoint, hint)) for name, hint in kinds
+    }
 
+
+def _plainly(checkpoint: Checkpoint, hint: str) -> EncodeTexts:
     ids = torch.tensor([[101, 800, 900, 102], [101, 800, 102, 0]])
     example = {"input_ids": ids, "attention_mask": (ids != 0).long()}
     model = convert(_Plain(checkpoint.model.text), example, [(-1, -1)] * 2)
-    core, tokenizer = openvino.Core(), checkpoint.tokenizer
-    found: dict[str, EncodeTexts] = {}
-    for name, hint in (("", "f32"), (", bf16", "bf16")) if has_bf16() else (("", "f32"),):
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        settings["INFERENCE_NUM_THREADS"] = available_cores()
-        compiled = core.compile_model(model, "CPU", settings)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    settings["INFERENCE_NUM_THREADS"] = available_cores()
+    compiled = the_core().compile_model(model, "CPU", settings)
 
-        def encode(texts: Sequence[str], compiled: openvino.CompiledModel = compiled) -> Rows:
-            encoded = tokenizer.backend(
-                list(texts), padding=True, truncation=True, max_length=52, return_tensors="np"
-            )
-            return compiled([encoded["input_ids"], encoded["attention_mask"]])[0]
+    def encode(texts: Sequence[str]) -> Rows:
+        encoded = checkpoint.tokenizer.backend(
+            list(texts), padding=True, truncation=True, max_length=52, return_tensors="np"
+        )
+        return compiled([encoded["input_ids"], encoded["attention_mask"]])[0]
 
-        found[f"plain OpenVINO{name}"] = encode
-    return found
+    return encode
 
 
 def others(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:
     """cn_clip, transformers, open_clip and sentence-transformers, each by its own tokenizer."""
+    makers = {
+        "cn_clip": partial(_cn_clip, checkpoint, shape),
+        "transformers": partial(_transformers, checkpoint, bf16=False),
+    }
+    if bf16_pays():
+        makers["transformers, bf16"] = partial(_transformers, checkpoint, bf16=True)
+    makers["open_clip"] = partial(_open_clip, checkpoint, shape)
+    for backend in sentence_backends():
+        name = "sentence-transformers" + ("" if backend == "torch" else f", {backend}")
+        makers[name] = partial(_sentence_transformers, checkpoint, backend)
+    return {name: Lazily(make) for name, make in makers.items()}
+
+
+def sentence_backends() -> list[str]:
+    """Name those backends of sentence-transformers that can be imported.
+
+    The other two stand on `optimum`. Beside transformers 5.24 neither imports (tried on 27 November
+    2026): optimum-onnx 0.1 asks for transformers below 4.58, optimum-intel 2.2 for one below 5.6.
+    What the latter computes is in the table nevertheless: plain OpenVINO.
+    """
+    found = ["torch"]
+    for backend, package in (("onnx", "optimum.onnxruntime"), ("openvino", "optimum.intel")):
+        with suppress(ImportError):
+            import_module(package)
+            found.append(backend)
+    return found
+
+
+def _cn_clip(checkpoint: Checkpoint, shape: Shape) -> EncodeTexts:
     weights = checkpoint.model.state_dict()
     theirs = cn_clip_contender(shape, weights, frozen=False).model.eval()
-    tower, backend = checkpoint.model.text, checkpoint.tokenizer.backend
-    plain = _Plain(tower).eval()
 
-    def cn_clip(texts: Sequence[str]) -> Rows:
+    def encode(texts: Sequence[str]) -> Rows:
         prepared = [text.lower().replace("“", '"').replace("”", '"') for text in texts]
         return _unit(theirs.encode_text(cn_clip_tokenize(prepared, CONTEXT_LENGTH).long()))
 
-    def transformers(texts: Sequence[str], *, bf16: bool) -> Rows:
+    return encode
+
+
+def _transformers(checkpoint: Checkpoint, *, bf16: bool) -> EncodeTexts:
+    plain, backend = _Plain(checkpoint.model.text).eval(), checkpoint.tokenizer.backend
+
+    def encode(texts: Sequence[str]) -> Rows:
         encoded = backend(
             list(texts), padding=True, truncation=True, max_length=52, return_tensors="pt"
         )
         with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
             return _unit(plain(encoded["input_ids"], encoded["attention_mask"]))
 
-    found: dict[str, EncodeTexts] = {
-        "cn_clip": cn_clip,
-        "transformers": partial(transformers, bf16=False),
-    }
-    if bf16_pays():
-        found["transformers, bf16"] = partial(transformers, bf16=True)
+    return encode
+
+
+def open_clip_model(
+    checkpoint: Checkpoint, shape: Shape
+) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
+    """Make open_clip's own model of the same weights, and its tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.tokenizer.save(Path(folder))
         shape.bert().save_pretrained(folder)
@@ -145,21 +196,23 @@ def others(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:
         )
         model = open_clip.CustomTextCLIP(512, shape.vision(), text, quick_gelu=True).eval()
         tokenizer = open_clip.tokenizer.HFTokenizer(folder, context_length=CONTEXT_LENGTH)
+    model.load_state_dict(checkpoint.model.state_dict())
+    return model, tokenizer
+
+
+def _open_clip(checkpoint: Checkpoint, shape: Shape) -> EncodeTexts:
+    model, tokenizer = open_clip_model(checkpoint, shape)
+    return lambda texts: _unit(model.encode_text(tokenizer(list(texts))))
+
+
+def _sentence_transformers(checkpoint: Checkpoint, backend: str) -> EncodeTexts:
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  (3 s to import)
+
+    with tempfile.TemporaryDirectory() as folder:
         sentences = Path(folder) / "sentences"
         save_sentence_transformers(checkpoint, sentences)
-        sentence_model = SentenceTransformer(str(sentences), device="cpu")
-    model.load_state_dict(weights)
-    found["open_clip"] = lambda texts: _unit(model.encode_text(tokenizer(list(texts))))
-    # its backends onnx and openvino need the package optimum, too
-    found["sentence-transformers"] = lambda texts: sentence_model.encode(
-        list(texts), batch_size=256, show_progress_bar=False
-    )
-    return {name: partial(_without_gradients, encode) for name, encode in found.items()}
-
-
-def _without_gradients(encode: EncodeTexts, texts: Sequence[str]) -> Rows:
-    with torch.inference_mode():
-        return encode(texts)
+        model = SentenceTransformer(str(sentences), device="cpu", backend=backend)
+    return lambda texts: model.encode(list(texts), batch_size=256, show_progress_bar=False)
 
 
 def _unit(features: Tensor) -> Rows:
@@ -179,7 +232,7 @@ class _Photos(Dataset[Tensor]):
         return self.transform(Image.open(self.files[place]))
 
 
-def picture_contenders(checkpoint: Checkpoint) -> Mapping[str, EncodeFiles]:
+def picture_contenders(checkpoint: Checkpoint) -> dict[str, EncodeFiles]:
     """Every way from JPEG files to unit rows: ours, and open_clip with PIL."""
     preprocessing = checkpoint.preprocessing
     transform = image_transform(

@@ -201,12 +201,15 @@ def test_a_model_that_cannot_be_converted_is_told_in_a_sentence(new_cache, monke
 
 
 class Clock:
-    """Time that passes where a runtime says so: a loaded machine is slow, not wrong."""
+    """The processor's time, which passes where a runtime says so, and the wall's, by chance."""
 
     now = 0.0
 
-    def perf_counter(self):
+    def process_time(self):
         return self.now
+
+    def perf_counter(self):
+        return float(np.random.default_rng().uniform(0, 100))
 
 
 CLOCK = Clock()
@@ -286,6 +289,20 @@ def test_auto_takes_the_quickest_within_the_bound(new_cache, clock, caplog):
     assert runtime.name == "near"
     runtime, _ = make_auto(PLAIN, slower, wrong, fingerprint="d" * 32)
     assert runtime.name == "torch"
+
+
+def test_auto_measures_no_longer_than_it_takes_to_know(new_cache, clock, monkeypatch):
+    monkeypatch.setattr(auto, "_SECONDS", 0.15)
+    monkeypatch.setattr(auto, "_AT_MOST_SECONDS", 1.0)
+    calls = {}
+    for seconds in (0.01, 0.03, 0.045, 2.0):  # far quicker, clearly, hardly, far slower
+        plain, other = Slowed("torch", 0.05), Slowed("other", seconds)
+        runtime, _ = make_auto(plain, other, fingerprint=f"{seconds}".ljust(32, "0"))
+        runtime.image(pictures()[2][None])
+        calls[seconds] = other.calls
+        assert runtime._of("image").name == ("torch" if seconds == 2.0 else "other")
+    # one for the rows, one of the picture that was asked for, the rest turns
+    assert calls == {0.01: 1 + 1 + 1, 0.03: 1 + 1 + 2, 0.045: 1 + 1 + 3, 2.0: 1 + 1}
 
 
 def test_auto_measures_a_tower_when_it_is_first_used_and_once(new_cache, clock):
@@ -396,7 +413,28 @@ def test_packing_by_hand():
     assert packed.firsts.tolist() == [[0, 5, 8, 0]]
     assert (row_of.tolist(), place_of.tolist()) == ([0, 0, 0], [1, 0, 2])
     counted, _, _ = Packing(pad_id=1, first_position=2).pack(np.array([[0, 5, 1, 7, 2, 1]]))
-    assert counted.positions.tolist() == [[2, 3, 1, 4, 5, 1]]
+    assert counted.positions.tolist() == [[2, 3, 1, 4, 5, 1, 0, 0]]
+
+
+def test_one_text_is_rounded_up_to_few_lengths():
+    packed, row_of, place_of = Packing(pad_id=1, first_position=2).pack(np.array([[0, 5, 1, 7, 2]]))
+    assert packed.ids.tolist() == [[0, 5, 1, 7, 2, 1, 1, 1]]
+    assert packed.owners.tolist() == [[0, 0, -1, 0, 0, -1, -1, -1]]
+    # a table of positions may end with the longest text
+    assert packed.positions.tolist() == [[2, 3, 1, 4, 5, 0, 0, 0]]
+    assert packed.firsts.tolist() == [[0]]
+    assert (row_of.tolist(), place_of.tolist()) == ([0], [0])
+    shapes = {Packing(0).pack(np.full((1, n), 7))[0].ids.shape for n in range(3, 17)}
+    assert shapes == {(1, 4), (1, 8), (1, 12), (1, 16)}
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_single_queries_of_every_length_give_torchs_rows(kind):
+    checkpoint = tiny_checkpoint(kind=kind)
+    encoder, plain = Encoder(checkpoint, "cpu", "openvino"), Encoder(checkpoint, "cpu")
+    for length in (0, 1, 2, 3, 13, 14, 15, 2, 0):  # with [CLS] and [SEP] up to the context's 16
+        texts = ["大小一只狗红白马花树草水天人跑"[:length]]
+        assert_near(encoder, encoder.encode_text(texts), plain.encode_text(texts))
 
 
 def test_long_texts_fill_rows_of_their_own():

@@ -96,9 +96,7 @@ class _Compiled:
         with self._lock:
             if self._request is None:
                 self._request = self._compile().create_infer_request()
-            arrays = [np.ascontiguousarray(array) for array in inputs]
-            results = self._request.infer(arrays, share_inputs=True, share_outputs=True)
-            return np.array(results[0])
+            return _infer(self._request, inputs)
 
     def _compile(self) -> "openvino.CompiledModel":
         """Read the compiled graph of an equal stamp, or compile and keep it."""
@@ -116,6 +114,22 @@ class _Compiled:
         if stamp:
             stamp.keep(self._name, blob)
         return core.import_model(blob, "CPU", self._settings)
+
+
+def _infer(request: "openvino.InferRequest", inputs: Sequence[NDArray[Any]]) -> Features:
+    """Run a graph once, on the memory of the arrays given; the result is a copy.
+
+    ``InferRequest.infer(arrays)`` does the same, but looks up each input's name, shape and type in
+    Python beforehand: a tenth of the CPU's time of one of the starter's queries.
+    """
+    import openvino
+
+    arrays = [np.ascontiguousarray(array) for array in inputs]
+    for place, array in enumerate(arrays):
+        request.set_input_tensor(place, openvino.Tensor(array, shared_memory=True))
+    request.start_async()
+    request.wait()
+    return np.array(request.get_output_tensor(0).data)
 
 
 @cache
