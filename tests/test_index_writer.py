@@ -274,7 +274,8 @@ def test_there_is_one_writer_and_readers_see_what_it_has_acknowledged(index_dir,
             assert len(searcher.search_features(unit_row(1)[None])[0]) == 1
             searcher.refresh()
             assert len(searcher.search_features(unit_row(1)[None])[0]) == 2
-        (index_dir / INDEX_NAME).unlink()
+        (index_dir / INDEX_NAME).unlink(missing_ok=True)
+        writer.close()  # and once more at the end of the block
     assert (index_dir / INDEX_NAME).exists(), "closing brings the vector index up to date"
 
 

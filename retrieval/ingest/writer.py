@@ -82,6 +82,7 @@ class IndexWriter:
         self._held = held
         self._calls = threading.Lock()
         self._generation = catalogue.generation
+        self._is_closed = False
 
     @classmethod
     def open(
@@ -257,10 +258,11 @@ class IndexWriter:
             self._catalogue.remove(record.row for record in resolve(self._catalogue, ids))
 
     def close(self) -> None:
-        """Bring the vector index up to date, and let the next one write."""
-        with self._held, self._calls:
-            if self._catalogue.generation != self._generation:
+        """Bring the vector index up to date, and let the next one write; a second time, nothing."""
+        with self._calls, self._held:
+            if not self._is_closed and self._catalogue.generation != self._generation:
                 open_index(self._index_dir, self._catalogue)
+            self._is_closed = True
 
     def __enter__(self) -> Self:
         return self
