@@ -300,9 +300,17 @@ def test_auto_measures_no_longer_than_it_takes_to_know(new_cache, clock, monkeyp
         runtime, _ = make_auto(plain, other, fingerprint=f"{seconds}".ljust(32, "0"))
         runtime.image(pictures()[2][None])
         calls[seconds] = other.calls
-        assert runtime._of("image").name == ("torch" if seconds == 2.0 else "other")
+        assert runtime.of("image").name == ("torch" if seconds == 2.0 else "other")
     # one for the rows, one of the picture that was asked for, the rest turns
     assert calls == {0.01: 1 + 1 + 1, 0.03: 1 + 1 + 2, 0.045: 1 + 1 + 3, 2.0: 1 + 1}
+
+
+def test_one_runtime_alone_is_timed_for_all_turns(new_cache, clock, monkeypatch):
+    monkeypatch.setattr(auto, "_AT_MOST_SECONDS", 1.0)
+    alone = Slowed("torch", 0.05)
+    found = auto.best_seconds({"": alone}, "image", pictures()[2][None])
+    assert found[""] == pytest.approx(0.05)
+    assert alone.calls == 3
 
 
 def test_auto_measures_a_tower_when_it_is_first_used_and_once(new_cache, clock):

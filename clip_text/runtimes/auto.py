@@ -254,13 +254,20 @@ def best_seconds(
             best[name] = min(best[name], max(_now() - begun, 1e-9))  # a clock may stand still
         turns += 1
         spent = _now() - start
-        first, second = sorted([*best.values(), float("inf")])[:2]
         if (
             spent > _AT_MOST_SECONDS
             or (turns >= _TURNS and spent > _SECONDS)
-            or second > first * _CLEAR.get(turns, float("inf"))
+            or _is_clear(list(best.values()), turns)
         ):
             return best
+
+
+def _is_clear(seconds: Sequence[float], turns: int) -> bool:
+    """Say whether more turns would hardly change who wins; of one alone it is the time we want."""
+    if len(seconds) == 1 or turns not in _CLEAR:
+        return False
+    first, second = sorted(seconds)[:2]
+    return second > first * _CLEAR[turns]
 
 
 def _now() -> float:
