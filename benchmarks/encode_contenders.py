@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import open_clip
@@ -25,11 +26,15 @@ from clip_text.checkpoints import Checkpoint, Preprocessing
 from clip_text.checkpoints.cn_clip import chinese_tokenizer
 from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
 from clip_text.precision import bf16_pays
+from clip_text.runtimes.calibration import bundled_calibration
 from clip_text.runtimes.choice import RUNTIMES
 from clip_text.runtimes.openvino import convert
 from clip_text.runtimes.processor import available_cores, has_bf16
 from clip_text.tokenizer import CONTEXT_LENGTH
 from clip_text.towers import TowerConfig
+
+if TYPE_CHECKING:  # may not be installed
+    import openvino
 
 Rows = NDArray[np.float32]
 EncodeTexts = Callable[[Sequence[str]], Rows]
@@ -51,6 +56,9 @@ def our_encoders(checkpoint: Checkpoint) -> dict[str, Encoder]:
     ``auto`` is one of them.
     """
     missing = {name for name in ("openvino", "onnxruntime") if not find_spec(name)}
+    missing |= {f"{name}-int8" for name in missing}
+    if not find_spec("nncf"):
+        missing.add("openvino-int8")
     if not bf16_pays():
         missing.add("torch-bf16")
     if not has_bf16():
@@ -95,10 +103,15 @@ def plain_openvino(checkpoint: Checkpoint) -> dict[str, EncodeTexts]:
     model = convert(_Plain(checkpoint.model.text), example, [(-1, -1)] * 2)
     core, tokenizer = openvino.Core(), checkpoint.tokenizer
     found: dict[str, EncodeTexts] = {}
-    for name, hint in (("", "f32"), (", bf16", "bf16")) if has_bf16() else (("", "f32"),):
+    kinds = [("", "f32", model)]
+    if has_bf16():
+        kinds.append((", bf16", "bf16", model))
+    if find_spec("nncf"):
+        kinds.append((", int8", "f32", _quantised(model, checkpoint)))
+    for name, hint, graph in kinds:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         settings["INFERENCE_NUM_THREADS"] = available_cores()
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core.compile_model(graph, "CPU", settings)
 
         def encode(texts: Sequence[str], compiled: openvino.CompiledModel = compiled) -> Rows:
             encoded = tokenizer.backend(
@@ -108,6 +121,16 @@ def plain_openvino(checkpoint: Checkpoint) -> dict[str, EncodeTexts]:
 
         found[f"plain OpenVINO{name}"] = encode
     return found
+
+
+def _quantised(model: "openvino.Model", checkpoint: Checkpoint) -> "openvino.Model":
+    """Quantise as NNCF's own examples do, on the captions that our runtime takes."""
+    import nncf  # noqa: PLC0415  (may not be installed)
+
+    tokens = bundled_calibration().tokens(checkpoint.tokenizer)
+    samples = [{"input_ids": each, "attention_mask": np.ones_like(each)} for each in tokens]
+    transformer = nncf.ModelType.TRANSFORMER
+    return nncf.quantize(model, nncf.Dataset(samples), model_type=transformer)
 
 
 def others(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:
