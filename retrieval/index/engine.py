@@ -41,12 +41,12 @@ class VectorIndex(Protocol):
         Args:
             features: Unit rows to search for, [q, embed_dim].
             k: How many per query; more than the index holds gives all of it.
-            among: Looks at these rows only, ascending, int64 [m]; those not held are ignored.
-                None for all.
+            among: Look among these rows only, ascending and each once, int64 [m]; rows that the
+                index does not hold are passed over. All rows by default.
 
         Returns:
-            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape; n counts what is
-            held and looked at.
+            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape; n counts the rows
+            held, or of those the ones in ``among``.
 
         Raises:
             ValueError: If the shape does not fit, or k is below 1.
