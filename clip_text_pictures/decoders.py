@@ -272,10 +272,9 @@ def upright(image: Image.Image) -> Image.Image:
 def turn_of(image: Image.Image) -> Image.Transpose | None:
     """Say how a picture is turned to stand upright, as its EXIF data say; None if it does."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return _EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DECODE_ERRORS:
         return None
-    return _EXIF_TURNS.get(orientation)
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
