@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_text.errors import CheckpointError, needs
-from clip_text.images import ImageSource, Preprocessing, load_image, squash
+from clip_text.images import ImageSource, Preprocessing, load_square
 from clip_text.lengths import by_length
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.auto import AutoRuntime, Tower
@@ -458,8 +458,7 @@ class Encoder(TextHeads):
             OSError: If the file cannot be read.
             ImageError: If it is no picture.
         """
-        size = self.preprocessing.size
-        return squash(load_image(source, min_size=size), size)
+        return load_square(source, self.preprocessing.size)
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Features:
         """Encode what :meth:`load_pixels` gave; unit rows [n, embed_dim].

@@ -1,5 +1,6 @@
 """Pictures of any origin → RGB, and RGB → the square an image tower reads."""
 
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from clip_text_pictures import (
     open_picture,
     over_white,
     to_8_bit,
+    turn_of,
     upright,
 )
 
@@ -38,14 +40,18 @@ __all__ = [
     "Preprocessing",
     "is_read",
     "load_image",
+    "load_square",
     "looks_like_picture",
     "squash",
 ]
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
+_Undecoded = str | os.PathLike[str] | bytes | Image.Image
+ImageSource = _Undecoded | NDArray[np.generic]
+_Box = tuple[float, float, float, float] | None
 
 _LARGE = 1 << 26  # bytes of a file that is not read whole before its header is judged
-_KEEP = 2  # the fast path never decodes below this multiple of the size asked for
+_KEEP = 2.5
+"""The fast path never decodes below this multiple of the size asked for: see docs/pictures.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def load_image(source: ImageSource, *, min_size: int | None = None) -> Image.Ima
         source: A path, the bytes of a file, a Pillow image, or an array: uint8 or float in
             [0, 1], [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA.
         min_size: Pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size
-            (DCT scaling, several times faster), as long as both sides keep at least twice
+            (DCT scaling, several times faster), as long as both sides keep at least 2.5 times
             this size. Give it where the picture is to become at most this large.
 
     Returns:
@@ -97,12 +103,36 @@ def load_image(source: ImageSource, *, min_size: int | None = None) -> Image.Ima
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, Image.Image):
-        return _guarded(source, "", None)
-    if isinstance(source, bytes):
-        return _guarded(source, "", min_size)
-    path = Path(source)
-    return _guarded(_read(path), ending_of(path), min_size)
+    with _decoded(source, min_size) as (image, _):
+        shown = over_white(to_8_bit(upright(image)))
+        return shown.copy() if shown is source else shown
+
+
+def load_square(source: ImageSource, size: int) -> NDArray[np.uint8]:
+    """Read a picture as the square that an image tower reads. Safe to call from many threads.
+
+    The pixels of ``squash(load_image(source), size)``, but with no copy of the whole picture: it
+    is squashed as it was decoded, and turned upright when it is small. A large JPEG is decoded
+    at 1/2, 1/4 or 1/8 of its size, as long as both sides keep at least 2.5 times ``size``.
+
+    Args:
+        source: As :func:`load_image` takes it.
+        size: Pixels per side.
+
+    Returns:
+        uint8 [size, size, 3], RGB.
+
+    Raises:
+        ImageError: As :func:`load_image`.
+        MissingDecoderError: If its kind is read by an extra that is not installed.
+        OSError: If a file cannot be read.
+    """
+    if isinstance(source, np.ndarray):
+        return squash(_from_array(source), size)
+    with _decoded(source, size) as (image, box):
+        turn = turn_of(image)
+        small = over_white(to_8_bit(image)).resize((size, size), Image.Resampling.BICUBIC, box)
+        return np.array(small if turn is None else small.transpose(turn), np.uint8)
 
 
 def is_read(path: Path) -> bool:
@@ -148,18 +178,31 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _guarded(source: bytes | Image.Image, ending: str, min_size: int | None) -> Image.Image:
-    """Decode, with every way a decoder can fail told as an ImageError."""
+@contextmanager
+def _decoded(source: _Undecoded, min_size: int | None) -> "Iterator[tuple[Image.Image, _Box]]":
+    """Give a picture as it is stored, decoded, and what part of it to show; None for all.
+
+    Every way in which a decoder can fail is told as an ImageError.
+    """
+    if isinstance(source, bytes | Image.Image):
+        content, ending = source, ""
+    else:
+        path = Path(source)
+        content, ending = _read(path), ending_of(path)
     with _told_as_ours(), damage_told():
-        if isinstance(source, Image.Image):
-            check_size(source.size)
-            image = source
+        if isinstance(content, Image.Image):
+            check_size(content.size)
+            image = content
         else:
-            image = open_picture(BytesIO(source), ending)
-        if min_size is not None and image.format == "JPEG":
-            image.draft(None, (_KEEP * min_size, _KEEP * min_size))
+            image = open_picture(BytesIO(content), ending)
+        box = None
+        if min_size is not None and image is not source and image.format == "JPEG":
+            kept = math.ceil(_KEEP * min_size)
+            # Half of 5 pixels is decoded as 3, the last of which is half beyond the edge.
+            if drafted := image.draft(None, (kept, kept)):
+                _, box = drafted
         image.load()
-        return over_white(to_8_bit(upright(image)))
+        yield image, box
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def index(
     """
     from retrieval.ingest import index_folder
 
-    encoder = wiring.load_encoder(model, runtime=runtime, dimensions=dimensions)
+    encoder = wiring.load_encoder(model, runtime=runtime, rows_only=True, dimensions=dimensions)
     if dimensions is None:
         encoder = wiring.as_indexed(encoder, index_dir)
     named = None if as_json else partial(wiring.runtime_name, encoder, "image")
@@ -243,7 +243,7 @@ def demo(
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
-    encoder = wiring.load_encoder(model, runtime=runtime)
+    encoder = wiring.load_encoder(model, runtime=runtime, rows_only=True)
     index_dir, sheet = folder / "index", folder / "sheet.png"
     with as_file(files("retrieval") / "gallery") as gallery, indexing_bar() as on_progress:
         report = index_folder(gallery, index_dir, encoder, on_progress=on_progress)

@@ -1,7 +1,11 @@
 """Names to objects: a model's name to its Encoder; the rooms that commands bring together."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +14,7 @@ import typer
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
     from clip_text.runtimes.auto import Tower
+    from clip_text.runtimes.exported import Family
     from retrieval.protocols import EncodeAndClassify
 
 Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
@@ -31,6 +36,7 @@ def load_encoder(
     runtime: RuntimeName | None = None,
     *,
     queries_only: bool = False,
+    rows_only: bool = False,
     dimensions: int | None = None,
 ) -> "Encoder":
     """Load the model.
@@ -43,16 +49,20 @@ def load_encoder(
         queries_only: Whether it encodes a text now and then. The starter's exported form, which is
             there in a tenth of the time, then stands for ``auto``: it is made at first use and kept
             in the user's cache, and its rows are the starter's to the last digits of float32.
+        rows_only: Whether it encodes pictures in number and nothing else is asked of it. The same
+            holds then, except where there may be a GPU, which encodes them quicker.
         dimensions: How many of each row's first dimensions to keep; all if not given.
 
     Raises:
         typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
     """
     from clip_text import Encoder
+    from clip_text.runtimes.processor import may_have_gpu
 
     wanted = checked_runtime(runtime)
-    quick = queries_only and model == "starter" and compat is None and wanted == "auto"
-    if quick and (kept := _kept_starter()):
+    quick = queries_only or (rows_only and not may_have_gpu())
+    is_starter = model == "starter" and compat is None and wanted == "auto"
+    if quick and is_starter and (kept := _kept_starter()):
         return kept if dimensions is None else kept.truncated(dimensions)
     return Encoder.from_pretrained(model, compat=compat, runtime=runtime, dimensions=dimensions)
 
@@ -111,11 +121,29 @@ def _kept_starter() -> "Encoder | None":
     if is_exported(folder):
         with suppress(ClipTextError):  # truncated, say: it is made anew
             return Encoder.from_pretrained(folder)
-    try:
-        from clip_text.exporting.kept import keep_starter
-    except ImportError:  # only exported models run here
-        return None
-    return Encoder.from_pretrained(folder) if keep_starter(folder, family) else None
+    return Encoder.from_pretrained(folder) if _make_kept(folder, family) else None
+
+
+def _make_kept(folder: Path, family: "Family") -> bool:
+    """Make the starter's exported form; say whether it is there now.
+
+    A process of its own makes it: the gigabyte and more that torch takes, and never gives back, is
+    gone with it, and what goes on here needs a third of that.
+    """
+    with suppress(ImportError):  # where only exported models run
+        if "torch" in sys.modules:  # too late to do without
+            from clip_text.exporting.kept import keep_starter
+
+            return keep_starter(folder, family)
+        if find_spec("torch"):
+            root = str(Path(__file__).parents[1])
+            paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+            # -P: never from the folder in which the command was called
+            command = [sys.executable, "-P", "-m", "clip_text.exporting.kept", str(folder), family]
+            environment = os.environ | {"PYTHONPATH": paths}
+            made = subprocess.run(command, env=environment, check=False, capture_output=True)
+            return made.returncode == 0
+    return False
 
 
 def runtime_name(encoder: "Encoder", tower: "Tower") -> str | None:

@@ -13,6 +13,7 @@ from clip_text_pictures.decoders import (
     open_picture,
     over_white,
     to_8_bit,
+    turn_of,
     upright,
 )
 from clip_text_pictures.kinds import (
@@ -41,5 +42,6 @@ __all__ = [
     "read_start",
     "recognise",
     "to_8_bit",
+    "turn_of",
     "upright",
 ]

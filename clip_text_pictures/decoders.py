@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     IcnsImagePlugin,
     IcoImagePlugin,
@@ -47,6 +48,7 @@ __all__ = [
     "open_picture",
     "over_white",
     "to_8_bit",
+    "turn_of",
     "upright",
 ]
 
@@ -81,6 +83,17 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
 }
 """LibRaw's ``flip`` → the turn that puts a picture upright."""
+
+_EXIF_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's ``Orientation`` → the turn that puts a picture upright, as Pillow's exif_transpose."""
 
 
 class PictureError(ValueError):
@@ -256,8 +269,18 @@ def upright(image: Image.Image) -> Image.Image:
         return image  # damaged EXIF data spoil the rotation, not the picture
 
 
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Say how a picture is turned to stand upright, as its EXIF data say; None if it does."""
+    try:
+        return _EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODE_ERRORS:
+        return None
+
+
 def to_8_bit(image: Image.Image) -> Image.Image:
     """Bring a picture of any mode to RGB, or to RGBA if it has transparent parts.
+
+    One that is so already is given back itself.
 
     16-bit grey is scaled by its full range, other wide grey as :func:`_scale_to_8_bit` says.
     Profiles of colours are not applied.
@@ -271,7 +294,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
         return converted
     if image.mode == "La":
         image = image.convert("LA")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def over_white(image: Image.Image) -> Image.Image:

@@ -1,12 +1,13 @@
 """Picture files as people are shown them; features are the encoder's business."""
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from clip_text_pictures import (
     NoDecoderError,
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _ORIENTATION = 0x0112
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TURNED = frozenset({5, 6, 7, 8})  # orientations with the sides swapped
 
 
@@ -43,7 +45,9 @@ def shown_size(source: Path | bytes) -> tuple[int, int] | None:
     try:
         with _opened(source) as image, damage_told():
             width, height = image.size
-            is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+            # Pillow decodes a PNG for its EXIF data, which may stand behind the pixels
+            exif = Image.Image.getexif if _ends_with_pixels(image) else type(image).getexif
+            is_turned = exif(image).get(_ORIENTATION) in _TURNED
     except (PictureError, OSError):
         return None  # the encoder may know formats that are unknown here
     return (height, width) if is_turned else (width, height)
@@ -95,6 +99,24 @@ def render_thumbnail(path: Path, size: int) -> bytes:
     webp = BytesIO()
     picture.save(webp, "WEBP", quality=82, method=4)
     return webp.getvalue()
+
+
+def _ends_with_pixels(image: Image.Image) -> bool:
+    """Say whether nothing but its end stands behind the pixels of a PNG that was just opened."""
+    if not isinstance(image, PngImagePlugin.PngImageFile) or image.fp is None:
+        return False
+    file, start = image.fp, image.fp.tell()
+    try:
+        file.seek(len(_PNG_SIGNATURE))
+        kinds = []
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            kinds.append(kind)
+            file.seek(length + 4, os.SEEK_CUR)  # and its checksum
+    finally:
+        file.seek(start)
+    behind = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else [b""]
+    return set(behind) <= {b"IDAT", b"IEND"}
 
 
 def _loaded(path: Path, size: tuple[int, int]) -> Image.Image:

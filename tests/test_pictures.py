@@ -15,7 +15,7 @@ from fakes import FakeEncoder
 from picture_zoo import COLOUR, COLOURS, GREYS, SVG, ZOO, Specimen, encoded, fields, heic, jpeg
 from PIL import Image, features
 
-from clip_text.images import ImageError, load_image, looks_like_picture, squash
+from clip_text.images import ImageError, load_image, load_square, looks_like_picture, squash
 from retrieval.ingest import index_folder
 from retrieval.pictures import media_type, open_thumbnail, render_thumbnail, shown_size
 
@@ -107,7 +107,8 @@ def test_model_sheet_and_thumbnail_see_the_same_upright_picture(specimen, tmp_pa
     sheet = open_thumbnail(path, (96, 96))
     assert sheet is not None
     thumbnail = seen_in_thumbnail(path, 96)
-    for image in (model, load_image(path, min_size=8), sheet, thumbnail):
+    square = Image.fromarray(load_square(path, 48))  # of the model, too
+    for image in (model, square, load_image(path, min_size=8), sheet, thumbnail):
         assert np.abs(quadrants(image) - expected).max() <= 26, quadrants(image)
         assert image.width >= image.height
     assert shown_size(path) == model.size

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from clip_text.errors import DataError
 from clip_text.features import Pixels
-from clip_text.images import ImageError, ImageSource, load_image, squash
+from clip_text.images import ImageError, ImageSource, load_image, load_square, squash
 from clip_text.tokenizer import Tokenizer
 
 
@@ -100,7 +100,10 @@ class Pictures:
             DataError: If it cannot be read; the message says which.
         """
         source = self.images[at]
+        cropped = seed is not None and self.crop < 1
         try:
+            if not cropped:
+                return load_square(source, self.size)
             image = load_image(source, min_size=self.size)
         except (OSError, ImageError) as error:
             name = source if isinstance(source, str | PathLike) else "it"
@@ -108,9 +111,7 @@ class Pictures:
                 f"expected picture {at} (from 0) to be readable, got of {name}: {error} "
                 "Run: clip-text data check."
             ) from error
-        if seed is not None and self.crop < 1:
-            image = random_crop(image, np.random.default_rng(seed), self.crop)
-        return squash(image, self.size)
+        return squash(random_crop(image, np.random.default_rng(seed), self.crop), self.size)
 
 
 def random_crop(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from clip_text.encoder import Encoder
 from clip_text.errors import needs
-from clip_text.images import ImageSource, load_image, squash
+from clip_text.images import ImageSource, load_square
 from clip_text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ClipBenchmarkTransform:
 
     def __call__(self, image: ImageSource) -> Tensor:
         """Squash and normalise one picture, float32 [3, size, size], on the CPU."""
-        pixels = squash(load_image(image, min_size=self.size), self.size)
+        pixels = load_square(image, self.size)
         # the arithmetic of Encoder.to_input, so that the rows are those of encode_image
         mean, std = torch.tensor(self.mean) * 255, torch.tensor(self.std) * 255
         return ((torch.from_numpy(pixels).float() - mean) / std).permute(2, 0, 1)

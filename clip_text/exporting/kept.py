@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+import sys
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock, Timeout
 
@@ -35,3 +37,8 @@ def keep_starter(folder: Path, family: Family) -> bool:
         _log.debug("the starter's exported form was not kept: %s", error)
         return False
     return True
+
+
+if __name__ == "__main__":  # by a process that shall not hold torch itself
+    _folder, _family = sys.argv[1:]
+    sys.exit(not keep_starter(Path(_folder), cast(Family, _family)))

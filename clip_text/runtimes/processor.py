@@ -4,10 +4,14 @@ import hashlib
 import math
 import os
 import platform
+from ctypes.util import find_library
 from functools import cache
 from pathlib import Path
 
-__all__ = ["available_cores", "describe_processor", "has_bf16"]
+__all__ = ["available_cores", "describe_processor", "has_bf16", "may_have_gpu"]
+
+# NVIDIA's driver, the one Windows lends to Linux, AMD's
+_GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -68,3 +72,8 @@ def has_bf16() -> bool:
     info = _cpu_info()
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def may_have_gpu() -> bool:
+    """Say whether a GPU's driver is here, so that it is worth asking torch for the GPU."""
+    return any(device.exists() for device in _GPU_DEVICES) or bool(find_library("nvcuda"))
