@@ -7,6 +7,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import open_clip
@@ -25,11 +26,15 @@ from clip_text.checkpoints import Checkpoint, Preprocessing
 from clip_text.checkpoints.cn_clip import chinese_tokenizer
 from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
 from clip_text.precision import bf16_pays
+from clip_text.runtimes.calibration import bundled_calibration
 from clip_text.runtimes.choice import RUNTIMES
 from clip_text.runtimes.openvino import convert, the_core
 from clip_text.runtimes.processor import available_cores, has_bf16
 from clip_text.tokenizer import CONTEXT_LENGTH
 from clip_text.towers import TowerConfig
+
+if TYPE_CHECKING:  # may not be installed
+    import openvino
 
 Rows = NDArray[np.float32]
 EncodeTexts = Callable[[Sequence[str]], Rows]
@@ -51,6 +56,9 @@ def our_encoders(checkpoint: Checkpoint) -> dict[str, Encoder]:
     ``auto`` is one of them.
     """
     missing = {name for name in ("openvino", "onnxruntime") if not find_spec(name)}
+    missing |= {f"{name}-int8" for name in missing}
+    if not find_spec("nncf"):
+        missing.add("openvino-int8")
     if not bf16_pays():
         missing.add("torch-bf16")
     if not has_bf16():
@@ -105,6 +113,8 @@ def plain_openvino(checkpoint: Checkpoint) -> dict[str, EncodeTexts]:
     if not find_spec("openvino"):
         return {}
     kinds = [("", "f32"), (", bf16", "bf16")] if has_bf16() else [("", "f32")]
+    if find_spec("nncf"):
+        kinds.append((", int8", "i8"))
     return {
         f"plain OpenVINO{name}": Lazily(partial(_plainly, checkpoint, hint)) for name, hint in kinds
     }
@@ -114,6 +124,8 @@ def _plainly(checkpoint: Checkpoint, hint: str) -> EncodeTexts:
     ids = torch.tensor([[101, 800, 900, 102], [101, 800, 102, 0]])
     example = {"input_ids": ids, "attention_mask": (ids != 0).long()}
     model = convert(_Plain(checkpoint.model.text), example, [(-1, -1)] * 2)
+    if hint == "i8":
+        model, hint = _quantised(model, checkpoint), "f32"
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     settings["INFERENCE_NUM_THREADS"] = available_cores()
     compiled = the_core().compile_model(model, "CPU", settings)
@@ -125,6 +137,16 @@ def _plainly(checkpoint: Checkpoint, hint: str) -> EncodeTexts:
         return compiled([encoded["input_ids"], encoded["attention_mask"]])[0]
 
     return encode
+
+
+def _quantised(model: "openvino.Model", checkpoint: Checkpoint) -> "openvino.Model":
+    """Quantise as NNCF's own examples do, on the captions that our runtime takes."""
+    import nncf  # noqa: PLC0415  (may not be installed)
+
+    tokens = bundled_calibration().tokens(checkpoint.tokenizer)
+    samples = [{"input_ids": each, "attention_mask": np.ones_like(each)} for each in tokens]
+    transformer = nncf.ModelType.TRANSFORMER
+    return nncf.quantize(model, nncf.Dataset(samples), model_type=transformer)
 
 
 def others(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:

@@ -80,7 +80,7 @@ class Encoder(TextHeads):
         if isinstance(model, ExportedModel):
             self._exported = model
             self.runtime: Runtime = model.runtime
-            self.heads = {}
+            self.heads, self.has_own_rows = {}, False
         else:
             self._take(model, device, runtime)
         self._dimensions: int | None = None
@@ -106,8 +106,9 @@ class Encoder(TextHeads):
             self.preprocessing,
             self.tokenizer,
             self._device,
-            lambda: self._model_fingerprint,
+            lambda: self._weights_fingerprint,
         )
+        self._runtime_name, self.has_own_rows = runtime, precision_of(runtime) == "int8"
         self.runtime = make_runtime(runtime, parts)
 
     @classmethod
@@ -134,10 +135,11 @@ class Encoder(TextHeads):
                 ``clip_text``, ``cn_clip``, ``hf`` or ``open_clip``; see
                 :mod:`clip_text.tokenizer`. Both are part of the fingerprint.
             runtime: How rows are computed: ``auto``, ``torch``, ``torch-bf16``, ``openvino``,
-                ``openvino-bf16`` or ``onnxruntime``; ``auto`` if not given, which is the quickest
-                whose rows have a cosine of at least 0.999 to those of ``torch``. Take ``torch``
-                to change the weights. ``CLIP_TEXT_RUNTIME`` names another where none is given;
-                a model that was exported has its own, whatever the variable says.
+                ``openvino-bf16``, ``openvino-int8``, ``onnxruntime`` or ``onnxruntime-int8``;
+                ``auto`` if not given, which is the quickest whose rows have a cosine of at least
+                0.999 to those of ``torch``, and never int8. Take ``torch`` to change the weights.
+                ``CLIP_TEXT_RUNTIME`` names another where none is given; a model that was exported
+                has its own, whatever the variable says.
             dimensions: How many of each row's first dimensions are kept, from 1 to the model's
                 own number; all if not given. Part of the fingerprint.
 
@@ -264,7 +266,7 @@ class Encoder(TextHeads):
         """Digest of weights, preprocessing, tokeniser contract and, of cut rows, their width.
 
         32 hexadecimal digits. Encoders with equal fingerprints give comparable rows; an index
-        keeps it and refuses queries from another model.
+        keeps it and refuses queries from another model. A runtime in int8 has one of its own.
         """
         if self.embed_dim == self._full_embed_dim:
             return self._model_fingerprint
@@ -276,6 +278,13 @@ class Encoder(TextHeads):
         """Digest of the model's whole rows, whatever is kept of them."""
         if self._exported:
             return self._exported.fingerprint
+        from clip_text.runtimes.choice import rows_of
+
+        return rows_of(self._runtime_name, self._weights_fingerprint)
+
+    @cached_property
+    def _weights_fingerprint(self) -> str:
+        """Digest of what the modules compute with, whatever the runtime."""
         from clip_text.features import hash_weights
 
         digest = hashlib.blake2b(digest_size=16)

@@ -56,9 +56,11 @@ class TextHeads(ABC):
 
     Args:
         heads: Heads of all tasks, by name.
+        has_own_rows: Whether :meth:`encode_text` gives rows that no pass of the modules gives.
     """
 
     heads: "Mapping[str, Head]"
+    has_own_rows: bool
 
     @property
     @abstractmethod
@@ -130,7 +132,7 @@ class TextHeads(ABC):
         """Give the rows of :meth:`encode_text` and the labels of :meth:`classify` at once.
 
         One pass of the backbone serves both, unless the head has a backbone of its own
-        (``--train copy``): that costs a second one.
+        (``--train copy``) or rows are computed in int8: that costs a second one.
 
         Args:
             texts: Any number of texts.
@@ -155,7 +157,7 @@ class TextHeads(ABC):
         check_batch_size(batch_size)
         texts = check_texts(texts)
         chosen = choose_head(self.heads, ClassificationHead, head)
-        if chosen.tower is not None:
+        if chosen.tower is not None or self.has_own_rows:
             return self.encode_text(texts, batch_size), self.classify(
                 texts, head, top_k, batch_size
             )

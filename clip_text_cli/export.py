@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.evaluation.measure import PictureEncoder
 
 Target = Literal["onnx", "openvino", "immich"]
-ExportPrecision = Literal["fp32", "bf16"]
+ExportPrecision = Literal["fp32", "bf16", "int8"]
 
 
 def export(
@@ -25,6 +25,10 @@ def export(
     data: Annotated[
         Path | None,
         typer.Option(help="Captions and pictures: measures what the export costs in recall@10."),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Captions and pictures to calibrate int8 with; the bundled gallery."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,11 +41,24 @@ def export(
         clip-text export starter starter-openvino --to openvino
 
         clip-text export ./my-model my-immich-model --to immich
+
+        clip-text export ./my-model small --to openvino --precision int8 --calibrate train.jsonl
     """
     from clip_text.data.readers import read_retrieval_set
     from clip_text.exporting import export as run
+    from clip_text.runtimes.calibration import Calibration
 
     collection = None if data is None else read_retrieval_set(data)
+
+    calibration = None
+    if calibrate is not None:
+        if precision != "int8":
+            raise typer.BadParameter(
+                f"expected --precision int8 with --calibrate, got {precision}. Leave one out."
+            )
+        real = read_retrieval_set(calibrate)
+        texts = [text.text for text in real.texts]
+        calibration = Calibration.drawn_from(real.name, texts, real.images)
 
     def recall(encoder: "PictureEncoder") -> float:
         assert collection is not None
@@ -52,6 +69,7 @@ def export(
         folder,
         to,
         precision,
+        calibration=calibration,
         recall=None if collection is None else recall,
         say=lambda line: (err if as_json else out).print(escape(line), soft_wrap=True),
     )

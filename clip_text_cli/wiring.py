@@ -13,7 +13,16 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from retrieval.protocols import EncodeAndClassify
 
 Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
-RuntimeName = Literal["auto", "torch", "torch-bf16", "openvino", "openvino-bf16", "onnxruntime"]
+RuntimeName = Literal[
+    "auto",
+    "torch",
+    "torch-bf16",
+    "openvino",
+    "openvino-bf16",
+    "openvino-int8",
+    "onnxruntime",
+    "onnxruntime-int8",
+]
 
 
 def load_encoder(

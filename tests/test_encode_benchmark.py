@@ -91,7 +91,7 @@ def test_every_contender_gives_the_same_rows(encode):
     texts = encode.read_captions(None, 20)
     cosines = encode.lowest_cosines(encode.race(racers, [texts]))
     assert {"ours, torch", "cn_clip", "open_clip", "transformers"} <= set(cosines)
-    exact = {name: cosine for name, cosine in cosines.items() if "bf16" not in name}
+    exact = {name: cosine for name, cosine in cosines.items() if name[-4:] not in ("bf16", "int8")}
     assert min(exact.values()) > 1 - 1e-5
     assert min(cosines.values()) > 0.99
 

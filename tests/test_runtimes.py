@@ -29,8 +29,11 @@ BOUNDS = {
     "torch-bf16": 0.2,
     "openvino": 1e-5,
     "openvino-bf16": 0.2,
+    "openvino-int8": 0.2,
     "onnxruntime": 1e-5,
+    "onnxruntime-int8": 0.2,
 }
+MARKS = {"openvino-int8": pytest.mark.slow}  # NNCF takes seconds to import, and to quantise
 WORDS = ["dog", "cat", "红", "大小", "一只狗在草地上跑", "白色的鸟", "a", "red dog", "马"]
 TEXTS = {
     "none": [],
@@ -42,7 +45,9 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module", params=BOUNDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=MARKS.get(name, ())) for name in BOUNDS]
+)
 def encoder(request):
     return Encoder(shared_checkpoint(), "cpu", request.param)
 

@@ -48,6 +48,8 @@ def card(source: Encoder, place: Path, report: ExportReport, folder: str) -> str
     if report.target == "immich":
         width = immich_width(source.embed_dim)
         facts["in Immich"] = f"{width} numbers, zeros behind ours; the name {NAMES[width]}"
+    if report.calibration is not None:
+        facts["calibrated with"] = report.calibration
     if report.opset is not None:
         facts["opset"] = str(report.opset)
     rows = "\n".join(f"| {what} | {said} |" for what, said in facts.items())

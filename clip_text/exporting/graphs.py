@@ -1,17 +1,26 @@
 """Towers as files of ONNX and OpenVINO."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_text.errors import CheckpointError, needs
-from clip_text.runtimes import onnxruntime, openvino
+from clip_text.runtimes import nncf, onnx_quantization, onnxruntime, openvino
+
+Inputs = Mapping[str, NDArray[Any]]
 
 _LARGEST = 2_000_000_000  # bytes; protobuf, of which ONNX files are made, ends at two GiB
 
 
-def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
+def write_onnx(
+    tower: nn.Module,
+    example: Mapping[str, Tensor],
+    file: Path,
+    samples: Sequence[Inputs] | None = None,
+) -> None:
     """Write a tower as an ONNX file.
 
     Args:
@@ -19,6 +28,7 @@ def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> N
         example: An input of two rows, by its name; tokens [n, length], or pixels or a picture of
             four axes. The first axis will be free, of tokens both.
         file: File to write, ending in ``.onnx``.
+        samples: Real inputs to quantise the tower by; if None it stays in float32.
 
     Raises:
         CheckpointError: If its weights are too many for one file.
@@ -38,10 +48,16 @@ def write_onnx(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> N
         name: {0: "n", 1: "length"} if tensor.ndim == 2 else {0: "n"}
         for name, tensor in example.items()
     }
-    file.write_bytes(onnxruntime.convert(tower, example, axes))
+    graph = onnxruntime.convert(tower, example, axes)
+    file.write_bytes(onnx_quantization.quantize(graph, samples) if samples else graph)
 
 
-def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
+def write_openvino(
+    tower: nn.Module,
+    example: Mapping[str, Tensor],
+    file: Path,
+    samples: Sequence[Inputs] | None = None,
+) -> None:
     """Write a tower as OpenVINO's ``.xml``, with its weights in a ``.bin`` beside it.
 
     Args:
@@ -49,9 +65,10 @@ def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) 
         example: An input of two rows, by its name; tokens [n, length], or pixels or a picture of
             four axes.
         file: Ends in ``.xml``.
+        samples: Real inputs to quantise the tower by; if None it stays in float32.
 
     Raises:
-        MissingPackageError: If openvino is not installed.
+        MissingPackageError: If openvino, or nncf to quantise, is not installed.
     """
     with needs("clip-text[openvino]", "exporting to OpenVINO"):
         from openvino import save_model  # noqa: PLC0415  (few need it)
@@ -59,4 +76,5 @@ def write_openvino(tower: nn.Module, example: Mapping[str, Tensor], file: Path) 
     shapes = [
         (-1, -1) if tensor.ndim == 2 else (-1, *tensor.shape[1:]) for tensor in example.values()
     ]
-    save_model(openvino.convert(tower, example, shapes), file, compress_to_fp16=False)
+    graph = openvino.convert(tower, example, shapes)
+    save_model(nncf.quantize(graph, samples) if samples else graph, file, compress_to_fp16=False)

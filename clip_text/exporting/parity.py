@@ -22,11 +22,11 @@ BATCHES = (1, 2, 7, 32)
 PICTURES = (1, 2, 8)
 """Pictures at a time."""
 
-COSINES: dict[Precision, float] = {"fp32": 0.9999999, "bf16": 0.99}
+COSINES: dict[Precision, float] = {"fp32": 0.9999999, "bf16": 0.99, "int8": 0.9}
 """Lowest cosine that a row may have to that of the source; a bare picture is one of the rows."""
 
 DIFFERENCE = 1e-5
-"""Largest difference that a number of a unit row may have in fp32. In bf16 the cosine decides."""
+"""Largest difference that a number of a unit row may have in fp32. Elsewhere the cosine decides."""
 
 SAME_ROWS = 0.999
 """Lowest cosine at which rows count as those of the source: they may share an index."""
@@ -74,8 +74,9 @@ class ExportParity:
 
     @property
     def same_rows(self) -> bool:
-        """Whether the rows may lie in one index with those of the source."""
-        return self.holds and all(shape.cosine >= SAME_ROWS for shape in self.shapes)
+        """Whether the rows may lie in one index with the source's; in int8 they never may."""
+        near = all(shape.cosine >= SAME_ROWS for shape in self.shapes)
+        return self.holds and near and self.precision != "int8"
 
     @property
     def _largest(self) -> float:

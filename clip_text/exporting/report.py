@@ -22,6 +22,7 @@ class ExportReport:
         recalls: By what was measured, text-to-image recall@10 in [0, 1]; empty where no data was
             given.
         seconds: Time that the whole export took, in seconds.
+        calibration: What int8 was calibrated with; None in another precision.
     """
 
     source: str
@@ -29,6 +30,7 @@ class ExportReport:
     parity: ExportParity
     recalls: dict[str, float]
     seconds: float
+    calibration: str | None = None
 
     @property
     def opset(self) -> int | None:
@@ -50,6 +52,7 @@ class ExportReport:
             "source": self.source,
             "target": self.target,
             "precision": self.parity.precision,
+            "calibration": self.calibration,
             "opset": self.opset,
             "recall@10": self.recalls,
             "seconds": round(self.seconds, 1),

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,8 @@ from clip_text.exporting.graphs import write_onnx, write_openvino
 from clip_text.exporting.parity import ExportParity, compare_shapes, pictures, token_rows
 from clip_text.exporting.report import REPORT_FILE, ExportReport, Target
 from clip_text.model_info import tower_facts
+from clip_text.runtimes import Pixels, TokenIds
+from clip_text.runtimes.calibration import Calibration, bundled_calibration
 from clip_text.runtimes.exported import (
     Family,
     Manifest,
@@ -38,9 +40,9 @@ Say = Callable[[str], None]
 Recall = Callable[[Encoder | immich.ImmichModel], float]
 
 PRECISIONS: dict[Target, tuple[Precision, ...]] = {
-    "onnx": ("fp32",),
-    "openvino": ("fp32", "bf16"),
-    "immich": ("fp32",),
+    "onnx": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "immich": ("fp32", "int8"),
 }
 """What each target can compute in."""
 
@@ -53,6 +55,7 @@ def export(
     to: Target,
     precision: Precision = "fp32",
     *,
+    calibration: Calibration | None = None,
     recall: Recall | None = None,
     say: Say = lambda _: None,
 ) -> ExportReport:
@@ -66,6 +69,7 @@ def export(
         folder: Created with its parents; must not exist yet.
         to: ``onnx`` or ``openvino``, folders that ``Encoder.from_pretrained`` loads, or ``immich``.
         precision: What the exported model computes in.
+        calibration: What int8 is calibrated with; the bundled gallery if not given.
         recall: Measures recall@10 of an encoder, before and after.
         say: Gets a line at a time.
 
@@ -78,14 +82,16 @@ def export(
     """
     begun = time.monotonic()
     _check(model, folder, to, precision)
+    samples = (calibration or bundled_calibration()) if precision == "int8" else None
     source, name = Encoder(load_checkpoint(model), "cpu"), _name_of(model)
     if to == "immich":
         immich.check_immich(source.checkpoint)
     with partial_folder(folder) as partial:
         if to == "immich":
-            _write_immich(source, partial)
+            _write_immich(source, partial, samples)
         else:
-            _write_exported(source, partial, to, precision, name)
+            made_with = _write_graphs(source, partial, to, samples)
+            _describe(source, partial, to, precision, {"model": name, **made_with})
         exported = _load(partial, to)
         parity = _compare(source, exported, precision)
         for line in (str(folder), *parity.lines()):
@@ -98,7 +104,9 @@ def export(
         if to != "immich" and not parity.same_rows:
             _give_own_fingerprint(partial)
         recalls = {} if recall is None else _recalls(source, exported, partial, recall)
-        report = ExportReport(name, to, parity, recalls, time.monotonic() - begun)
+        taken = time.monotonic() - begun
+        told = samples and samples.described
+        report = ExportReport(name, to, parity, recalls, taken, told)
         for line in report.recall_lines():
             say(line)
         write_json(partial / REPORT_FILE, report.as_json())
@@ -135,22 +143,32 @@ def _load(folder: Path, to: Target) -> Encoder | immich.ImmichModel:
     return immich.ImmichModel(folder) if to == "immich" else Encoder.from_pretrained(folder)
 
 
-def _write_exported(
-    source: Encoder, folder: Path, to: Family, precision: Precision, name: str
-) -> None:
-    """Write a model that :func:`clip_text.runtimes.exported.load_exported` reads."""
+def _write_graphs(
+    source: Encoder, folder: Path, to: Family, samples: Calibration | None
+) -> dict[str, str]:
+    """Write both towers, quantised where there are samples; give the versions of what did it."""
     graphs: dict[Tower, nn.Module] = {
         "text": TextGraph(source.model.text),
         "image": ImageGraph(source.model, source.preprocessing),
     }
     for tower, graph in graphs.items():
         inputs = {_INPUTS[tower]: _example(source, tower)}
+        real = samples and _real_inputs(source, tower, samples)
         if to == "onnx":
-            write_onnx(graph, inputs, folder / f"{tower}.onnx")
+            write_onnx(graph, inputs, folder / f"{tower}.onnx", real)
         else:
-            write_openvino(graph, inputs, folder / f"{tower}.xml")
+            write_openvino(graph, inputs, folder / f"{tower}.xml", real)
+    made_with = ["clip-text", "torch", "onnx" if to == "onnx" else "openvino"]
+    if samples:
+        made_with.append("onnxruntime" if to == "onnx" else "nncf")
+    return {package: version(package) for package in made_with}
+
+
+def _describe(
+    source: Encoder, folder: Path, to: Family, precision: Precision, made_from: dict[str, str]
+) -> None:
+    """Make of graphs a model that :func:`clip_text.runtimes.exported.load_exported` reads."""
     source.tokenizer.save_files(folder)
-    made_with = ("clip-text", "torch", "onnx" if to == "onnx" else "openvino")
     manifest = Manifest(
         family=to,
         precision=precision,
@@ -161,7 +179,7 @@ def _write_exported(
         logit_scale=source.logit_scale,
         contract=source.tokenizer.contract,
         preprocessing=source.preprocessing,
-        made_from={"model": name, **{package: version(package) for package in made_with}},
+        made_from=made_from,
         opset=OPSET if to == "onnx" else None,
         towers=tower_facts(source.checkpoint),
         files=stored_files(folder),
@@ -169,17 +187,34 @@ def _write_exported(
     write_manifest(folder, manifest)
 
 
-def _write_immich(source: Encoder, folder: Path) -> None:
+def _write_immich(source: Encoder, folder: Path, samples: Calibration | None) -> None:
     width = immich.immich_width(source.embed_dim)
     (folder / "textual").mkdir()
     (folder / "visual").mkdir()
     text = immich.Widened(TextGraph(source.model.text), width)
     tokens = _example(source, "text").to(torch.int32)
-    write_onnx(text, {"text": tokens}, folder / "textual" / "model.onnx")
+    real_texts = samples and [{"text": each} for each in samples.tokens(source.tokenizer)]
+    write_onnx(text, {"text": tokens}, folder / "textual" / "model.onnx", real_texts)
     image = immich.Widened(immich.Normalised(source.model.visual), width)
     pixels = source.to_input(_example(source, "image").numpy()).contiguous()
-    write_onnx(image, {"image": pixels}, folder / "visual" / "model.onnx")
+    real_pictures = samples and [
+        {"image": source.to_input(each).contiguous().numpy()}
+        for each in samples.pixels(source.preprocessing)
+    ]
+    write_onnx(image, {"image": pixels}, folder / "visual" / "model.onnx", real_pictures)
     immich.write_parts(source.checkpoint, folder)
+
+
+def _real_inputs(
+    source: Encoder, tower: Tower, samples: Calibration
+) -> list[dict[str, TokenIds | Pixels]]:
+    """Give what a tower is calibrated with, a text or picture at a time."""
+    real: Sequence[TokenIds | Pixels] = (
+        samples.tokens(source.tokenizer)
+        if tower == "text"
+        else samples.pixels(source.preprocessing)
+    )
+    return [{_INPUTS[tower]: each} for each in real]
 
 
 def _example(source: Encoder, tower: Tower) -> torch.Tensor:

@@ -6,17 +6,21 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from clip_text.errors import CheckpointError, MissingPackageError
 from clip_text.images import Preprocessing
 from clip_text.precision import bf16_pays
-from clip_text.runtimes import Runtime, TokenIds
+from clip_text.runtimes import Runtime, TokenIds, nncf, onnx_quantization
 from clip_text.runtimes.auto import AutoRuntime, Samples
-from clip_text.runtimes.cache import Stamp
+from clip_text.runtimes.cache import GRAPHS, Stamp
+from clip_text.runtimes.calibration import bundled_calibration
 from clip_text.runtimes.graph import ImageGraph, PackedText, TextGraph, can_pack, first_position
-from clip_text.runtimes.names import RUNTIMES, RuntimeName, asked_for, computes_on
+from clip_text.runtimes.names import RUNTIMES, RuntimeName, asked_for, computes_on, precision_of
 from clip_text.runtimes.packing import Packing
 from clip_text.runtimes.processor import has_bf16
 from clip_text.runtimes.torch_runtime import TorchRuntime
+from clip_text.storage import digest
 from clip_text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from clip_text.runtimes.openvino import Precision
 
-__all__ = ["RUNTIMES", "Parts", "RuntimeName", "asked_for", "make_runtime"]
+__all__ = ["RUNTIMES", "Parts", "RuntimeName", "asked_for", "make_runtime", "rows_of"]
 
 _PRECISIONS: "dict[str, Precision]" = {"openvino": "f32", "openvino-bf16": "bf16"}
 
@@ -42,7 +46,7 @@ class Parts:
         preprocessing: Of pictures.
         tokenizer: Of texts.
         device: Where the model is.
-        fingerprint: Computes the model's fingerprint, which takes a while.
+        fingerprint: Computes the model's fingerprint, which takes a while; not that of its rows.
     """
 
     model: "CustomTextCLIP"
@@ -50,6 +54,22 @@ class Parts:
     tokenizer: Tokenizer
     device: "torch.device"
     fingerprint: Callable[[], str]
+
+
+def rows_of(name: str, fingerprint: str) -> str:
+    """Give the fingerprint of a runtime's rows: the model's, but in int8 one of its own.
+
+    That one says what the rows depend on: the model, what it was calibrated with, and what
+    quantised it. It is known before any graph is made, and the same on every machine.
+
+    Args:
+        name: One of :data:`RUNTIMES`.
+        fingerprint: Of the model.
+    """
+    if precision_of(name) != "int8":
+        return fingerprint
+    quantizer = nncf.quantizer if name == "openvino-int8" else onnx_quantization.quantizer
+    return digest(fingerprint, name, GRAPHS, quantizer(), bundled_calibration().digest)
 
 
 def make_runtime(name: str, parts: Parts) -> Runtime:
@@ -77,10 +97,14 @@ def make_runtime(name: str, parts: Parts) -> Runtime:
             f"expected device cpu for the runtime {name}, got {parts.device}. Pass device='cpu', "
             "or the runtime torch or torch-bf16."
         )
-    if name == "auto":
-        return _auto(parts)
-    if name == "onnxruntime":
-        return _onnxruntime(parts)
+    makers = {
+        "auto": _auto,
+        "onnxruntime": _onnxruntime,
+        "onnxruntime-int8": _onnxruntime_int8,
+        "openvino-int8": _openvino_int8,
+    }
+    if name in makers:
+        return makers[name](parts)
     return _openvino(parts, _OpenVinoGraphs(parts), _PRECISIONS[name])
 
 
@@ -123,9 +147,15 @@ class _OpenVinoGraphs:
         example = _tokens(tower.pad_id)
         if self.packing is None:
             return convert(TextGraph(tower), {"tokens": example}, [(-1, -1)])
-        packed, _, _ = self.packing.pack(example.numpy())
-        inputs = {name: _tensor(array) for name, array in packed._asdict().items()}
+        inputs = {n: _tensor(array) for n, array in self.text_inputs(example.numpy()).items()}
         return convert(PackedText(tower), inputs, [(-1, -1)] * len(inputs))
+
+    def text_inputs(self, tokens: TokenIds) -> dict[str, TokenIds]:
+        """Give what the text graph takes for int64 [n, length], by name."""
+        if self.packing is None:
+            return {"tokens": tokens}
+        packed, _, _ = self.packing.pack(tokens)
+        return {name: np.ascontiguousarray(array) for name, array in packed._asdict().items()}
 
     @cached_property
     def image(self) -> "openvino.Model":
@@ -149,21 +179,93 @@ def _openvino(parts: Parts, graphs: _OpenVinoGraphs, precision: "Precision") -> 
     )
 
 
-def _onnxruntime(parts: Parts) -> Runtime:
-    from clip_text.runtimes.onnxruntime import OnnxRuntime, convert
+def _openvino_int8(parts: Parts) -> Runtime:
+    from clip_text.runtimes.openvino import OpenVinoRuntime
 
-    tower = parts.model.text
+    nncf.check_installed()
+    graphs = _OpenVinoGraphs(parts)
+
+    def text() -> "openvino.Model":
+        tokens = bundled_calibration().tokens(parts.tokenizer)
+        return nncf.quantize(graphs.text, [graphs.text_inputs(each) for each in tokens])
+
+    def image() -> "openvino.Model":
+        pixels = bundled_calibration().pixels(parts.preprocessing)
+        return nncf.quantize(graphs.image, [{"pixels": each} for each in pixels])
+
+    return OpenVinoRuntime(
+        _or_say(text, "OpenVINO in int8"),
+        _or_say(image, "OpenVINO in int8"),
+        "i8",
+        graphs.packing,
+        lambda: Stamp.here(rows_of("openvino-int8", parts.fingerprint())),
+    )
+
+
+def _onnxruntime(parts: Parts) -> Runtime:
+    from clip_text.runtimes.onnxruntime import OnnxRuntime
+
+    graphs = _OnnxGraphs(parts)
+    library = "ONNX Runtime"
+    return OnnxRuntime(_or_say(graphs.text, library), _or_say(graphs.image, library))
+
+
+def _onnxruntime_int8(parts: Parts) -> Runtime:
+    """Quantised graphs are kept: making them takes longer than loading them."""
+    from clip_text.runtimes.onnxruntime import OnnxRuntime
+
+    onnx_quantization.check_installed()
+    graphs = _OnnxGraphs(parts)
 
     def text() -> bytes:
+        tokens = bundled_calibration().tokens(parts.tokenizer)
+        return onnx_quantization.quantize(graphs.text(), [{"tokens": each} for each in tokens])
+
+    def image() -> bytes:
+        pixels = bundled_calibration().pixels(parts.preprocessing)
+        return onnx_quantization.quantize(graphs.image(), [{"pixels": each} for each in pixels])
+
+    def kept(name: str, make: Callable[[], bytes]) -> bytes:
+        stamp = Stamp.here(rows_of("onnxruntime-int8", parts.fingerprint()))
+        graph = stamp.fetch(name)
+        if graph is None:
+            graph = make()
+            stamp.keep(name, graph)
+        return graph
+
+    library = "ONNX Runtime in int8"
+    return OnnxRuntime(
+        _or_say(partial(kept, "text-i8.onnx", text), library),
+        _or_say(partial(kept, "image-i8.onnx", image), library),
+        "i8",
+    )
+
+
+class _OnnxGraphs:
+    """Both towers as ONNX files, in float32.
+
+    Args:
+        parts: Of the model.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def text(self) -> bytes:
+        """Over token ids."""
+        from clip_text.runtimes.onnxruntime import convert
+
+        tower = self._parts.model.text
         example = _tokens(tower.pad_id)
         return convert(TextGraph(tower), {"tokens": example}, {"tokens": {0: "n", 1: "length"}})
 
-    def image() -> bytes:
-        pixels = _pixels(parts.preprocessing.size)
-        graph = ImageGraph(parts.model, parts.preprocessing)
-        return convert(graph, {"pixels": pixels}, {"pixels": {0: "n"}})
+    def image(self) -> bytes:
+        """Over pixels."""
+        from clip_text.runtimes.onnxruntime import convert
 
-    return OnnxRuntime(_or_say(text, "ONNX Runtime"), _or_say(image, "ONNX Runtime"))
+        pixels = _pixels(self._parts.preprocessing.size)
+        graph = ImageGraph(self._parts.model, self._parts.preprocessing)
+        return convert(graph, {"pixels": pixels}, {"pixels": {0: "n"}})
 
 
 def _or_say(make: Callable[[], Graph], library: str) -> Callable[[], Graph]:

@@ -34,7 +34,7 @@ MANIFEST_FILE = "clip_text_model.json"
 VERSION = 1
 
 Family = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 Tower = Literal["text", "image"]
 
 _SUFFIXES: dict[Family, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
@@ -80,7 +80,7 @@ class Manifest:
 
     Args:
         family: The format of its graphs: onnx or openvino.
-        precision: What it computes in: fp32, or bf16 where the processor has it.
+        precision: What it computes in: fp32, bf16 where the processor has it, or int8.
         fingerprint: Of its rows, as an index remembers it.
         embed_dim: Width of the shared space.
         context_length: Longest text in tokens, special tokens included.
@@ -252,8 +252,8 @@ def _runtime(folder: Path, manifest: Manifest) -> Runtime:
     with needs(package, f"running {folder}"):
         import_module(package)
     if manifest.family == "onnx":
-        return OnnxRuntime(lambda: checked("text"), lambda: checked("image"))
-    halved = manifest.precision == "bf16" and has_bf16()
+        kind: Literal["f32", "i8"] = "i8" if manifest.precision == "int8" else "f32"
+        return OnnxRuntime(lambda: checked("text"), lambda: checked("image"), kind)
 
     def graph(tower: Tower) -> "openvino.Model":
         return read(checked(tower))
@@ -262,9 +262,16 @@ def _runtime(folder: Path, manifest: Manifest) -> Runtime:
     return OpenVinoRuntime(
         lambda: graph("text"),
         lambda: graph("image"),
-        "bf16" if halved else "f32",
+        _computed_in(manifest.precision),
         stamp=lambda: Stamp.here(digest(digests)),
     )
+
+
+def _computed_in(precision: Precision) -> Literal["f32", "bf16", "i8"]:
+    """Say what OpenVINO computes in on this processor."""
+    if precision == "int8":
+        return "i8"
+    return "bf16" if precision == "bf16" and has_bf16() else "f32"
 
 
 def _check_digest(folder: Path, manifest: Manifest, name: str) -> None:

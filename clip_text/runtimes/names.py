@@ -21,7 +21,16 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-RuntimeName = Literal["auto", "torch", "torch-bf16", "openvino", "openvino-bf16", "onnxruntime"]
+RuntimeName = Literal[
+    "auto",
+    "torch",
+    "torch-bf16",
+    "openvino",
+    "openvino-bf16",
+    "openvino-int8",
+    "onnxruntime",
+    "onnxruntime-int8",
+]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 Precision = Literal["fp32", "bf16", "int8"]

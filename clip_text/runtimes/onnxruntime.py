@@ -1,10 +1,10 @@
-"""ONNX Runtime: the graphs as ONNX, in float32."""
+"""ONNX Runtime: the graphs as ONNX, in float32 or int8."""
 
 import io
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +29,21 @@ class OnnxRuntime:
     Args:
         text: Gives the text graph over token ids: the bytes of an ONNX file, or its path.
         image: Gives the image graph.
+        precision: What matrix products are computed in, as the graphs say.
 
     Raises:
         MissingPackageError: If onnxruntime is not installed.
     """
 
     def __init__(
-        self, text: "Callable[[], bytes | Path]", image: "Callable[[], bytes | Path]"
+        self,
+        text: "Callable[[], bytes | Path]",
+        image: "Callable[[], bytes | Path]",
+        precision: Literal["f32", "i8"] = "f32",
     ) -> None:
         with needs("clip-text[onnxruntime]", "this runtime"):
             import onnxruntime  # noqa: F401
-        self.name = "onnxruntime"
+        self.name = "onnxruntime" if precision == "f32" else "onnxruntime-int8"
         self._text, self._image = _Session(text), _Session(image)
 
     def text(self, tokens: TokenIds) -> Features:

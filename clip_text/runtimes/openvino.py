@@ -1,4 +1,4 @@
-"""OpenVINO: the graphs compiled for this processor, in float32 or bfloat16."""
+"""OpenVINO: the graphs compiled for this processor, in float32, bfloat16 or int8."""
 
 import logging
 import threading
@@ -24,7 +24,13 @@ __all__ = ["OpenVinoRuntime", "convert", "read"]
 
 _log = logging.getLogger(__name__)
 
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "i8"]
+
+_NAMES: dict[Precision, str] = {
+    "f32": "openvino",
+    "bf16": "openvino-bf16",
+    "i8": "openvino-int8",
+}
 
 
 class OpenVinoRuntime:
@@ -33,7 +39,8 @@ class OpenVinoRuntime:
     Args:
         text: Makes the text graph: over token ids, or over packed rows.
         image: Makes the image graph.
-        precision: What matrix products are computed in.
+        precision: What matrix products are computed in; ``i8`` says that the graphs are quantised,
+            and what is not is computed in float32.
         packing: How texts are packed, where the text graph is one over packed rows.
         stamp: Makes the stamp under which compiled graphs are kept on disk; if None they are not.
 
@@ -51,7 +58,7 @@ class OpenVinoRuntime:
     ) -> None:
         with needs("clip-text[openvino]", "this runtime"):
             import openvino  # noqa: F401
-        self.name = "openvino" if precision == "f32" else "openvino-bf16"
+        self.name = _NAMES[precision]
         self._packing = packing
         self._text = _Compiled(text, precision, stamp, f"text-{precision}.blob")
         self._image = _Compiled(image, precision, stamp, f"image-{precision}.blob")
@@ -83,7 +90,7 @@ class _Compiled:
     ) -> None:
         self._make, self._make_stamp, self._name = make, stamp, name
         self._settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": available_cores(),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
