@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
@@ -167,7 +168,9 @@ def quantised_inputs(graph):
     ]
 
 
-def test_which_convolutions_stay_in_float():
+@pytest.mark.slow  # NNCF takes seconds to import, and to quantise
+def test_which_convolutions_stay_in_float(monkeypatch):
+    monkeypatch.setattr(nncf, "GROUPS", 4)
     checkpoint = tiny_checkpoint(vision="timm")
     graph = ImageGraph(checkpoint.model, checkpoint.preprocessing)
     pixels = torch.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
@@ -179,7 +182,7 @@ def test_which_convolutions_stay_in_float():
     (_, stem), *others = quantised_inputs(made)
     assert stem != "FakeQuantize"
     for kind, source in others:
-        assert (kind == "Convolution", source == "FakeQuantize") in {(True, True), (False, False)}
+        assert (kind == "Convolution") == (source == "FakeQuantize")
     assert sum(kind == "Convolution" for kind, _ in others) > 5
     rows = openvino.compile_model(made, "CPU")([small[0]])[0]
     expected = openvino.compile_model(model, "CPU")([small[0]])[0]
@@ -214,14 +217,17 @@ def test_an_export_in_int8(exported, tmp_path):
     assert "| calibrated with | 6 texts and 6 pictures of some drawings |" in card
     copied = Path(shutil.copytree(exported, tmp_path / "copied"))
     whole = (copied / "text.onnx").read_bytes()
-    assert len(whole) < 0.7 * sum(each.nbytes for each in TORCH.model.text.state_dict().values())
+    graph = onnx.load(copied / "text.onnx").graph
+    products = [node.op_type for node in graph.node].count("MatMulInteger")
+    assert products == 2 * 6 + 1  # of both layers, and the projection
     (copied / "text.onnx").write_bytes(whole[:-1])
     with pytest.raises(CheckpointError, match=rf"expected {len(whole):,} bytes in .*text\.onnx"):
         Encoder.from_pretrained(copied)
 
 
 def test_an_export_beyond_the_bound_is_not_kept(tmp_path, tiny_folder, small, monkeypatch):
-    monkeypatch.setitem(parity.COSINES, "int8", 0.999999)
+    monkeypatch.setattr(onnx_quantization, "quantize", lambda graph, samples: graph)
+    monkeypatch.setitem(parity.COSINES, "int8", 1.01)
     with pytest.raises(CheckpointError, match="expected rows of onnx int8 within the bound above"):
         export(tiny_folder, tmp_path / "out", "onnx", "int8", calibration=small)
     assert list(tmp_path.iterdir()) == []
@@ -249,7 +255,7 @@ def test_the_command_calibrates_with_the_data_it_is_given(run, tmp_path, tiny_fo
     assert 0.99 < (rows * TORCH.encode_text(TEXTS)).sum(1).min() < 0.999999
 
 
-@pytest.mark.slow  # NNCF takes seconds to import, and to quantise
+@pytest.mark.slow
 def test_an_export_to_openvino_in_int8_runs_without_what_made_it(
     tmp_path, tiny_folder, small, monkeypatch
 ):

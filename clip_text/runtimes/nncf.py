@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from clip_text.errors import needs
+from clip_text.runtimes.calibration import GROUPS
 
 if TYPE_CHECKING:
     import openvino
@@ -22,8 +23,8 @@ Inputs = Mapping[str, NDArray[Any]]
 _NO_REPORTS = "NNCF_CI"
 _EXTRA = "clip-text[quantize]"
 _PURPOSE = "int8 by OpenVINO"
-_DEPTHWISE = "GroupConvolution"
-_WEIGHTED = ("Convolution", _DEPTHWISE, "MatMul")
+_GROUPED = "GroupConvolution"
+_WEIGHTED = ("Convolution", _GROUPED, "MatMul")
 
 
 def check_installed() -> None:
@@ -41,9 +42,9 @@ def quantize(model: "openvino.Model", samples: Sequence[Inputs]) -> "openvino.Mo
     """Quantise a tower's graph after its training: weights by channel, activations by tensor.
 
     In float stay, as cosines decided: the first convolution with what lies before it (mean and
-    deviation of pixels), convolutions of one channel each, sums of residual branches, and what
-    lies behind the last product (the row's length); embeddings, LayerNorm and softmax, where a
-    graph has any.
+    deviation of pixels), convolutions of more than :data:`GROUPS` groups, sums of residual
+    branches, and what lies behind the last product (the row's length); embeddings, LayerNorm and
+    softmax, where a graph has any.
 
     Args:
         model: Of :func:`clip_text.runtimes.openvino.convert`; it is left as it is.
@@ -87,8 +88,14 @@ def _in_float(graph: "openvino.Model") -> list[str]:
     return [
         node.get_friendly_name()
         for place, node in enumerate(nodes)
-        if place <= first or place > last or _is_residual(node) or types[place] == _DEPTHWISE
+        if place <= first or place > last or _is_residual(node) or _is_grouped_widely(node)
     ]
+
+
+def _is_grouped_widely(node: "openvino.Node") -> bool:
+    """Say whether a node is a convolution of more than :data:`GROUPS` groups."""
+    grouped = node.get_type_name() == _GROUPED
+    return grouped and int(node.input(1).get_partial_shape()[0].get_length()) > GROUPS
 
 
 def _is_residual(node: "openvino.Node") -> bool:

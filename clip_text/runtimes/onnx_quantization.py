@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from clip_text.errors import needs
+from clip_text.runtimes.calibration import GROUPS
 
 __all__ = ["check_installed", "quantize", "quantizer"]
 
@@ -38,7 +39,7 @@ def quantize(graph: bytes, samples: Sequence[Inputs]) -> bytes:
 
     Of a transformer the matrix products are quantised, with ranges of activations that are measured
     as it runs, so that ``samples`` have no part in it. Of a tower of convolutions these are, but
-    for the first and those of one channel each, with ranges that the samples had.
+    for the first and those of more than :data:`GROUPS` groups, with ranges that the samples had.
 
     Args:
         graph: An ONNX file of :func:`clip_text.runtimes.onnxruntime.convert`.
@@ -73,7 +74,7 @@ def quantize(graph: bytes, samples: Sequence[Inputs]) -> bytes:
                 nodes_to_exclude=[
                     node.name
                     for place, node in enumerate(convolutions)
-                    if place == 0 or _is_depthwise(node)
+                    if place == 0 or _groups(node) > GROUPS
                 ],
             )
         else:
@@ -92,8 +93,8 @@ class _Reader:
         return next(self._samples, None)
 
 
-def _is_depthwise(node: Any) -> bool:  # noqa: ANN401  (onnx has no types)
-    return any(each.name == "group" and each.i > 1 for each in node.attribute)
+def _groups(node: Any) -> int:  # noqa: ANN401  (onnx has no types)
+    return next((int(each.i) for each in node.attribute if each.name == "group"), 1)
 
 
 @contextmanager
