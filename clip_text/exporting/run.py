@@ -24,7 +24,6 @@ from clip_text.runtimes.calibration import Calibration, bundled_calibration
 from clip_text.runtimes.exported import (
     Family,
     Manifest,
-    Precision,
     Tower,
     is_exported,
     read_manifest,
@@ -32,6 +31,7 @@ from clip_text.runtimes.exported import (
     write_manifest,
 )
 from clip_text.runtimes.graph import ImageGraph, TextGraph
+from clip_text.runtimes.names import Precision
 from clip_text.runtimes.onnxruntime import OPSET
 from clip_text.runtimes.processor import has_bf16
 from clip_text.storage import check_new, partial_folder, write_json

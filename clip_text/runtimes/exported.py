@@ -21,6 +21,7 @@ from clip_text.errors import CheckpointError, needs
 from clip_text.images import Preprocessing
 from clip_text.runtimes import ExportedModel, Runtime
 from clip_text.runtimes.cache import Stamp
+from clip_text.runtimes.names import Precision
 from clip_text.runtimes.onnxruntime import OnnxRuntime
 from clip_text.runtimes.openvino import OpenVinoRuntime, read
 from clip_text.runtimes.processor import has_bf16
@@ -34,7 +35,6 @@ MANIFEST_FILE = "clip_text_model.json"
 VERSION = 1
 
 Family = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
 Tower = Literal["text", "image"]
 
 _SUFFIXES: dict[Family, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
