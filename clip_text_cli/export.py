@@ -28,7 +28,9 @@ def export(
     ] = None,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Captions and pictures to calibrate int8 with; the bundled gallery."),
+        typer.Option(
+            help="Captions and pictures to calibrate OpenVINO's int8 with; the bundled gallery."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -52,9 +54,10 @@ def export(
 
     calibration = None
     if calibrate is not None:
-        if precision != "int8":
+        if (to, precision) != ("openvino", "int8"):
             raise typer.BadParameter(
-                f"expected --precision int8 with --calibrate, got {precision}. Leave one out."
+                f"expected --to openvino --precision int8 with --calibrate, got {to} {precision}. "
+                "Leave it out: nothing else is calibrated."
             )
         real = read_retrieval_set(calibrate)
         texts = [text.text for text in real.texts]

@@ -19,7 +19,8 @@ def write_onnx(
     tower: nn.Module,
     example: Mapping[str, Tensor],
     file: Path,
-    samples: Sequence[Inputs] | None = None,
+    *,
+    int8: bool = False,
 ) -> None:
     """Write a tower as an ONNX file.
 
@@ -28,7 +29,7 @@ def write_onnx(
         example: An input of two rows, by its name; tokens [n, length], or pixels or a picture of
             four axes. The first axis will be free, of tokens both.
         file: File to write, ending in ``.onnx``.
-        samples: Real inputs to quantise the tower by; if None it stays in float32.
+        int8: Whether to quantise its matrix products.
 
     Raises:
         CheckpointError: If its weights are too many for one file.
@@ -49,7 +50,7 @@ def write_onnx(
         for name, tensor in example.items()
     }
     graph = onnxruntime.convert(tower, example, axes)
-    file.write_bytes(onnx_quantization.quantize(graph, samples) if samples else graph)
+    file.write_bytes(onnx_quantization.quantize(graph) if int8 else graph)
 
 
 def write_openvino(

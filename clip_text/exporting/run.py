@@ -69,7 +69,7 @@ def export(
         folder: Created with its parents; must not exist yet.
         to: ``onnx`` or ``openvino``, folders that ``Encoder.from_pretrained`` loads, or ``immich``.
         precision: What the exported model computes in.
-        calibration: What int8 is calibrated with; the bundled gallery if not given.
+        calibration: What int8 by OpenVINO is calibrated with; the bundled gallery if not given.
         recall: Measures recall@10 of an encoder, before and after.
         say: Gets a line at a time.
 
@@ -82,15 +82,17 @@ def export(
     """
     begun = time.monotonic()
     _check(model, folder, to, precision)
-    samples = (calibration or bundled_calibration()) if precision == "int8" else None
+    int8 = precision == "int8"
+    calibrated = int8 and to == "openvino"  # others measure ranges as they run
+    samples = (calibration or bundled_calibration()) if calibrated else None
     source, name = Encoder(load_checkpoint(model), "cpu"), _name_of(model)
     if to == "immich":
         immich.check_immich(source.checkpoint)
     with partial_folder(folder) as partial:
         if to == "immich":
-            _write_immich(source, partial, samples)
+            _write_immich(source, partial, int8=int8)
         else:
-            made_with = _write_graphs(source, partial, to, samples)
+            made_with = _write_graphs(source, partial, to, precision, samples)
             _describe(source, partial, to, precision, {"model": name, **made_with})
         exported = _load(partial, to)
         parity = _compare(source, exported, precision)
@@ -105,7 +107,7 @@ def export(
             _give_own_fingerprint(partial)
         recalls = {} if recall is None else _recalls(source, exported, partial, recall)
         taken = time.monotonic() - begun
-        told = samples and samples.described
+        told = samples.described if samples else None
         report = ExportReport(name, to, parity, recalls, taken, told)
         for line in report.recall_lines():
             say(line)
@@ -144,22 +146,22 @@ def _load(folder: Path, to: Target) -> Encoder | immich.ImmichModel:
 
 
 def _write_graphs(
-    source: Encoder, folder: Path, to: Family, samples: Calibration | None
+    source: Encoder, folder: Path, to: Family, precision: Precision, samples: Calibration | None
 ) -> dict[str, str]:
-    """Write both towers, quantised where there are samples; give the versions of what did it."""
+    """Write both towers; give the versions of what did it."""
     graphs: dict[Tower, nn.Module] = {
         "text": TextGraph(source.model.text),
         "image": ImageGraph(source.model, source.preprocessing),
     }
     for tower, graph in graphs.items():
         inputs = {_INPUTS[tower]: _example(source, tower)}
-        real = samples and _real_inputs(source, tower, samples)
         if to == "onnx":
-            write_onnx(graph, inputs, folder / f"{tower}.onnx", real)
+            write_onnx(graph, inputs, folder / f"{tower}.onnx", int8=precision == "int8")
         else:
+            real = _real_inputs(source, tower, samples) if samples else None
             write_openvino(graph, inputs, folder / f"{tower}.xml", real)
     made_with = ["clip-text", "torch", "onnx" if to == "onnx" else "openvino"]
-    if samples:
+    if precision == "int8":
         made_with.append("onnxruntime" if to == "onnx" else "nncf")
     return {package: version(package) for package in made_with}
 
@@ -187,21 +189,16 @@ def _describe(
     write_manifest(folder, manifest)
 
 
-def _write_immich(source: Encoder, folder: Path, samples: Calibration | None) -> None:
+def _write_immich(source: Encoder, folder: Path, *, int8: bool) -> None:
     width = immich.immich_width(source.embed_dim)
     (folder / "textual").mkdir()
     (folder / "visual").mkdir()
     text = immich.Widened(TextGraph(source.model.text), width)
     tokens = _example(source, "text").to(torch.int32)
-    real_texts = samples and [{"text": each} for each in samples.tokens(source.tokenizer)]
-    write_onnx(text, {"text": tokens}, folder / "textual" / "model.onnx", real_texts)
+    write_onnx(text, {"text": tokens}, folder / "textual" / "model.onnx", int8=int8)
     image = immich.Widened(immich.Normalised(source.model.visual), width)
     pixels = source.to_input(_example(source, "image").numpy()).contiguous()
-    real_pictures = samples and [
-        {"image": source.to_input(each).contiguous().numpy()}
-        for each in samples.pixels(source.preprocessing)
-    ]
-    write_onnx(image, {"image": pixels}, folder / "visual" / "model.onnx", real_pictures)
+    write_onnx(image, {"image": pixels}, folder / "visual" / "model.onnx", int8=int8)
     immich.write_parts(source.checkpoint, folder)
 
 

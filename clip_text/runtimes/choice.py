@@ -68,8 +68,10 @@ def rows_of(name: str, fingerprint: str) -> str:
     """
     if precision_of(name) != "int8":
         return fingerprint
-    quantizer = nncf.quantizer if name == "openvino-int8" else onnx_quantization.quantizer
-    return digest(fingerprint, name, GRAPHS, quantizer(), bundled_calibration().digest)
+    by = (onnx_quantization.quantizer(),)
+    if name == "openvino-int8":
+        by = (nncf.quantizer(), bundled_calibration().digest)
+    return digest(fingerprint, name, GRAPHS, *by)
 
 
 def make_runtime(name: str, parts: Parts) -> Runtime:
@@ -217,26 +219,18 @@ def _onnxruntime_int8(parts: Parts) -> Runtime:
     onnx_quantization.check_installed()
     graphs = _OnnxGraphs(parts)
 
-    def text() -> bytes:
-        tokens = bundled_calibration().tokens(parts.tokenizer)
-        return onnx_quantization.quantize(graphs.text(), [{"tokens": each} for each in tokens])
-
-    def image() -> bytes:
-        pixels = bundled_calibration().pixels(parts.preprocessing)
-        return onnx_quantization.quantize(graphs.image(), [{"pixels": each} for each in pixels])
-
     def kept(name: str, make: Callable[[], bytes]) -> bytes:
         stamp = Stamp.here(rows_of("onnxruntime-int8", parts.fingerprint()))
         graph = stamp.fetch(name)
         if graph is None:
-            graph = make()
+            graph = onnx_quantization.quantize(make())
             stamp.keep(name, graph)
         return graph
 
     library = "ONNX Runtime in int8"
     return OnnxRuntime(
-        _or_say(partial(kept, "text-i8.onnx", text), library),
-        _or_say(partial(kept, "image-i8.onnx", image), library),
+        _or_say(partial(kept, "text-i8.onnx", graphs.text), library),
+        _or_say(partial(kept, "image-i8.onnx", graphs.image), library),
         "i8",
     )
 
