@@ -68,7 +68,7 @@ def rows_of(name: str, fingerprint: str) -> str:
     """
     if precision_of(name) != "int8":
         return fingerprint
-    by = (onnx_quantization.quantizer(),)
+    by: tuple[str, ...] = (onnx_quantization.quantizer(),)
     if name == "openvino-int8":
         by = (nncf.quantizer(), bundled_calibration().digest)
     return digest(fingerprint, name, GRAPHS, *by)

@@ -33,7 +33,7 @@ def quantize(graph: bytes) -> bytes:
 
     Ranges of activations are measured as the tower runs, so nothing is calibrated. Convolutions,
     which need calibration, stay in float32: the starter's pictures took four fifths of the time,
-    and were further from float (mean cosine 0.989) than OpenVINO's, which take half of it.
+    and were further from float (mean cosine 0.989) than OpenVINO's, which take three.
 
     Args:
         graph: An ONNX file of :func:`clip_text.runtimes.onnxruntime.convert`.
