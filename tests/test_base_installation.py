@@ -51,6 +51,7 @@ def cases(folder, tiny):
         ["data", "check", captions, *model],
         ["evaluate", "retrieval", captions, *model, "--worst", folder / "worst.png"],
         ["evaluate", "languages", captions, *model],
+        ["evaluate", "vectors", captions, *model],
         ["evaluate", "zero-shot", folder / "classes", *model, "--cache", folder / "cache"],
     ]
     drawn = folder / "drawn.png"
@@ -66,6 +67,7 @@ def cases(folder, tiny):
         ("evaluate", [*zero_shot, "--probe"]),
         ("robustness", ["evaluate", "robustness", captions, *model]),
         ("onnxruntime", ["export", tiny, folder / "exported", "--to", "onnx"]),
+        ("quantize", ["export", tiny, folder / "int8", "--to", "openvino", "--precision", "int8"]),
         ("train", ["train", "contrastive", captions, *model, *out]),
         ("train", ["train", "classifier", folder / "labels.tsv", *model, *out]),
         ("train", ["train", "ner", folder / "names.txt", *model, *out]),
