@@ -5,7 +5,7 @@
 plain         prints a line after every batch
 gated         prints a line before every batch and waits for one on stdin
 kill-at       kills itself (SIGKILL) before the SQL statement of that number
-kill-in-save  kills itself when the FAISS file is written but not yet in place
+kill-in-seal  kills itself when it seals the index, before the first file of it is on the disk
 count         prints how many SQL statements the run takes
 
 Without arguments, it reads them from stdin, as JSON lists, and forks a process for each,
@@ -23,6 +23,7 @@ from pathlib import Path
 from fakes import FakeEncoder
 
 import retrieval.catalogue.opening
+import retrieval.index.lifecycle
 from retrieval.ingest import index_folder
 
 BATCH_SIZE = 4
@@ -84,7 +85,8 @@ def main(mode: str, folder: str, index_dir: str, number: str = "0") -> None:
     watched = None
     if mode in {"kill-at", "count"}:
         watched = _watch_statements(int(number) if mode == "kill-at" else None)
-    if mode == "kill-in-save":
+    if mode == "kill-in-seal":
+        retrieval.index.lifecycle._TAIL_ROWS = retrieval.index.lifecycle._TAIL_SHARE = 0
         os.fsync = _die
     encoder = FakeEncoder(before_batch=_wait_for_leave if mode == "gated" else None)
     report = index_folder(

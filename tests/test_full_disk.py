@@ -126,17 +126,19 @@ def test_what_was_committed_before_the_disk_was_full_is_searchable(photos, run, 
 
 
 @pytest.mark.usefixtures("encoder")
-def test_a_vector_index_that_finds_no_room_is_built_again(photos, run, tmp_path, caplog):
+def test_sealing_that_finds_no_room_is_tried_again(photos, run, tmp_path, caplog, monkeypatch):
     store = tmp_path / "store"
     run("index", photos, "--index", store)
-    (store / "features.faiss").unlink()
-    with full_after(50_000):  # the log of SQLite needs 32,768
+    monkeypatch.setattr("retrieval.index.lifecycle._TAIL_ROWS", 0)
+    with full_after(40_000):  # the log of SQLite needs 32,768, the features 40,960
         code, out, _ = run("index", photos, "--index", store, "--json")
         assert (code, json.loads(out)["unchanged"]) == (0, 40)
         assert FULL in caplog.text
         code, out, _ = run("search", "x", "--index", store, "--json", "-k", 99)
         assert (code, len(json.loads(out)["hits"])) == (0, 40)
-    assert not [path for path in store.iterdir() if "features" in path.name]
+    assert {path.name for path in (store / "vectors").iterdir()} <= {"sealing.lock"}
+    assert run("index", photos, "--index", store)[0] == 0
+    assert (store / "vectors" / "CURRENT").exists()
 
 
 @pytest.mark.parametrize("size", [40_000, 90_000])

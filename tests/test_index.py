@@ -1,20 +1,64 @@
 """One contract for every VectorIndex: a new engine joins by one line in ENGINES."""
 
-import os
+from unittest import mock
 
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.catalogue import Catalogue
 from retrieval.catalogue.changes import Change
-from retrieval.errors import CorruptIndexError
-from retrieval.index import INDEX_NAME, FaissIndex, open_index, sync
-from retrieval.records import Picture
+from retrieval.features import unit_rows as held_as
+from retrieval.features import widened
+from retrieval.index import Recipe, SegmentedIndex
+from retrieval.index.lists import ListsSegment
+from retrieval.index.recipes import build_lists
+from retrieval.index.scoring import cosines, nearest_of
+from retrieval.index.segments import Allowed, FlatSegment, Part
 
-ENGINES = [FaissIndex]
+
+class SealedIndex(SegmentedIndex):
+    """Seals what it is given every other time, as if it had been read from files."""
+
+    turn = 0
+
+    def add(self, rows, features):
+        super().add(rows, features)
+        self.turn += 1
+        if self.turn % 2:
+            self.seal()
+
+    def seal(self):
+        parts = [part for part in self._parts if len(part)]
+        if parts:
+            rows = np.concatenate([part.rows for part in parts])
+            halves = np.concatenate([part.halves for part in parts])
+            order = np.argsort(rows)
+            self._sealed, self._tail = Part(self.segment(rows[order], halves[order])), ()
+
+    def segment(self, rows, halves):
+        return FlatSegment(rows, halves)
+
+
+class ListsIndex(SealedIndex):
+    """Seals into inverted lists, and looks into all of them, whatever it is asked."""
+
+    def segment(self, rows, halves):
+        if len(rows) < 8:
+            return FlatSegment(rows, halves)
+        recipe = Recipe("IVF4,SQfp16", probes=4, candidates=1000)
+        return ListsSegment(rows, halves, build_lists(recipe, halves), recipe)
+
+    def search(self, *args, **named):
+        with (
+            mock.patch("retrieval.index.lists._FEW", 0),
+            mock.patch("retrieval.index.lists._MOST_CANDIDATES", np.inf),
+        ):
+            return super().search(*args, **named)
+
+
+ENGINES = [SegmentedIndex, SealedIndex, ListsIndex]
 
 
 def unit_rows(count: int, embed_dim: int, seed: int) -> np.ndarray:
@@ -22,8 +66,14 @@ def unit_rows(count: int, embed_dim: int, seed: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+def held(features):
+    """What an engine holds of features: their fp16 roundings, as unit rows."""
+    return held_as(features.astype(np.float16))
+
+
 def brute_force(queries, features, rows, k):
     """Cosines in float64, ties by row, in plain numpy."""
+    features = held(features)
     cosines = (queries.astype(np.float64)[:, None] * features[None]).sum(axis=2)
     cosines = cosines.astype(np.float32).clip(-1, 1)
     order = [np.lexsort((rows, -line))[:k] for line in cosines]
@@ -45,11 +95,10 @@ def engine(request):
 class TestContract:
     def test_by_hand(self, engine):
         index = engine(2)
-        # Lengths differ on purpose: by L2 distance, row 7 would win over row 3.
-        index.add(numbers(3, 7, 5), np.array([[0.6, 0.8], [0.1, 0.0], [-1, 0]], np.float32))
+        index.add(numbers(3, 7, 5), np.array([[0.6, 0.8], [0.8, -0.6], [-1, 0]], np.float32))
         scores, rows = index.search(np.array([[1, 0], [0, 1]], np.float32), 3)
-        assert rows.tolist() == [[3, 7, 5], [3, 5, 7]]
-        assert scores == pytest.approx(np.array([[0.6, 0.1, -1.0], [0.8, 0.0, 0.0]]))
+        assert rows.tolist() == [[7, 3, 5], [3, 5, 7]]
+        assert scores == pytest.approx(np.array([[0.8, 0.6, -1.0], [0.8, 0.0, -0.6]]), abs=5e-4)
         assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
 
     def test_an_empty_index_has_no_hits(self, engine):
@@ -69,9 +118,9 @@ class TestContract:
         pages = iter([(numbers(2), features[3:]), (numbers(5), features[:1])])
         index.apply(Change(2, numbers(1, 9), numbers(2, 5), pages))
         assert len(index) == 3
-        held, rows = features[[3, 2, 0]], numbers(2, 3, 5)
+        left, rows = features[[3, 2, 0]], numbers(2, 3, 5)
         scores, found = index.search(features, 9)
-        wanted, order = brute_force(features, held, rows, 9)
+        wanted, order = brute_force(features, left, rows, 9)
         assert found.tolist() == order.tolist()
         assert scores == pytest.approx(wanted)
 
@@ -145,6 +194,21 @@ class TestContract:
         scores, rows = index.search(features[:1], 1)
         assert (rows.tolist(), scores[0, 0]) == ([[3]], pytest.approx(1.0))
 
+    def test_a_filter_leaves_what_it_names(self, engine):
+        index, features = engine(8), unit_rows(20, 8, 4)
+        index.add(np.arange(10), features[:10])
+        index.add(np.arange(10, 20), features[10:])
+        index.remove(numbers(4))
+        among = numbers(1, 4, 5, 12, 19, 77)
+        scores, rows = index.search(features[:3], 9, among)
+        there = numbers(1, 5, 12, 19)
+        expected = brute_force(features[:3], features[there], there, 9)
+        assert (scores.tolist(), rows.tolist()) == tuple(part.tolist() for part in expected)
+        assert index.search(features[:3], 2, among)[1].tolist() == expected[1][:, :2].tolist()
+        for none in (numbers(), numbers(4, 77)):
+            scores, rows = index.search(features[:3], 5, none)
+            assert (scores.shape, rows.shape) == ((3, 0), (3, 0))
+
     def test_a_copy_is_independent(self, engine):
         index = engine(4)
         index.add(numbers(1, 2), unit_rows(2, 4, 0))
@@ -154,52 +218,6 @@ class TestContract:
         assert (sorted(index.rows.tolist()), sorted(twin.rows.tolist())) == ([1, 2], [2, 5])
         del index
         assert twin.search(unit_rows(1, 4, 1), 1)[1].tolist() == [[5]]
-
-    def test_saved_and_loaded_it_is_the_same(self, engine, tmp_path):
-        path = tmp_path / "索引.bin"
-        index = engine(16)
-        index.add(numbers(5, 2**40), unit_rows(2, 16, 0))
-        index.save(path, "stamp:7")
-        loaded, stamp = engine.load(path)
-        queries = unit_rows(3, 16, 1)
-        assert stamp == "stamp:7"
-        assert loaded.embed_dim == 16
-        for ours, theirs in zip(index.search(queries, 2), loaded.search(queries, 2), strict=True):
-            assert ours.tobytes() == theirs.tobytes()
-        loaded.add(numbers(6), unit_rows(1, 16, 3))
-        assert (len(loaded), len(index)) == (3, 2)
-        assert [left.name for left in tmp_path.iterdir()] == [path.name]
-
-    def test_a_failed_save_leaves_the_file_before(self, engine, tmp_path, monkeypatch):
-        path = tmp_path / "index"
-        index = engine(4)
-        index.save(path, "before")
-
-        def full(_: int) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            index.save(path, "after")
-        assert engine.load(path)[1] == "before"
-        assert [left.name for left in tmp_path.iterdir()] == [path.name]
-
-    def test_every_damage_to_the_file_is_found(self, engine, tmp_path):
-        path = tmp_path / "index"
-        index = engine(8)
-        index.add(np.arange(20), unit_rows(20, 8, 0))
-        index.save(path, "stamp")
-        sound = path.read_bytes()
-        damaged = [b"", b"\n", b"{}\n1234", b"[]\n1234", sound[:-1], sound[: len(sound) // 2]]
-        damaged += [sound + b"\0", sound[:10]]
-        for place in range(0, len(sound), 37):
-            damaged.append(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
-        for content in damaged:
-            path.write_bytes(content)
-            with pytest.raises(CorruptIndexError):
-                engine.load(path)
-        with pytest.raises(FileNotFoundError):
-            engine.load(tmp_path / "nothing")
 
     def test_what_does_not_fit_is_refused(self, engine):
         index = engine(4)
@@ -235,134 +253,175 @@ def cases(draw):
     return rows, pool[rng.integers(0, distinct, count)], removed, queries
 
 
-@given(case=cases(), k=st.integers(1, 70))
+@given(case=cases(), k=st.integers(1, 70), among=st.none() | st.sets(st.integers(0, 70)))
+@settings(max_examples=60)
 @pytest.mark.parametrize("engine_type", ENGINES)
-def test_search_equals_brute_force(engine_type, case, k):
+def test_search_equals_brute_force(engine_type, case, k, among):
     rows, features, removed, queries = case
     index = engine_type(24)
     half = len(rows) // 2
     index.add(rows[:half], features[:half])
     index.add(rows[half:], features[half:])
     index.remove(removed)
+    allowed = None if among is None else np.array(sorted(among), np.int64)
     keep = ~np.isin(rows, removed)
-    scores, found = index.search(queries, k)
+    if allowed is not None:
+        keep &= np.isin(rows, allowed)
+    scores, found = index.search(queries, k, allowed)
     expected_scores, expected_rows = brute_force(queries, features[keep], rows[keep], k)
     assert found.tolist() == expected_rows.tolist()
     assert scores.tolist() == expected_scores.tolist()
 
 
-# The file is derived from the catalogue
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["seal", "copy", "search", *["apply"] * 4]),
+        st.sets(st.integers(1, 40), max_size=12),
+        st.sets(st.integers(1, 40), max_size=12),
+    ),
+    max_size=12,
+)
 
 
-def picture(name: str) -> Picture:
-    path = f"/p/{name}".encode()
-    return Picture(b"/p", path, name, 1, 1, path, None, None, None, "{}")
+@given(steps=steps, seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
+def test_any_sequence_of_steps_equals_a_plain_mapping(steps, seed):
+    index, plain, kept = SealedIndex(8), {}, []
+    rng = np.random.default_rng(seed)
+    pool = unit_rows(12, 8, seed)  # few, so that ties matter
+
+    def check(index, plain):
+        rows = np.array(sorted(plain), np.int64)
+        features = np.array([plain[row] for row in sorted(plain)], np.float32).reshape(-1, 8)
+        scores, found = index.search(pool[:3], 7)
+        expected = brute_force(pool[:3], features, rows, 7)
+        assert (scores.tolist(), found.tolist()) == tuple(part.tolist() for part in expected)
+        assert sorted(index.rows.tolist()) == rows.tolist()
+        assert index.tail + index.sealed - index.tombstones == len(index) == len(plain)
+
+    for what, written, removed in steps:
+        if what == "apply":
+            rows = np.array(sorted(written - removed), np.int64)
+            features = pool[rng.integers(0, len(pool), len(rows))]
+            pages = [(rows[i : i + 5], features[i : i + 5]) for i in range(0, len(rows), 5)]
+            index.apply(Change(1, np.array(sorted(removed), np.int64), rows, iter(pages)))
+            plain = {row: plain[row] for row in plain if row not in removed}
+            plain |= dict(zip(rows.tolist(), features, strict=True))
+        elif what == "seal":
+            index.seal()
+        elif what == "copy":
+            kept.append((index, dict(plain)))
+            index = index.copy()
+        check(index, plain)
+    for before, held_then in kept:  # what a copy does, its original does not see
+        check(before, held_then)
 
 
-@pytest.fixture
-def catalogue(tmp_path):
-    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=8) as opened:
-        with opened.transaction():
-            for i, feature in enumerate(unit_rows(5, 8, 0)):
-                opened.add(picture(str(i)), feature)
-        yield opened
+# What segments are made of
 
 
-def same_as_catalogue(index: FaissIndex, catalogue: Catalogue) -> bool:
-    fresh, generation = sync(FaissIndex(8), 0, catalogue)
-    queries = unit_rows(4, 8, 9)
-    ours, theirs = index.search(queries, 99), fresh.search(queries, 99)
-    return generation == catalogue.generation and all(
-        a.tolist() == b.tolist() for a, b in zip(ours, theirs, strict=True)
-    )
-
-
-def change(catalogue: Catalogue) -> None:
-    with catalogue.transaction():
-        catalogue.remove([2])
-        catalogue.replace(4, picture("3"), unit_rows(1, 8, 77)[0])
-        catalogue.add(picture("new"), unit_rows(1, 8, 78)[0])
-
-
-def test_sync_touches_only_what_changed(catalogue, monkeypatch):
-    index, generation = sync(FaissIndex(8), 0, catalogue)
-    assert same_as_catalogue(index, catalogue)
-    change(catalogue)
-    added: list[int] = []
-    real_add = FaissIndex.add
-
-    def watched_add(self, rows, features):
-        added.extend(rows.tolist())
-        real_add(self, rows, features)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FaissIndex, "add", watched_add)
-        index, later = sync(index, generation, catalogue)
-    assert added == [4, 6]
-    assert later == generation + 1
-    assert sorted(index.rows.tolist()) == [1, 3, 4, 5, 6]
-    assert same_as_catalogue(index, catalogue)
-
-
-def test_a_missing_file_is_written(tmp_path, catalogue):
-    index, generation = open_index(tmp_path, catalogue)
-    assert same_as_catalogue(index, catalogue)
-    loaded, stamp = FaissIndex.load(tmp_path / INDEX_NAME)
-    assert stamp == f"{catalogue.uid}:{generation}"
-    assert same_as_catalogue(loaded, catalogue)
-
-
-def test_a_stale_file_is_brought_up_to_date(tmp_path, catalogue):
-    open_index(tmp_path, catalogue)
-    change(catalogue)
-    assert same_as_catalogue(open_index(tmp_path, catalogue)[0], catalogue)
-    assert same_as_catalogue(FaissIndex.load(tmp_path / INDEX_NAME)[0], catalogue)
-
-
-@pytest.mark.parametrize("content", [b"", b"rubbish", b'{"format": "other-1", "stamp": "x"}\n1234'])
-def test_a_damaged_file_is_rebuilt_and_said_so(tmp_path, catalogue, content, caplog):
-    (tmp_path / INDEX_NAME).write_bytes(content)
-    assert same_as_catalogue(open_index(tmp_path, catalogue)[0], catalogue)
-    assert "rebuilding" in caplog.text
-    assert same_as_catalogue(FaissIndex.load(tmp_path / INDEX_NAME)[0], catalogue)
-
-
-def test_a_file_of_another_catalogue_or_a_later_one_is_not_believed(tmp_path, catalogue):
-    wrong = FaissIndex(8)
-    wrong.add(numbers(1), unit_rows(1, 8, 5))
-    for stamp in (f"other:{catalogue.generation}", f"{catalogue.uid}:{catalogue.generation + 1}"):
-        wrong.save(tmp_path / INDEX_NAME, stamp)
-        assert same_as_catalogue(open_index(tmp_path, catalogue)[0], catalogue)
-
-
-def test_a_sound_file_is_not_written_again(tmp_path, catalogue):
-    open_index(tmp_path, catalogue)
-    before = (tmp_path / INDEX_NAME).stat()
-    open_index(tmp_path, catalogue)
-    after = (tmp_path / INDEX_NAME).stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-
-
-def test_an_index_that_cannot_be_kept_still_serves(tmp_path, catalogue, monkeypatch, caplog):
-    def full(self, path, stamp):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(FaissIndex, "save", full)
-    assert same_as_catalogue(open_index(tmp_path, catalogue)[0], catalogue)
-    assert "No space left" in caplog.text
-
-
-def test_what_a_killed_save_left_is_swept_after_an_hour(tmp_path):
-    old, young = tmp_path / ".index.old", tmp_path / ".index.young"
-    for left in (old, young):
-        left.touch()
-    os.utime(old, (0, 0))
-    FaissIndex(4).save(tmp_path / "index", "s")
-    assert (old.exists(), young.exists()) == (False, True)
+def test_the_tail_stays_a_few_parts_and_copies_share_them():
+    index, features = SegmentedIndex(8), unit_rows(64, 8, 0)
+    for row in range(64):
+        index.add(numbers(row), features[row : row + 1])
+        assert len(index._tail) <= 7
+    assert [len(part) for part in index._tail] == [64]
+    twin = index.copy()
+    twin.add(numbers(99), features[:1])
+    assert twin._tail[0] is index._tail[0]
+    assert (len(index), len(twin)) == (64, 65)
 
 
 def test_faiss_holds_an_exact_inner_product():
     """The scar of vicinity: L2 searched under the name of cosine."""
-    held = FaissIndex(4)._faiss
-    assert held.metric_type == faiss.METRIC_INNER_PRODUCT
-    assert isinstance(faiss.downcast_index(held.index), faiss.IndexFlatIP)
+    flat = FlatSegment(numbers(1), np.ones((1, 4), np.float16))._flat
+    assert flat.metric_type == faiss.METRIC_INNER_PRODUCT
+    lists = build_lists(Recipe("IVF2,SQfp16"), unit_rows(80, 4, 0).astype(np.float16))
+    assert lists.metric_type == faiss.METRIC_INNER_PRODUCT
+
+
+def test_halves_stand_for_unit_rows_and_rounding_them_again_changes_nothing():
+    halves = unit_rows(500, 64, 0).astype(np.float16)
+    rows = held_as(halves)
+    assert np.linalg.norm(rows.astype(np.float64), axis=1) == pytest.approx(1, abs=1e-6)
+    assert (rows.astype(np.float16) == halves).all()
+    assert held_as(np.zeros((1, 4), np.float16)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_the_nearest_of_many_are_those_of_all_scores():
+    halves = np.repeat(unit_rows(400, 32, 1), 5, axis=0).astype(np.float16)
+    query = unit_rows(1, 32, 2)[0]
+    scores = cosines(query, halves)
+    order = np.lexsort((np.arange(len(halves)), -scores))[:13]
+    found, positions = nearest_of(query, halves, 13)
+    assert positions.tolist() == order.tolist()
+    assert found.tolist() == scores[order].tolist()
+    some = np.arange(3, 2000, 7)
+    assert set(nearest_of(query, halves, 13, some)[1].tolist()) <= set(some.tolist())
+
+
+# What may miss some: recall against exact, and never a wrong score
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """Features around 60 centres, which number they belong to, and queries off their cone."""
+    rng = np.random.default_rng(0)
+    centres, shift = rng.standard_normal((60, 64)), rng.standard_normal((2, 64))
+    label = rng.integers(0, 60, 12_000)
+    features = shift[0] + centres[label] + 0.6 * rng.standard_normal((len(label), 64))
+    queries = shift[1] + centres[rng.integers(0, 60, 40)] + 0.6 * rng.standard_normal((40, 64))
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (features, queries)]
+    return unit[0].astype(np.float16), unit[1].astype(np.float32), label
+
+
+@pytest.fixture(scope="module", params=["IVF110,SQfp16", "IVF110,PQ32x4fs"])
+def approximate(request, clustered):
+    recipe = Recipe(request.param, probes=24, candidates=200)
+    halves = clustered[0]
+    rows = np.arange(5, 5 + len(halves))
+    with mock.patch("retrieval.index.lists._FEW", 100):
+        yield ListsSegment(rows, halves, build_lists(recipe, halves), recipe)
+
+
+class TestApproximate:
+    def recall(self, segment, queries, k, allowed=None):
+        found = segment.nearest(queries, k, allowed)
+        places = None if allowed is None else allowed.positions
+        shares = []
+        for query, (scores, positions) in zip(queries, found, strict=True):
+            assert len(positions) == k
+            assert scores.tolist() == cosines(query, segment.halves[positions]).tolist()
+            assert (scores[:-1] >= scores[1:]).all()
+            if allowed is not None:
+                assert allowed.mask[positions].all()
+            best = nearest_of(query, segment.halves, k, places)[1]
+            shares.append(len(np.intersect1d(best, positions)) / k)
+        return np.mean(shares)
+
+    @pytest.mark.parametrize("k", [1, 10, 100])
+    def test_hardly_anything_is_missed(self, approximate, clustered, k):
+        assert self.recall(approximate, clustered[1], k) >= 0.97
+
+    @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+    def test_nor_behind_a_filter(self, approximate, clustered, share):
+        mask = np.random.default_rng(1).random(len(clustered[0])) < share
+        assert self.recall(approximate, clustered[1], 10, Allowed(mask)) >= 0.97
+
+    @pytest.mark.parametrize("cluster", [3, 40])
+    def test_nor_behind_a_filter_that_is_one_cluster(self, approximate, clustered, cluster):
+        """However far it lies from the query."""
+        allowed = Allowed(clustered[2] == cluster)
+        assert allowed.count > 100
+        assert self.recall(approximate, clustered[1], 10, allowed) >= 0.98
+
+    def test_more_than_the_nearest_lists_hold_is_given_all_the_same(self, approximate, clustered):
+        for k in (700, 5_000, len(clustered[0])):
+            (found,) = approximate.nearest(clustered[1][:1], k, None)
+            assert len(np.unique(found[1])) == k
+
+
+def test_fp16_is_widened_exactly():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)][None]
+    assert widened(finite).tobytes() == finite.astype(np.float32).tobytes()

@@ -1,5 +1,6 @@
 """``clip-text index info``, ``verify`` and ``remove``."""
 
+import hashlib
 import json
 import sqlite3
 
@@ -10,7 +11,8 @@ from older_catalogues import as_schema_1
 
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock
 from retrieval.errors import IndexLockedError
-from retrieval.index import INDEX_NAME, FaissIndex, verify
+from retrieval.index import compact, verify
+from retrieval.index.sealed import current
 from retrieval.ingest import IndexWriter, index_folder
 from retrieval.search import Searcher
 
@@ -33,7 +35,13 @@ def index_dir(photos):
         index_folder(photos / folder, photos / "index", ENCODER)
     with IndexWriter.open(photos / "index") as writer:
         writer.add("an item", feature=np.eye(16, dtype=np.float32)[0])
+    compact(photos / "index")
     return photos / "index"
+
+
+def features_of(index_dir):
+    """The file of the sealed segment that holds features."""
+    return index_dir / "vectors" / current(index_dir) / "features.npy"
 
 
 def ids(index_dir):
@@ -70,8 +78,19 @@ def test_info_tells_what_there_is(run, index_dir, photos):
     assert told["roots"] == {str(photos / "p"): 4, str(photos / "q"): 3}
     assert (told["schema_version"], told["embed_dim"], told["fingerprint"]) == (2, 16, "fake-1")
     assert (told["generation"], told["precisions"]) == (3, [])
-    assert told["vectors"] == {"state": "up to date", "generation": 3, "generations_behind": 0}
-    sizes = {path.name: path.stat().st_size for path in index_dir.iterdir()}
+    vectors = told["vectors"]
+    assert vectors.pop("bytes") == sum(
+        f.stat().st_size for f in features_of(index_dir).parent.glob("*.npy")
+    )
+    assert vectors == {
+        **{"state": "up to date", "generation": 3, "recipe": "exact"},
+        **{"sealed": 8, "tail": 0, "tombstones": 0},
+    }
+    sizes = {
+        path.relative_to(index_dir).as_posix(): path.stat().st_size
+        for path in index_dir.rglob("*")
+        if path.is_file()
+    }
     assert told["files"] == sizes
     assert told["total_bytes"] == sum(sizes.values())
     code, out, _ = run("index", "info", "--index", index_dir)
@@ -83,14 +102,13 @@ def test_info_tells_what_there_is(run, index_dir, photos):
 @pytest.mark.parametrize(
     ("state", "spoil"),
     [
-        ("not made yet", lambda file, _: file.unlink()),
         ("damaged", lambda file, _: file.write_bytes(b"x")),
         ("of another catalogue", lambda _, folder: alter(folder, "UPDATE meta SET value = 'x' "
                                                          "WHERE key = 'uid'")),
     ],
 )  # fmt: skip
 def test_info_tells_the_state_of_the_vectors(run, index_dir, state, spoil):
-    spoil(index_dir / INDEX_NAME, index_dir)
+    spoil(features_of(index_dir), index_dir)
     _, out, _ = run("index", "info", "--index", index_dir, "--json")
     assert json.loads(out)["vectors"] == {"state": state}
 
@@ -100,7 +118,14 @@ def test_info_tells_how_far_the_vectors_are_behind(run, index_dir):
         catalogue.remove([1])
     _, out, _ = run("index", "info", "--index", index_dir, "--json")
     vectors = json.loads(out)["vectors"]
-    assert vectors == {"state": "behind", "generation": 3, "generations_behind": 1}
+    assert (vectors["state"], vectors["generation"], vectors["tombstones"]) == ("behind", 3, 1)
+
+
+def test_info_tells_that_nothing_is_sealed(run, photos):
+    index_folder(photos / "p", photos / "small", ENCODER)
+    _, out, _ = run("index", "info", "--index", photos / "small", "--json")
+    vectors = json.loads(out)["vectors"]
+    assert vectors == {"state": "not sealed", "sealed": 0, "tail": 4, "tombstones": 0}
 
 
 # verify
@@ -120,27 +145,36 @@ def test_an_index_of_schema_1_is_checked_as_it_is(photos, run):
     assert json.loads(out)["schema_version"] == 1
 
 
+def rewrite(index_dir, file, change):
+    """Give a sealed segment another array that its manifest calls sound."""
+    folder = index_dir / "vectors" / current(index_dir)
+    array = np.load(folder / file)
+    change(array)
+    np.save(folder / file, array)
+    content = (folder / file).read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][file] = [len(content), hashlib.blake2b(content, digest_size=16).hexdigest()]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def spoil_vectors(index_dir):
-    """A file that is whole and claims to be up to date, but holds a wrong feature."""
-    index, stamp = FaissIndex.load(index_dir / INDEX_NAME)
-    held = index.features_of(np.array([2]))
-    index.remove(np.array([2]))
-    index.add(np.array([2]), -held)
-    index.save(index_dir / INDEX_NAME, stamp)
+    rewrite(index_dir, "features.npy", lambda features: np.negative(features[1:2], features[1:2]))
 
 
 def lose_a_vector(index_dir):
-    index, stamp = FaissIndex.load(index_dir / INDEX_NAME)
-    index.remove(np.array([2]))
-    index.save(index_dir / INDEX_NAME, stamp)
+    rewrite(index_dir, "rows.npy", lambda rows: np.add(rows[-1:], 1, rows[-1:]))
+
+
+def flip_a_bit(index_dir):
+    file = features_of(index_dir)
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 DERIVED = {
     "another feature for row 2": spoil_vectors,
     "other rows": lose_a_vector,
-    "checksum": lambda folder: (folder / INDEX_NAME).write_bytes(
-        (folder / INDEX_NAME).read_bytes()[:-1] + b"\0"
-    ),
+    "digest": flip_a_bit,
     "of another catalogue": lambda folder: alter(
         folder, "UPDATE meta SET value = 'x' WHERE key = 'uid'"
     ),
@@ -203,7 +237,7 @@ def test_an_index_of_sqlite_that_does_not_fit_is_rebuilt(run, index_dir):
 
 
 def test_repairing_waits_for_no_other_writer(index_dir):
-    (index_dir / INDEX_NAME).write_bytes(b"x")
+    flip_a_bit(index_dir)
     with IndexLock(index_dir):
         assert len(verify(index_dir).problems) == 1
         with pytest.raises(IndexLockedError):

@@ -17,7 +17,7 @@ from retrieval.errors import (
     ItemError,
     ItemNotFoundError,
 )
-from retrieval.index import INDEX_NAME
+from retrieval.index import open_index
 from retrieval.ingest import IndexWriter, Item, index_folder
 from retrieval.search import Searcher
 
@@ -274,9 +274,18 @@ def test_there_is_one_writer_and_readers_see_what_it_has_acknowledged(index_dir,
             assert len(searcher.search_features(unit_row(1)[None])[0]) == 1
             searcher.refresh()
             assert len(searcher.search_features(unit_row(1)[None])[0]) == 2
-        (index_dir / INDEX_NAME).unlink(missing_ok=True)
         writer.close()  # and once more at the end of the block
-    assert (index_dir / INDEX_NAME).exists(), "closing brings the vector index up to date"
+    assert not (index_dir / "vectors").exists()  # not for two
+
+
+def test_closing_seals_what_is_due(index_dir, encoder, monkeypatch):
+    monkeypatch.setattr("retrieval.index.lifecycle._TAIL_ROWS", 1)
+    with IndexWriter.open(index_dir, encoder) as writer:
+        writer.add("a", feature=unit_row(1))
+        writer.add("b", feature=unit_row(2))
+    with Catalogue.open(index_dir) as catalogue:
+        index, _ = open_index(index_dir, catalogue)
+    assert (index.sealed, index.tail) == (2, 0)
 
 
 def test_acknowledged_writes_are_on_the_disk(writer):

@@ -16,7 +16,7 @@ from older_catalogues import as_schema_1
 
 from retrieval.catalogue.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import IndexLockedError, IndexNotFoundError
-from retrieval.index import INDEX_NAME, FaissIndex
+from retrieval.index import compact
 from retrieval.ingest import index_folder
 from retrieval.search import Searcher
 
@@ -128,9 +128,6 @@ class Case:
         index_folder(self.folder, index_dir, FakeEncoder(), batch_size=BATCH_SIZE)
         assert dump(index_dir) == self.expected
         check_sound(index_dir)
-        with Catalogue.open(index_dir) as catalogue:
-            _, stamp = FaissIndex.load(index_dir / INDEX_NAME)
-            assert stamp == f"{catalogue.uid}:{catalogue.generation}"
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +167,19 @@ def test_killed_from_outside_at_moments_nobody_chose(case, tmp_path, lines):
     case.check_resumed(index_dir)
 
 
-def test_killed_while_the_faiss_file_is_written(case, tmp_path):
-    index_dir = case.lagging(tmp_path.name)
-    code, _ = case.run("kill-in-save", case.folder, index_dir)
+@pytest.mark.parametrize("sealed_before", [False, True])
+def test_killed_while_the_index_is_sealed(case, tmp_path, sealed_before):
+    index_dir = case.lagging(f"{tmp_path.name}-{sealed_before}")
+    if sealed_before:
+        compact(index_dir)
+    code, _ = case.run("kill-in-seal", case.folder, index_dir)
     assert code == -signal.SIGKILL
     assert dump(index_dir) == case.expected
+    assert list((index_dir / "vectors").glob("*.partial"))
     case.check_resumed(index_dir)
+    compact(index_dir)
+    assert not list((index_dir / "vectors").glob("*.partial"))
+    check_sound(index_dir)
 
 
 def test_killed_again_and_again_it_still_gets_there(case, tmp_path):

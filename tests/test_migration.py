@@ -126,7 +126,6 @@ def test_a_searcher_at_work_takes_the_upgraded_one_over(tmp_path):
         save_picture(folder / f"{i}.png", i)
     index_folder(folder, index_dir, encoder)
     as_schema_1(index_dir)
-    (index_dir / "features.faiss").unlink()
     with Searcher.open(index_dir, encoder) as searcher:
         before = searcher.search("猫", 5)
         save_picture(folder / "5.png", 5)

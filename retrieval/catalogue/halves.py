@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import EncoderError
+from retrieval.features import unit_rows
 from retrieval.protocols import Feature, Features
 
 __all__ = ["HALF", "SINGLE", "StoredFeature", "as_stored", "decode", "encode", "to_halves"]
@@ -14,8 +15,6 @@ SINGLE = np.dtype("<f4")
 
 StoredFeature = NDArray[np.float16]
 """One row in the very digits that are stored, float16 [embed_dim]; stored again it is the same."""
-
-_BLOCK = 4096  # rows
 
 
 def encode(feature: Feature | StoredFeature, embed_dim: int) -> bytes:
@@ -42,14 +41,8 @@ def decode(blobs: list[bytes], dtype: np.dtype[np.floating]) -> Features:
         blobs: As stored, all of one width.
         dtype: What they hold: HALF, or SINGLE from schema 1.
     """
-    rows = np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), -1).astype(np.float32)
-    if dtype == HALF:
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            lengths = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
-            lengths[lengths == 0.0] = 1.0  # damaged; verifying tells of it
-            block /= lengths[:, None].astype(np.float32)
-    return rows
+    rows = np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), -1)
+    return unit_rows(rows) if dtype == HALF else rows.astype(np.float32)
 
 
 def as_stored(blob: bytes) -> StoredFeature:

@@ -1,12 +1,11 @@
 """What an engine of vectors does, whichever library does it."""
 
-from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from retrieval.catalogue.changes import Change
 from retrieval.protocols import Features, Rows, Scores
 
-__all__ = ["AnyIndex", "FileIndex", "VectorIndex"]
+__all__ = ["AnyIndex", "LocalIndex", "VectorIndex"]
 
 
 class VectorIndex(Protocol):
@@ -54,25 +53,11 @@ class VectorIndex(Protocol):
         ...
 
 
-class FileIndex(VectorIndex, Protocol):
-    """An engine within this process whose state is one file: it can be copied, written and read."""
+class LocalIndex(VectorIndex, Protocol):
+    """An engine within this process, whose state can be kept while another goes on."""
 
     def copy(self) -> Self:
-        """Make an independent index with the same content."""
-        ...
-
-    def save(self, path: Path, stamp: str) -> None:
-        """Write the index to a file in one step, with a stamp saying what it was built from."""
-        ...
-
-    @classmethod
-    def load(cls, path: Path) -> tuple[Self, str]:
-        """Read an index and its stamp.
-
-        Raises:
-            FileNotFoundError: If there is no file.
-            CorruptIndexError: If the file is damaged or of another format.
-        """
+        """Make an independent index with the same content, at a cost that its size hardly moves."""
         ...
 
 

@@ -1,53 +1,39 @@
-"""The index of a catalogue: opened in whatever state its file is, and kept up to date."""
+"""The index of a catalogue: opened in whatever state its files are, kept up to date, sealed."""
 
+import contextlib
 import logging
 from pathlib import Path
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import CorruptIndexError
+from retrieval.errors import CorruptIndexError, IndexLockedError
 from retrieval.index.engine import AnyIndex
-from retrieval.index.faiss import FaissIndex
+from retrieval.index.recipes import Recipe, choose_recipe
+from retrieval.index.sealed import Manifest, current, read_manifest, read_segment, seal
+from retrieval.index.segmented import SegmentedIndex
 
-__all__ = ["INDEX_NAME", "open_index", "sync"]
+__all__ = ["compact", "follow", "open_index", "seal_if_due", "state_of", "sync"]
 
-INDEX_NAME = "features.faiss"
 _LOG = logging.getLogger(__name__)
+# What indexes were kept in before there were segments; rebuilt from the catalogue, and deleted.
+_OLD_NAME = "features.faiss"
+# Sealing pays when so many rows came or went since, or this share of those that are sealed.
+_TAIL_ROWS = 10_000
+_TAIL_SHARE = 0.05
+# A segment that is replaced while it is opened is gone; its successor is there.
+_ATTEMPTS = 5
 
 
-def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[FaissIndex, int]:
-    """Open the index of a catalogue, whatever state its file is in.
+def open_index(index_dir: Path, catalogue: Catalogue) -> tuple[SegmentedIndex, int]:
+    """Open the index of a catalogue, whatever state its files are in.
 
-    A file that is missing, damaged, stale or of another catalogue is brought up to date
-    and written again; where it cannot be written, the next call does the same work.
+    What is missing, damaged or of another catalogue is passed over: the index then holds all
+    features in memory. Nothing is written; :func:`seal_if_due` does that.
 
     Returns:
         The index, and the generation of the catalogue it holds.
     """
-    path = index_dir / INDEX_NAME
-    index, held = _load_of(path, catalogue) or (FaissIndex(catalogue.embed_dim), None)
-    index, generation = sync(index, held or 0, catalogue)
-    if generation != held:
-        try:
-            index.save(path, f"{catalogue.uid}:{generation}")
-        except OSError as error:
-            _LOG.warning("cannot keep the vector index in %s: %s", path, error)
-    return index, generation
-
-
-def _load_of(path: Path, catalogue: Catalogue) -> tuple[FaissIndex, int] | None:
-    """Read an index and its generation, if it is a past state of this catalogue."""
-    try:
-        index, stamp = FaissIndex.load(path)
-    except FileNotFoundError:
-        return None
-    except (CorruptIndexError, OSError) as error:
-        _LOG.warning("rebuilding the vector index from the catalogue: %s", error)
-        return None
-    uid, _, generation = stamp.partition(":")
-    # A later generation means that the catalogue was put back from a copy.
-    if uid != catalogue.uid or int(generation) > catalogue.generation:
-        return None
-    return index, int(generation)
+    index, generation = _open_sealed(index_dir, catalogue)
+    return sync(index, generation, catalogue)
 
 
 def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyIndex, int]:
@@ -66,3 +52,147 @@ def sync(index: AnyIndex, generation: int, catalogue: Catalogue) -> tuple[AnyInd
     with catalogue.changes(generation) as change:
         index.apply(change)
     return index, change.generation
+
+
+def follow(
+    index_dir: Path, index: SegmentedIndex, generation: int, catalogue: Catalogue
+) -> tuple[SegmentedIndex, int]:
+    """Give the present state of an index that is open, at a cost that follows what changed.
+
+    Args:
+        index_dir: Folder of the index.
+        index: Holds the catalogue's features as of ``generation``; it is not changed.
+        generation: Of the catalogue.
+        catalogue: The same that the index was opened for.
+
+    Returns:
+        Another index and its generation, or those that were given where nothing has changed.
+    """
+    if current(index_dir) != index.origin:
+        opened, sealed_at = _open_sealed(index_dir, catalogue)
+        if opened.origin != index.origin:
+            return sync(opened, sealed_at, catalogue)
+    if catalogue.generation == generation:
+        return index, generation
+    return sync(index.copy(), generation, catalogue)
+
+
+def seal_if_due(
+    index_dir: Path, catalogue: Catalogue, share: float | None = None
+) -> Manifest | None:
+    """Seal an index anew if much came or went since it was sealed; for whoever writes to it.
+
+    Few pictures stay unsealed: reading their features from the catalogue is as quick. Where the
+    files cannot be written, the index serves without them, and the next call tries again.
+
+    Args:
+        index_dir: Folder of the index.
+        catalogue: What it holds now.
+        share: Of what is sealed, how much must have come or gone; 5% by default.
+
+    Returns:
+        What was built, or None.
+    """
+    with contextlib.suppress(OSError):
+        (index_dir / _OLD_NAME).unlink()
+    count = len(catalogue)
+    manifest = _manifest_of(index_dir, catalogue)
+    sealed, since = (manifest.count, manifest.generation) if manifest else (0, 0)
+    came = len(catalogue.rows(since))
+    went = sealed + came - count
+    least = _TAIL_SHARE if share is None else share
+    if came + went <= max(_TAIL_ROWS, least * sealed):
+        return None
+    try:
+        return seal(index_dir, catalogue, choose_recipe)
+    except IndexLockedError:
+        return None  # another process is at it
+    except OSError as error:
+        _LOG.warning("cannot seal the vectors in %s: %s", index_dir, error)
+        return None
+
+
+def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:
+    """Seal an index anew: no tail and no tombstones are left. Searches and writers go on.
+
+    Args:
+        index_dir: Folder of the index.
+        recipe: How to build it; chosen by its size by default.
+
+    Returns:
+        What was built.
+
+    Raises:
+        IndexNotFoundError: If there is no index.
+        IndexLockedError: If another process is sealing.
+        OSError: If the disk is full, or the folder cannot be written. What was there stays.
+    """
+    with Catalogue.open(index_dir) as catalogue:
+        return seal(index_dir, catalogue, choose_recipe if recipe is None else lambda *_: recipe)
+
+
+def state_of(index_dir: Path, catalogue: Catalogue) -> dict[str, int | str]:
+    """Tell what the vector files of a catalogue hold, by name; numbers are counts.
+
+    Nothing but the manifest is read; :func:`~retrieval.index.sealed.verify` reads all.
+    """
+    name = current(index_dir)
+    if not name:
+        return {"state": "not sealed", "sealed": 0, "tail": len(catalogue), "tombstones": 0}
+    try:
+        manifest = read_manifest(index_dir, name)
+    except (CorruptIndexError, OSError):
+        return {"state": "damaged"}
+    if not _is_past_of(manifest, catalogue):
+        return {"state": "of another catalogue"}
+    tail = len(catalogue.rows(manifest.generation))
+    tombstones = manifest.count + tail - len(catalogue)
+    return {
+        "state": "behind" if tail or tombstones else "up to date",
+        "generation": manifest.generation,
+        "recipe": manifest.recipe.factory,
+        "sealed": manifest.count,
+        "tail": tail,
+        "tombstones": tombstones,
+        "bytes": manifest.bytes,
+    }
+
+
+def _open_sealed(index_dir: Path, catalogue: Catalogue) -> tuple[SegmentedIndex, int]:
+    """Open the sealed segment, if it is a past state of this catalogue; else an empty index."""
+    for _ in range(_ATTEMPTS):
+        name = current(index_dir)
+        if not name:
+            break
+        try:
+            manifest = read_manifest(index_dir, name)
+            if not _is_past_of(manifest, catalogue):
+                break
+            segment = read_segment(index_dir, name, manifest)
+        except CorruptIndexError as error:
+            _LOG.warning("searching without the sealed vectors: %s", error)
+            break
+        except OSError as error:
+            if current(index_dir) == name:
+                _LOG.warning("searching without the sealed vectors: %s", error)
+                break
+        else:
+            return SegmentedIndex(catalogue.embed_dim, segment, name), manifest.generation
+    return SegmentedIndex(catalogue.embed_dim), 0
+
+
+def _manifest_of(index_dir: Path, catalogue: Catalogue) -> Manifest | None:
+    try:
+        manifest = read_manifest(index_dir, current(index_dir))
+    except (CorruptIndexError, OSError):
+        return None
+    return manifest if _is_past_of(manifest, catalogue) else None
+
+
+def _is_past_of(manifest: Manifest, catalogue: Catalogue) -> bool:
+    # A later generation means that the catalogue was put back from a copy.
+    return (
+        manifest.uid == catalogue.uid
+        and manifest.embed_dim == catalogue.embed_dim
+        and manifest.generation <= catalogue.generation
+    )

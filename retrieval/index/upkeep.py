@@ -9,14 +9,13 @@ import numpy as np
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.catalogue.soundness import Problem, check_catalogue, mend_catalogue
-from retrieval.errors import CorruptIndexError
-from retrieval.index.faiss import FaissIndex
-from retrieval.index.lifecycle import INDEX_NAME, open_index
+from retrieval.index.lifecycle import state_of
+from retrieval.index.recipes import choose_recipe
+from retrieval.index.sealed import current, read_manifest, read_segment, seal
+from retrieval.index.sealed import verify as verify_sealed
 from retrieval.records import displayed
 
 __all__ = ["IndexInfo", "Verification", "describe", "verify"]
-
-_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def describe(index_dir: Path) -> IndexInfo:
             precisions=catalogue.precisions,
             uid=catalogue.uid,
             generation=catalogue.generation,
-            vectors=_describe_vectors(index_dir, catalogue),
+            vectors=state_of(index_dir, catalogue),
             files=dict(sorted(_files(index_dir))),
         )
 
@@ -117,9 +116,9 @@ def verify(index_dir: Path, *, repair: bool = False) -> Verification:
         kinds = {problem.kind for problem in verification.problems}
         if "catalogue" in kinds:
             verification.repaired = mend_catalogue(catalogue)
-        (index_dir / INDEX_NAME).unlink(missing_ok=True)
-        open_index(index_dir, catalogue)
-        verification.repaired.append("made the vector index again")
+        if current(index_dir):
+            seal(index_dir, catalogue, choose_recipe)
+            verification.repaired.append("sealed the vectors again")
         verification.problems = _check(index_dir, catalogue)
     return verification
 
@@ -130,53 +129,34 @@ def _check(index_dir: Path, catalogue: Catalogue) -> list[Problem]:
     return problems or _check_vectors(index_dir, catalogue)
 
 
-def _describe_vectors(index_dir: Path, catalogue: Catalogue) -> dict[str, int | str]:
-    """Tell what the vector files are derived from."""
-    try:
-        uid, generation = _parts(FaissIndex.read_stamp(index_dir / INDEX_NAME))
-    except FileNotFoundError:
-        return {"state": "not made yet"}
-    except (CorruptIndexError, OSError):
-        return {"state": "damaged"}
-    if uid != catalogue.uid or generation > catalogue.generation:
-        return {"state": "of another catalogue"}
-    behind = catalogue.generation - generation
-    state = "up to date" if behind == 0 else "behind"
-    return {"state": state, "generation": generation, "generations_behind": behind}
-
-
 def _check_vectors(index_dir: Path, catalogue: Catalogue) -> list[Problem]:
-    """Compare the vector file with the catalogue, as far as it claims to hold the same."""
-    try:
-        index, stamp = FaissIndex.load(index_dir / INDEX_NAME)
-    except FileNotFoundError:
-        return []  # made at the first search
-    except (CorruptIndexError, OSError) as error:
-        what: str | None = str(error)
-    else:
-        what = _difference(index, *_parts(stamp), catalogue)
-    remedy = "It is made again by the next search, or by repairing; nothing is lost."
+    """Compare the sealed vectors with their digests, and with the catalogue where they hold it."""
+    name = current(index_dir)
+    if not name:
+        return []  # what is small is not sealed
+    what = next(iter(verify_sealed(index_dir)), None) or _difference(index_dir, name, catalogue)
+    remedy = "They are sealed again by repairing; nothing is lost."
     return [Problem("vectors", what, remedy, is_derived=True)] if what else []
 
 
-def _difference(index: FaissIndex, uid: str, generation: int, catalogue: Catalogue) -> str | None:
-    """Tell in what an index differs from what it claims to be; None if in nothing."""
-    if uid != catalogue.uid or generation > catalogue.generation:
-        return f"{INDEX_NAME} is of another catalogue"
-    if generation < catalogue.generation:
+def _difference(index_dir: Path, name: str, catalogue: Catalogue) -> str | None:
+    """Tell in what a sound segment differs from what it claims to be; None if in nothing."""
+    manifest = read_manifest(index_dir, name)
+    if manifest.uid != catalogue.uid or manifest.generation > catalogue.generation:
+        return f"{name} is of another catalogue"
+    if manifest.generation < catalogue.generation:
         return None  # a past state, from which a search goes on
-    if not np.array_equal(np.sort(index.rows), catalogue.rows()):
-        return f"{INDEX_NAME} holds other rows than the catalogue"
+    segment = read_segment(index_dir, name, manifest)
+    if not np.array_equal(segment.rows, catalogue.rows()):
+        return f"{name} holds other rows than the catalogue"
+    start = 0
     for rows, features in catalogue.features():
-        off = np.abs(index.features_of(rows) - features).max(axis=1) > _TOLERANCE
+        held = segment.halves[start : start + len(rows)]
+        off = (held != features.astype(np.float16)).any(axis=1)
         if off.any():
-            return f"{INDEX_NAME} holds another feature for row {rows[off][0]}"
+            return f"{name} holds another feature for row {rows[off][0]}"
+        start += len(rows)
     return None
-
-
-def _parts(stamp: str) -> tuple[str, int]:
-    uid, _, generation = stamp.partition(":")
-    return uid, int(generation)
 
 
 def _files(index_dir: Path) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.errors import FolderError
-from retrieval.index import open_index
+from retrieval.index import seal_if_due
 from retrieval.ingest.items import resolve
 from retrieval.records import displayed
 
@@ -50,7 +50,7 @@ def remove_pictures(
                 removed += _remove_root(root, catalogue)
             for folder in folders:
                 removed += _remove_folder(folder, catalogue)
-        open_index(index_dir, catalogue)
+        seal_if_due(index_dir, catalogue)
     return removed
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
 from retrieval.errors import EncoderError
 from retrieval.features import check_unit_rows
-from retrieval.index import open_index
+from retrieval.index import BackgroundSealer, seal_if_due
 from retrieval.ingest.annotations import Annotations
 from retrieval.ingest.examine import Examined, Examiner, Verdict
 from retrieval.ingest.folders import (
@@ -105,14 +105,17 @@ def index_folder(
             annotations = Annotations(owner_of(root, catalogue), root)
             total = annotations.survey(walk)
             check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
-            run = _Run(root, catalogue, encoder, annotations, Pace(total, on_progress))
+            sealer = BackgroundSealer(index_dir)
+            pace = Pace(total, on_progress)
+            run = _Run(root, catalogue, encoder, annotations, pace, sealer=sealer)
             examiner = Examiner(catalogue, encoder.load_pixels, retry_failed=retry_failed)
             run.go_through(walk, examiner, batch_size, threads)
             report = run.report
+            sealer.wait()
         prune_or_tell(catalogue, report, prune=prune)
         report.total = len(catalogue)
         report.seconds = time.monotonic() - started
-        open_index(index_dir, catalogue)
+        seal_if_due(index_dir, catalogue)
     return report
 
 
@@ -164,6 +167,8 @@ class _Run:
         encoder: Encoder,
         annotations: Annotations,
         pace: Pace,
+        *,
+        sealer: BackgroundSealer,
     ) -> None:
         self._root = root
         self._owner = annotations.top
@@ -171,6 +176,7 @@ class _Run:
         self._encoder = encoder
         self._annotations = annotations
         self._pace = pace
+        self._sealer = sealer
         self._moved = MovedPictures(catalogue)
         self._adopted: Counter[bytes] = Counter()  # by the folder that pictures belonged to
         self._due: list[_Due] = []
@@ -231,6 +237,7 @@ class _Run:
                 else:
                     self._store(due, features)
             self._catalogue.mark_seen(due.examined.path for due in self._due)
+        self._sealer.note(sum(due.examined.verdict is not Verdict.SAME for due in self._due))
         self._due.clear()
         self._to_encode.clear()
         self._pace.tell(self.report)

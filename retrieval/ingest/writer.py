@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, StoredFeature
 from retrieval.errors import EncoderError, IndexNotFoundError, ItemError
 from retrieval.features import check_unit_rows
-from retrieval.index import open_index
+from retrieval.index import BackgroundSealer, seal_if_due
 from retrieval.ingest.examine import EXHAUSTED, hash_bytes, hash_file, reason_of
 from retrieval.ingest.items import (
     Item,
@@ -83,6 +83,7 @@ class IndexWriter:
         self._calls = threading.Lock()
         self._generation = catalogue.generation
         self._is_closed = False
+        self._sealer = BackgroundSealer(index_dir)
 
     @classmethod
     def open(
@@ -208,7 +209,9 @@ class IndexWriter:
             with self._catalogue.transaction():
                 if precisions:
                     self._catalogue.add_precision(None if None in precisions else precisions.pop())
-                return [self._store(picture, feature) for picture, feature in prepared]
+                rows = [self._store(picture, feature) for picture, feature in prepared]
+            self._sealer.note(len(rows))
+            return rows
 
     def update(
         self,
@@ -254,14 +257,18 @@ class IndexWriter:
             ItemNotFoundError: If no picture has one of the ids; none is forgotten then.
             ItemError: If one of the ids is that of several pictures.
         """
-        with self._calls, self._catalogue.transaction():
-            self._catalogue.remove(record.row for record in resolve(self._catalogue, ids))
+        with self._calls:
+            with self._catalogue.transaction():
+                gone = [record.row for record in resolve(self._catalogue, ids)]
+                self._catalogue.remove(gone)
+            self._sealer.note(len(gone))
 
     def close(self) -> None:
-        """Bring the vector index up to date, and let the next one write; a second time, nothing."""
+        """Seal the vectors anew where that is due, and let the next one write; twice is once."""
         with self._calls, self._held:
+            self._sealer.wait()
             if not self._is_closed and self._catalogue.generation != self._generation:
-                open_index(self._index_dir, self._catalogue)
+                seal_if_due(self._index_dir, self._catalogue)
             self._is_closed = True
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from retrieval.catalogue import Catalogue, Facet
 from retrieval.errors import IndexNotFoundError, QueryError
 from retrieval.features import check_unit_rows
 from retrieval.filters import Filter
-from retrieval.index import FileIndex, open_index, sync
+from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features, Rows
 from retrieval.records import Record
@@ -23,8 +23,8 @@ __all__ = ["Answer", "Hit", "Searcher"]
 
 _LAST_ROW = 2**63 - 1
 
-# Taking over another process's batches copies the index. Where that takes long, it is
-# done at most a tenth of the time.
+# Taking over another process's batches costs what they hold, or, where it has sealed the
+# index anew, opening it. Where that takes long, it is done at most a tenth of the time.
 _CHEAP_SECONDS = 0.1
 _REST_FACTOR = 9.0
 
@@ -94,7 +94,7 @@ class _State:
     """What one search reads; replaced as a whole, never changed."""
 
     catalogue: Catalogue
-    index: FileIndex
+    index: SegmentedIndex
     generation: int
 
 
@@ -106,7 +106,7 @@ class Searcher:
         index_dir: Path,
         encoder: Encoder,
         catalogue: Catalogue,
-        index: FileIndex,
+        index: SegmentedIndex,
         generation: int,
         *,
         classify: EncodeAndClassify | None = None,
@@ -351,10 +351,8 @@ class Searcher:
         is_past = feed.generation < now.generation  # put back from a copy
         if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
             return self._begin_anew(feed)
-        if feed.generation == now.generation:
-            return None
-        index, generation = sync(now.index.copy(), now.generation, feed)
-        return _State(now.catalogue, index, generation)
+        index, generation = follow(self._index_dir, now.index, now.generation, feed)
+        return None if index is now.index else _State(now.catalogue, index, generation)
 
     def _follow(self) -> Catalogue:
         """Give the connection that refreshes read over, to the file that is there now."""
