@@ -19,7 +19,7 @@ GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "vectors"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
-    "index": ("folder", "info", "remove", "verify"),
+    "index": ("folder", "info", "verify", "remove", "compact", "build", "advise"),
 }
 PAGES = ("export", "runtimes")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]

@@ -4,7 +4,7 @@ import typer
 
 from clip_text_cli import pictures
 from clip_text_cli.groups import with_default
-from clip_text_cli.index import upkeep
+from clip_text_cli.index import sealing, upkeep
 
 app = typer.Typer(
     cls=with_default("folder"),
@@ -22,6 +22,9 @@ app = typer.Typer(
     """,
 )
 app.command("folder")(pictures.index)
+app.command("compact")(sealing.compact)
+app.command("build")(sealing.build)
+app.command("advise")(sealing.advise)
 app.command("info")(upkeep.info)
 app.command("verify")(upkeep.verify)
 app.command("remove")(upkeep.remove)
