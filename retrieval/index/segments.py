@@ -3,6 +3,8 @@
 A :class:`Part` is a segment less the rows that went since; an index is a list of parts.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -20,6 +22,7 @@ __all__ = ["Allowed", "FlatSegment", "Part", "Segment"]
 # So few rows are scored one by one, rather than looked for among all.
 _FEW = 2048
 _BLOCK = 1024  # rows
+_WORTH_THREADS = 16  # queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +139,8 @@ class FlatSegment:
         still_open = np.arange(len(queries))
         fetch = min(k + 16, count)
         while len(still_open):
-            scores, found = self._flat.search(queries[still_open], fetch, params=params)
+            with _threads_for(len(still_open)):
+                scores, found = self._flat.search(queries[still_open], fetch, params=params)
             settled = scores[:, -1] < scores[:, k - 1] - margin
             if fetch == count:
                 settled[:] = True
@@ -145,6 +149,24 @@ class FlatSegment:
             still_open = still_open[~settled]
             fetch = min(2 * fetch, count)
         return candidates
+
+
+@contextlib.contextmanager
+def _threads_for(queries: int) -> Iterator[None]:
+    """Let FAISS compute few queries on the thread that asks.
+
+    It would wake a team of threads for them, which spin longer than they compute, and get in each
+    other's way where requests come side by side.
+    """
+    if queries >= _WORTH_THREADS:
+        yield
+        return
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # of this thread alone
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _farthest_from_1(halves: Halves) -> float:
