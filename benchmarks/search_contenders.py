@@ -185,7 +185,7 @@ class LanceDb(Contender):
         asked = self._table.search(query).distance_type("dot").nprobes(effort).refine_factor(30)
         if among is not None:
             raise NotImplementedError
-        return asked.limit(k).select(["id"]).to_arrow()["id"].to_numpy()
+        return asked.limit(k).select(["id", "_distance"]).to_arrow()["id"].to_numpy()
 
     @property
     def bytes(self) -> int:

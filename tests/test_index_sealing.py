@@ -35,9 +35,9 @@ def features():
 
 def test_recipes_by_the_number_of_rows():
     assert choose_recipe(50_000, 512) == EXACT
-    assert choose_recipe(50_001, 512) == Recipe("IVF447,PQ256x4fs", 64, 300)
-    assert choose_recipe(1_000_000, 512) == Recipe("IVF2000,PQ256x4fs", 200, 300)
-    assert choose_recipe(1_000_000, 511) == Recipe("IVF2000,SQfp16", 200, 32)
+    assert choose_recipe(50_001, 512) == Recipe("IVF447,PQ256x4fs", 89, 300)
+    assert choose_recipe(1_000_000, 512) == Recipe("IVF2000,PQ256x4fs", 400, 300)
+    assert choose_recipe(1_000_000, 511) == Recipe("IVF2000,SQfp16", 400, 32)
 
 
 def test_each_recipe_is_measured_against_exact_search(features, monkeypatch):

@@ -14,7 +14,7 @@ __all__ = ["EXACT", "Recipe", "build_lists", "choose_recipe", "factories"]
 
 _EXACT_UP_TO = 50_000
 # Lists that a query looks into: this share of them, and no fewer than so many.
-_PROBED = 0.1
+_PROBED = 0.2
 _LEAST_PROBES = 64
 _LEAST_FOR_CODES = 1000
 _PAGE = 16_384  # rows added at a time
