@@ -48,7 +48,7 @@ EXACT = Recipe("exact")
 
 
 def choose_recipe(count: int, embed_dim: int) -> Recipe:
-    """Choose by how many rows there are; docs/indexing.md has the figures.
+    """Choose by how many rows there are; docs/benchmarks.md has the figures.
 
     Args:
         count: Rows.
