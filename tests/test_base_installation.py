@@ -41,6 +41,8 @@ def cases(folder, tiny):
         ["index", "folder", folder / "images", "--index", index, *model],
         ["index", "info", "--index", index],
         ["index", "verify", "--index", index],
+        ["index", "compact", "--index", index],
+        ["index", "build", "--index", index],
         ["index", "remove", "--root", folder / "images", "--index", index],
         ["index", folder / "images", "--index", index, *model],
         ["search", "红色", "--index", index, *model, "--sheet", folder / "sheet.png"],
