@@ -77,7 +77,8 @@ def loss_differences(contenders: Sequence[Contender], batch: Batch) -> dict[str,
     """Largest difference of each one's loss from the first's, same weights, without dropout."""
     losses = {}
     for contender in contenders:
-        if contender.captions == 1 and "bf16" not in contender.name:
+        is_another = contender.captions > 1 or "*" in contender.name or "bf16" in contender.name
+        if not is_another:
             contender.prepare()
             contender.model.eval()
             with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test downloads
@@ -26,6 +27,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["CLIP_TEXT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def folders_that_other_accounts_reach(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let tests that give up their rights come to the files they were given."""
+    below = Path(tempfile.gettempdir()).resolve()
+    base = tmp_path_factory.getbasetemp().resolve()
+    for folder in (base, *base.parents):
+        if below in folder.parents:
+            folder.chmod(0o755)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved checkpoint of a tiny random model, in the ordinary format; do not write to it."""
@@ -46,7 +57,7 @@ def run(monkeypatch, capsys):
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["clip-text", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", "400")  # long enough for a path beside others
         code = 0
         try:
             cli.main()

@@ -5,6 +5,7 @@
 It prints a line on stdout when the second batch is about to be encoded, and then takes its time.
 """
 
+import signal
 import sys
 import time
 
@@ -25,5 +26,7 @@ def _before_batch(_: int) -> None:
 
 
 if __name__ == "__main__":
+    # a shell has its background jobs ignore it, and their children with them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     wiring.load_encoder = lambda model, **_: FakeEncoder(before_batch=_before_batch)
     main.main()
