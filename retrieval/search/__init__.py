@@ -1,5 +1,6 @@
 """Queries to hits."""
 
-from retrieval.search.searcher import Answer, Hit, Searcher
+from retrieval.search.hits import Answer, Hit
+from retrieval.search.searcher import Searcher
 
 __all__ = ["Answer", "Hit", "Searcher"]
