@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Answer", "Hit"]
+from retrieval.records import Record
+
+__all__ = ["Answer", "Hit", "hit_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Hit:
             picture that was added without a file.
         caption: The picture's caption from ``metadata.jsonl``, if any.
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
+        folded: Pictures that are near-duplicates of this one, where the query folds them: those
+            found with it, best first, with the ranks they would have had.
     """
 
     rank: int
@@ -30,6 +34,7 @@ class Hit:
     path: Path | None
     caption: str | None
     metadata: dict[str, Any]
+    folded: tuple["Hit", ...] = ()
 
     @property
     def missing(self) -> bool:
@@ -60,3 +65,18 @@ class Answer:
 
     hits: list[Hit]
     category: tuple[str, float] | None
+
+
+def hit_of(rank: int, score: float, record: Record, folded: tuple[Hit, ...] = ()) -> Hit:
+    """Make a hit of what the catalogue knows of its picture."""
+    picture = record.picture
+    return Hit(
+        rank=rank,
+        score=score,
+        row=record.row,
+        image_id=picture.image_id,
+        path=record.path,
+        caption=picture.caption,
+        metadata=record.metadata,
+        folded=folded,
+    )
