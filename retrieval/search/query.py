@@ -2,7 +2,7 @@
 
     Query.of("狗")
     Query.of("狗", Path("beach.jpg"), without=["雪"], like=["holiday/12.jpg"])
-    Query((TextTerm("狗", 2.0), LikeTerm(42), TextTerm("雪", -0.5)), fold=FOLD_AT, offset=20)
+    Query((TextTerm("狗", 2.0), LikeTerm(42), TextTerm("雪", -0.4)), fold=FOLD_AT, offset=20)
 
 What it looks for is a weighted sum of terms, each a text, a picture, or a picture of the index. A
 term of negative weight is stayed away from.
@@ -41,10 +41,10 @@ MAX_TERMS = 32
 MAX_RANKED = 1_000
 """How far down pictures are folded, diversified, and kept in a ranking for paging."""
 
-WITHOUT_WEIGHT = 0.5
+WITHOUT_WEIGHT = 0.4
 """How much what is stayed away from weighs beside what is looked for; docs/queries.md measures."""
 
-FOLD_AT = 0.95
+FOLD_AT = 0.9
 """Cosine at which two pictures are near-duplicates; docs/queries.md measures it."""
 
 
