@@ -21,6 +21,7 @@ from retrieval.errors import QueryError
 from retrieval.filters import Filter
 from retrieval.filters.shown import shown
 from retrieval.filters.tree import And, Compare, Exists, In, Not, Or, Prefix
+from retrieval.records import displayed
 
 __all__ = [
     "FOLD_AT",
@@ -101,7 +102,11 @@ class PictureTerm:
     def name(self) -> str:
         """What messages call it."""
         picture = self.picture
-        return f"{len(picture)} bytes" if isinstance(picture, bytes) else shown(os.fspath(picture))
+        return (
+            f"{len(picture)} bytes"
+            if isinstance(picture, bytes)
+            else displayed(os.fsencode(picture))
+        )
 
 
 @dataclass(frozen=True, slots=True)
