@@ -15,6 +15,9 @@ __all__ = ["DIVERSIFIED", "diversify", "fold", "rank"]
 DIVERSIFIED = 200
 """Of so many of the best hits maximal marginal relevance changes the order, whatever is asked."""
 
+# So that what a hit folds is found with it, however few hits are asked for.
+_LEAST_FOLDED = 100
+
 _WIDER = 4
 _MOST_CANDIDATES = 4 * MAX_RANKED
 
@@ -39,7 +42,7 @@ def rank(
     """
     wanted = query.offset + query.top_k
     needed = max(wanted, DIVERSIFIED) if query.diversity else wanted
-    candidates = needed if query.fold is None else 2 * needed
+    candidates = needed if query.fold is None else max(2 * needed, _LEAST_FOLDED)
     while True:
         found = find(candidates)
         known = features_of([hit.row for hit in found])
