@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from retrieval.ingest import index_folder
 from retrieval.records import Picture
 from retrieval.search import Hit, LikeTerm, PictureTerm, Query, Searcher, TextTerm
 from retrieval.search.combining import combine
-from retrieval.search.query import MAX_RANKED, MAX_TERMS, WITHOUT_WEIGHT
+from retrieval.search.query import FOLD_AT, MAX_RANKED, MAX_TERMS, WITHOUT_WEIGHT
 from retrieval.search.query_rows import QueryRows
 from retrieval.search.reranking import DIVERSIFIED, diversify, fold, rank
-from retrieval.search.windows import windows
+from retrieval.search.windows import WINDOW, windows
+from retrieval.service.app import KEPT_RANKINGS
 
 COUNT = 12
+PAGE = (Path(__file__).parents[1] / "docs" / "queries.md").read_text(encoding="utf-8")
 
 
 class CountingEncoder(FakeEncoder):
@@ -477,3 +481,32 @@ def test_a_catalogue_gives_features_by_row(index_dir, folder):
         )
         assert index.search(found[3][None], 1)[1].tolist() == [[3]]
         assert catalogue.features_of([]) == {}
+
+
+class TestThePage:
+    def test_its_python_runs(self, searcher):
+        blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+        assert len(blocks) == 2
+        for block in blocks:
+            names = {"searcher": searcher}
+            exec(compile(block, "docs/queries.md", "exec"), names)
+        assert [hit.rank for hit in names["first"]] == list(range(1, COUNT + 1))
+        assert names["second"] == []
+
+    def test_it_names_the_measured_defaults_and_the_limits(self):
+        assert f"`--not` weighs -{WITHOUT_WEIGHT}." in PAGE
+        assert f"a cosine of {FOLD_AT} with" in PAGE
+        assert f"the best {DIVERSIFIED} anew" in PAGE
+        assert f"more than {MAX_TERMS} terms" in PAGE
+        assert f"further down than {MAX_RANKED:,} hits" in PAGE
+        assert f"longer than about {WINDOW} Chinese characters" in PAGE
+        assert f"{KEPT_RANKINGS} orders" in PAGE
+
+    def test_what_is_refused_is_refused_in_those_words(self, searcher):
+        for query in (
+            Query.of(like=["gone.jpg"]),
+            Query((TextTerm("狗"), TextTerm("狗", -1.0))),
+        ):
+            with pytest.raises(QueryError) as caught:
+                searcher.search(query)
+            assert f"error: {caught.value}\n" in PAGE
