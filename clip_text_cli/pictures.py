@@ -25,6 +25,18 @@ from rich.table import Table
 from clip_text_cli import wiring
 from clip_text_cli.options import AsJson, Dimensions, Model, Runtime
 from clip_text_cli.output import err, out, print_json
+from clip_text_cli.queries import (
+    Diverse,
+    Fold,
+    FoldAt,
+    Images,
+    Likes,
+    Offset,
+    Without,
+    folded_as_json,
+    make_query,
+    title,
+)
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from retrieval.catalogue import Facet
@@ -124,9 +136,16 @@ def index(
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    images: Images = None,
+    likes: Likes = None,
+    without: Without = None,
     index_dir: IndexDir = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many pictures.")] = 10,
+    offset: Offset = 0,
+    fold: Fold = False,
+    fold_at: FoldAt = None,
+    diverse: Diverse = None,
     where: Annotated[
         str | None,
         typer.Option(
@@ -144,36 +163,46 @@ def search(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find pictures by words; the score is a cosine in [-1, 1].
+    """Find pictures by words and by pictures; the score is a cosine in [-1, 1].
 
     Examples:
         clip-text search 红色的心 --top-k 10
 
         clip-text search "a dog on the beach" --sheet dogs.png
 
+        clip-text search 狗 --image beach.jpg --not 雪 --fold --offset 20
+
         clip-text search 日落 --where 'date >= 2024-05 and not folder = "截图"' --facets tags
     """
-    from retrieval.filters.language import parse_where
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
-    condition = None if where is None else parse_where(where)
+    asked = make_query(
+        *(query, images, likes, without),
+        where=where,
+        top_k=top_k,
+        offset=offset,
+        fold=fold,
+        fold_at=fold_at,
+        diversity=diverse,
+    )
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder) as searcher:
-        hits = searcher.search(query, top_k, condition)
-        counts = [] if facets is None else searcher.facets(facets, condition)
+        hits = searcher.search(asked)
+        counts = [] if facets is None else searcher.facets(facets, asked.where)
         notes = searcher.notes()
+    said = title(query, images, likes, without)
     if sheet is not None:
-        contact_sheet([(query, hits)], sheet)
+        contact_sheet([(said, hits)], sheet)
     if as_json:
-        found: dict[str, Any] = {"query": query, "hits": [hit_as_json(hit) for hit in hits]}
+        found: dict[str, Any] = {"query": said, "hits": [hit_as_json(hit) for hit in hits]}
         if facets is not None:
             found["facets"] = {facets: [asdict(count) for count in counts]}
         print_json({**found, "notes": notes})
         return
     out.print(hits_table(hits))
-    if where is not None and not hits:
+    if where is not None and not hits and not offset:
         err.print(f"no picture has {where}", markup=False, soft_wrap=True)
     if facets is not None:
         out.print(facets_table(facets, counts))
@@ -313,6 +342,7 @@ def hits_table(hits: "list[Hit]") -> Table:
         path = escape(printable(hit.path) if hit.path else hit.image_id) + (
             " [red](missing)[/]" if hit.missing else ""
         )
+        path += f" (+{len(hit.folded)} like it)" if hit.folded else ""
         cells = [str(hit.rank), f"{hit.score:.3f}", path]
         table.add_row(*cells, *([escape(hit.caption or "")] if captioned else []))
     return table
@@ -340,6 +370,7 @@ def hit_as_json(hit: "Hit") -> dict[str, Any]:
         "missing": hit.missing,
         "caption": hit.caption,
         "metadata": hit.metadata,
+        **folded_as_json(hit),
     }
 
 

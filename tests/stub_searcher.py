@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.filters import Filter
-from retrieval.search import Answer, Hit
+from retrieval.search import Answer, Hit, Query
 
 CAPTIONS = {
     "red.png": "红色的方块",
@@ -58,8 +57,9 @@ class StubSearcher:
         names = list(CAPTIONS)
         return self.folder / names[row] if 0 <= row < len(names) else None
 
-    def answer(self, query: str, top_k: int = 10, where: Filter | None = None) -> Answer:
-        return Answer(self.search(query, top_k), self.category)
+    def answer(self, query: Query) -> Answer:
+        (term,) = query.terms
+        return Answer(self.search(term.text, query.top_k), self.category)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:
         if self.failure is not None:

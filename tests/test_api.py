@@ -31,7 +31,7 @@ from retrieval.errors import (
 )
 from retrieval.ingest import index_folder
 from retrieval.pictures import render_thumbnail
-from retrieval.search import Searcher
+from retrieval.search import LikeTerm, Query, Searcher, TextTerm
 from retrieval.service import app as api
 from retrieval.service import guard, messages
 from retrieval.service.app import ThumbnailCache, create_app, serve
@@ -129,6 +129,7 @@ def test_search_answers_with_ranked_hits(client):
         "image_url": "/v1/images/0",
         "thumbnail_url": "/v1/images/0/thumbnail",
         "missing": False,
+        "folded": [],
     }
 
 
@@ -266,22 +267,29 @@ def test_what_the_end_of_the_service_cuts_off_is_told_so_once(begun):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, ["expected query, got nothing"]),
         ({"query": 7}, ["expected query to be a valid string, got 7"]),
-        ({"query": None}, ["query", "got None"]),
         ({"query": ""}, ["query", "at least 1 character"]),
         ({"query": "狗", "top_k": 0}, ["top_k", "greater than or equal to 1, got 0"]),
         ({"query": "狗", "top_k": 201}, ["top_k", "less than or equal to 200, got 201"]),
         ({"query": "狗", "top_k": "ten"}, ["top_k", "integer, got 'ten'"]),
         ({"query": "狗", "top_k": True}, ["top_k", "integer, got True"]),
         ({"query": "狗", "top_k": 1.5}, ["top_k", "integer, got 1.5"]),
-        ({"query": "狗", "topk": 5}, ["expected only query, top_k and where, got topk"]),
+        (
+            {"query": "狗", "topk": 5},
+            ["expected only query, top_k, where, like", "and page, got topk"],
+        ),
+        ({"terms": [{"txt": "狗"}]}, ["expected only text, like and weight, got terms.0.txt"]),
+        ({"terms": [{"text": "狗", "weight": "1"}]}, ["terms.0.weight", "got '1'"]),
+        ({"like": "a.png"}, ["like", "list, got 'a.png'"]),
+        ({"without": [3]}, ["without.0", "string, got 3"]),
+        ({"query": "狗", "offset": -1}, ["offset", "greater than or equal to 0, got -1"]),
+        ({"query": "狗", "paged": 1}, ["paged", "boolean, got 1"]),
         ({"query": "狗", "where": 3}, ["where", "got 3"]),
         ({"query": "狗", "where": [{}]}, ["where", "got [{}]"]),
         ({"query": 7, "top_k": 0}, ["query", "top_k"]),
         ([], ["the body"]),
         ("狗", ["the body"]),
-        ({str(n): n for n in range(50)}, ["and 48 more"]),
+        ({str(n): n for n in range(50)}, ["and 47 more"]),
     ],
 )
 def test_invalid_bodies_name_the_field(client, body, words):
@@ -822,6 +830,75 @@ def test_engine_and_service_agree(indexed):
 
 def test_a_query_of_blanks_is_refused_by_the_engine(indexed):
     assert_error(indexed[2].search(query=" \u3000\n"), 400, "invalid_query", "blank")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, ["something to look for, got nothing"]),
+        ({"query": None}, ["something to look for, got nothing"]),
+        ({"without": ["雪"]}, ["only what to stay away from"]),
+        ({"query": "狗", "without": [" "]}, ["a blank one"]),
+        ({"like": ["gone.png"]}, ['a picture in the index, got "gone.png"']),
+        ({"like": [99]}, ["a picture in the index, got 99"]),
+        ({"terms": [{"text": "狗", "like": 1}]}, ["either text or like", "got both"]),
+        ({"terms": [{}]}, ["either text or like", "got neither"]),
+        ({"terms": [{"text": "狗", "weight": 0}]}, ["finite weight other than 0, got 0"]),
+        ({"terms": [{"like": 1}, {"like": 1, "weight": -1}]}, ["cancel one another"]),
+        ({"like": [1] * 33}, ["at most 32"]),
+        ({"query": "狗", "fold": 2}, ["fold to be a cosine above 0 and up to 1, got 2"]),
+        ({"query": "狗", "diversity": 1}, ["diversity to be"]),
+        ({"query": "狗", "page": "x"}, ["offset and top_k alone beside page, got query"]),
+    ],
+)
+def test_a_query_that_cannot_be_used_is_told(indexed, body, words):
+    response = indexed[2]("POST", "/v1/search", json=body)
+    assert_error(response, 400, "invalid_query", *words)
+
+
+def test_texts_pictures_of_the_index_and_weights_make_one_query(indexed):
+    _, index_dir, client = indexed
+    terms = [{"text": "猫", "weight": 0.5}, {"like": 2, "weight": -2}]
+    found = client.search(
+        query="狗", like=["0.png"], without=["雪"], terms=terms, fold=0.999, diversity=0.1
+    ).json()
+    with Searcher.open(index_dir, FakeEncoder()) as searcher:
+        query = Query(
+            (
+                *(TextTerm("狗"), TextTerm("猫", 0.5), LikeTerm(2, -2.0), LikeTerm(1)),
+                TextTerm("雪", -0.4),
+            )
+        )
+        (hit,) = searcher.search(query)  # of three pictures it names two
+    assert [(each["row"], each["score"]) for each in found["hits"]] == [
+        (hit.row, pytest.approx(hit.score, abs=1e-6))
+    ]
+    assert found["page"] is None
+    assert client.search(like=[1]).json()["query"] is None
+
+
+def test_folded_pictures_stand_with_their_hit(indexed):
+    found = indexed[2].search(query="狗", fold=1e-9, top_k=1).json()["hits"]
+    every = indexed[2].search(query="狗").json()["hits"]
+    with Searcher.open(indexed[1], FakeEncoder()) as searcher:
+        (expected, *_) = searcher.search(Query.of("狗", fold=1e-9))
+    assert [each["row"] for each in found[0]["folded"]] == [hit.row for hit in expected.folded]
+    assert (found[0]["row"], found[0]["rank"]) == (every[0]["row"], 1)
+
+
+def test_pages_go_on_with_their_order_while_pictures_come(indexed):
+    folder, index_dir, client = indexed
+    every = [hit["row"] for hit in client.search(query="狗").json()["hits"]]
+    first = client.search(query="狗", top_k=1, paged=True).json()
+    for seed in range(90, 95):
+        save_picture(folder / f"{seed}.png", seed=seed)
+    index_folder(folder, index_dir, FakeEncoder())
+    eventually(lambda: client.get("/health").json()["total"] == 8)
+    second = client.search(page=first["page"], offset=1, top_k=5).json()
+    assert [hit["row"] for hit in first["hits"] + second["hits"]] == every
+    assert [hit["rank"] for hit in second["hits"]] == [2, 3]
+    assert second["page"] == first["page"]
+    assert_error(client.search(page="\ud7ff" * 99), 410, "page_gone", "Ask the query again")
 
 
 def test_a_lone_row_outside_the_index(indexed):

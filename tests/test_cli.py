@@ -151,6 +151,51 @@ def test_search_among_what_a_filter_holds_of_and_counts(run, photos, tmp_path):
     assert (code, "at column 7" in err) == (1, True)
 
 
+def test_search_with_pictures_ids_and_words_to_stay_away_from(run, photos, tmp_path):
+    store, sheet = tmp_path / "store", tmp_path / "sheet.png"
+    run("index", photos, "--index", store)
+    search = ("search", "--index", store)
+    code, out, _ = run(*search, "--json")
+    assert code == 1
+    names = sorted(path.name for path in photos.glob("*.png"))
+    code, out, _ = run(*search, "--image", photos / names[0], "--json")
+    found = json.loads(out)
+    assert (code, found["query"], found["hits"][0]["image_id"]) == (0, names[0], names[0])
+    assert found["hits"][0]["score"] == pytest.approx(1.0, abs=1e-3)
+    options = ("--like", names[0], "--not", "雪", "--diverse", "0.1", "--sheet", sheet)
+    code, out, _ = run("search", "红色", *search[1:], *options, "--json")
+    found = json.loads(out)
+    assert (code, found["query"]) == (0, f"红色 + {names[0]} − 雪")
+    assert sorted(hit["image_id"] for hit in found["hits"]) == names[1:]
+    assert sheet.exists()
+    code, out, _ = run("search", "红色", *search[1:], "--offset", "1", "--json")
+    assert [hit["rank"] for hit in json.loads(out)["hits"]] == [2, 3]
+    code, out, _ = run("search", "红色", *search[1:], "--fold-at", "0.000001", "--json")
+    hits = json.loads(out)["hits"]
+    assert sum(1 + len(hit.get("folded", ())) for hit in hits) == 3
+    for options, message in [
+        (("--like", "gone.png"), 'got "gone.png"'),
+        (("--image", tmp_path / "gone.png"), "No such file"),
+        (("--not", "雪"), "only what to stay away from"),
+        (("红色", "--not", "红色", "--not", " "), "a blank one"),
+        (("红色", "--fold-at", "nan"), "expected fold to be"),
+        (("红色", "--diverse", "1"), "expected diversity to be"),
+        (("红色", "--offset", "-1"), "expected an offset of at least 0"),
+    ]:
+        code, _, err = run(*search, *options)
+        assert (code, message in err) == (1, True), err
+
+
+def test_the_table_counts_what_a_hit_folds(run, photos, tmp_path):
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for name in ("one.png", "copy.png"):
+        (folder / name).write_bytes((photos / "0.png").read_bytes() + name.encode())
+    run("index", folder, "--index", tmp_path / "store")
+    code, out, _ = run("search", "红色", "--index", tmp_path / "store", "--fold")
+    assert (code, out.count("(+1 like it)")) == (0, 1)
+
+
 def test_k_over_the_size_gives_all(run, photos, tmp_path):
     run("index", photos, "--index", tmp_path / "store")
     _, out, _ = run("search", "蓝色", "--index", tmp_path / "store", "-k", "99", "--json")

@@ -15,7 +15,7 @@ from retrieval.catalogue.halves import HALF, SINGLE, StoredFeature, as_stored, d
 from retrieval.catalogue.opening import connect_reader
 from retrieval.catalogue.schema import CATALOGUE_NAME
 from retrieval.errors import IndexMismatchError, IndexNotFoundError
-from retrieval.protocols import Features, Rows
+from retrieval.protocols import Feature, Features, Rows
 from retrieval.records import Failure, Picture, Record, bounds_under
 
 __all__ = ["COLUMNS", "CatalogueReader"]
@@ -243,6 +243,15 @@ class CatalogueReader:
             if page:
                 rows = np.array([row for row, _ in page], np.int64)
                 yield rows, decode([blob for _, blob in page], layout.dtype)
+
+    def features_of(self, rows: Iterable[int]) -> dict[int, Feature]:
+        """Read the unit rows, [embed_dim], of some pictures; those that are gone are absent."""
+        layout = self._layout()
+        found = self._blobs(layout, [int(row) for row in rows])
+        if not found:
+            return {}
+        features = decode([blob for _, blob in found], layout.dtype)
+        return dict(zip((row for row, _ in found), features, strict=True))
 
     @contextlib.contextmanager
     def changes(self, since: int) -> Iterator[Change]:

@@ -1,5 +1,8 @@
 """Queries to hits."""
 
-from retrieval.search.searcher import Answer, Hit, Searcher
+from retrieval.search.hits import Answer, Hit
+from retrieval.search.paging import Ranking
+from retrieval.search.query import LikeTerm, PictureTerm, Query, TextTerm
+from retrieval.search.searcher import Searcher
 
-__all__ = ["Answer", "Hit", "Searcher"]
+__all__ = ["Answer", "Hit", "LikeTerm", "PictureTerm", "Query", "Ranking", "Searcher", "TextTerm"]

@@ -1,14 +1,18 @@
 """Queries to unit rows: by the model, or, where it encoded the same text lately, from memory."""
 
+import itertools
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from cachetools import LRUCache
 
 from retrieval.errors import EncoderError, QueryError
 from retrieval.features import check_unit_rows
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
+from retrieval.search.combining import combine
+from retrieval.search.windows import windows
 
 __all__ = ["REMEDY", "CacheInfo", "Category", "QueryRows"]
 
@@ -97,6 +101,17 @@ class QueryRows:
             return CacheInfo(self._hits, self._misses, len(self._kept), int(self._kept.maxsize))
 
     def _encode(self, texts: Sequence[str]) -> tuple[Features, Sequence[Category]]:
+        """Encode texts, long ones in windows, of which the first says the category."""
+        parts = [windows(text) for text in texts]
+        rows, categories = self._encode_whole([part for own in parts for part in own])
+        if len(rows) == len(texts):
+            return rows, categories
+        starts = [0, *itertools.accumulate(map(len, parts))]
+        own_rows = [rows[start:end] for start, end in itertools.pairwise(starts)]
+        combined = np.stack([combine(own, [1.0] * len(own)) for own in own_rows])
+        return combined, [categories[start] for start in starts[:-1]]
+
+    def _encode_whole(self, texts: Sequence[str]) -> tuple[Features, Sequence[Category]]:
         categories: Sequence[Category] = [None] * len(texts)
         if self._classify is None:
             rows = self._encoder.encode_text(texts)

@@ -1,13 +1,12 @@
-"""Queries → hits: text through the encoder, features through the index, rows to pictures."""
+"""Queries → hits: through the encoder to rows, through the index to pictures."""
 
-import operator
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from retrieval.catalogue import Catalogue, Facet
 from retrieval.errors import IndexNotFoundError, QueryError
@@ -15,11 +14,14 @@ from retrieval.features import check_unit_rows
 from retrieval.filters import Filter
 from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.precision import as_note, precision_of
-from retrieval.protocols import EncodeAndClassify, Encoder, Features, Rows
-from retrieval.records import Record
+from retrieval.protocols import EncodeAndClassify, Encoder, Features
+from retrieval.search.answering import State, answer_all, matching, nearest
+from retrieval.search.hits import Answer, Hit
+from retrieval.search.paging import Ranking
+from retrieval.search.query import MAX_RANKED, Query, as_query, checked_top_k
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
 
-__all__ = ["Answer", "Hit", "Searcher"]
+__all__ = ["Searcher"]
 
 _LAST_ROW = 2**63 - 1
 
@@ -27,75 +29,6 @@ _LAST_ROW = 2**63 - 1
 # index anew, opening it. Where that takes long, it is done at most a tenth of the time.
 _CHEAP_SECONDS = 0.1
 _REST_FACTOR = 9.0
-
-# Where pictures that a search found were removed meanwhile, it looks further down by this
-# factor, and no further than so many candidates.
-_WIDER = 4
-_MOST_CANDIDATES = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One picture found for one query.
-
-    Args:
-        rank: Place in the result; 1 is best.
-        score: Cosine in [-1, 1], higher is better.
-        row: The picture's number in the index; never used again for another picture.
-        image_id: Path below the indexed folder, with ``/``, safe to print; of a picture from
-            outside a folder, the id that it was added under.
-        path: Where the picture lies; may hold surrogates where the name is not UTF-8. None for a
-            picture that was added without a file.
-        caption: The picture's caption from ``metadata.jsonl``, if any.
-        metadata: The other keys of the picture's line in ``metadata.jsonl``.
-    """
-
-    rank: int
-    score: float
-    row: int
-    image_id: str
-    path: Path | None
-    caption: str | None
-    metadata: dict[str, Any]
-
-    @property
-    def missing(self) -> bool:
-        """True if there is no such file any more; looks each time it is asked.
-
-        A picture that was added without a file misses none.
-        """
-        if self.path is None:
-            return False
-        try:
-            self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:  # out of reach, which is not to say that it is gone
-            return False
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a query came to.
-
-    Args:
-        hits: Pictures, best first.
-        category: What kind of query it is, and the probability of that in [0, 1]; None without
-            a classifier, or where it says nothing.
-    """
-
-    hits: list[Hit]
-    category: tuple[str, float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What one search reads; replaced as a whole, never changed."""
-
-    catalogue: Catalogue
-    index: SegmentedIndex
-    generation: int
 
 
 class Searcher:
@@ -116,7 +49,7 @@ class Searcher:
         self._encoder = encoder
         self._classify = classify
         self._rows_of = QueryRows(encoder, classify, index.embed_dim, cached_queries)
-        self._state = _State(catalogue, index, generation)
+        self._state = State(catalogue, index, generation)
         self._retired: list[Catalogue] = []
         self._refreshing = threading.Lock()  # held by the one refresh at work
         self._feed: Catalogue | None = None
@@ -161,13 +94,13 @@ class Searcher:
             catalogue.close()
             raise
 
-    def search(self, query: str, top_k: int = 10, where: Filter | None = None) -> list[Hit]:
-        """Find the pictures nearest to a text, among those taken over by the last refresh.
+    def search(self, query: str | Query, top_k: int = 10, where: Filter | None = None) -> list[Hit]:
+        """Find the pictures nearest to a query, among those taken over by the last refresh.
 
         Args:
-            query: What to look for, in words.
-            top_k: How many hits at most; more than the index holds gives all of it.
-            where: What must hold of a picture to be considered at all; None for nothing.
+            query: What to look for: words, or a :class:`Query`, which says the rest itself.
+            top_k: How many hits at most for a text; more than the index holds gives all of it.
+            where: What must hold of a picture to be considered for a text; None for nothing.
 
         Returns:
             Hits, best first; empty if the index is empty. Pictures removed since the last
@@ -175,19 +108,20 @@ class Searcher:
             were removed, only a refresh finds those that remain.
 
         Raises:
-            QueryError: If the query is no text or blank, ``top_k`` is below 1, or the filter
-                cannot be used; see :meth:`~retrieval.catalogue.filters.Filters.rows`.
+            QueryError: If the query is no text or blank, ``top_k`` is below 1, the filter
+                cannot be used (see :meth:`~retrieval.catalogue.filters.Filters.rows`), a picture
+                cannot be read or is not in the index, or terms cancel one another.
             EncoderError: If the encoder returns no unit row.
         """
         return self.answer(query, top_k, where).hits
 
-    def answer(self, query: str, top_k: int = 10, where: Filter | None = None) -> Answer:
-        """Find the pictures nearest to a text, and say of what category the text is.
+    def answer(self, query: str | Query, top_k: int = 10, where: Filter | None = None) -> Answer:
+        """Find the pictures nearest to a query, and say of what category its text is.
 
         Args:
-            query: What to look for, in words.
-            top_k: How many hits at most; more than the index holds gives all of it.
-            where: What must hold of a picture to be considered at all; None for nothing.
+            query: As for :meth:`search`.
+            top_k: As for :meth:`search`.
+            where: As for :meth:`search`.
 
         Returns:
             Hits as :meth:`search` gives them, and the category.
@@ -199,33 +133,53 @@ class Searcher:
         return self.answers([query], top_k, where)[0]
 
     def answers(
-        self, queries: Sequence[str], top_k: int = 10, where: Filter | None = None
+        self, queries: Sequence[str | Query], top_k: int = 10, where: Filter | None = None
     ) -> list[Answer]:
-        """Answer several texts at once: by one pass of the encoder, and one of the index.
+        """Answer several queries at once: their texts by one pass of the encoder.
+
+        Those with the same filter object that want as many hits take one pass of the index, too.
 
         Args:
-            queries: What to look for, each in words.
-            top_k: How many hits at most for each; more than the index holds gives all of it.
-            where: What must hold of a picture to be considered at all; None for nothing.
+            queries: What to look for, each as for :meth:`search`.
+            top_k: As for :meth:`search`, for each text.
+            where: As for :meth:`search`, for each text.
 
         Returns:
             One answer per query, in their order; none for none. Hits and scores are those that
             :meth:`answer` gives each query alone, to the last digits of float32.
 
         Raises:
-            QueryError: If the queries are one text, or as for :meth:`search` of one of them.
+            QueryError: If the queries are one query, or as for :meth:`search` of one of them.
             EncoderError: If the encoder does not return a unit row for each.
         """
-        if isinstance(queries, str):
-            raise QueryError("expected a list of texts, got one text. Wrap it in a list.")
-        texts = [_checked_query(query) for query in queries]
-        limit = _checked_top_k(top_k)
-        if not texts:
-            return []
-        among = self._matching(where)
-        features, categories = self._rows_of(texts)
-        hits_of = self._search(features, limit, among)
-        return [Answer(hits, category) for hits, category in zip(hits_of, categories, strict=True)]
+        if isinstance(queries, str | Query):
+            got = "text" if isinstance(queries, str) else "query"
+            raise QueryError(f"expected a list of texts, got one {got}. Wrap it in a list.")
+        limit = checked_top_k(top_k)
+        asked = [as_query(query, limit, where) for query in queries]
+        return answer_all(asked, self._state, self._rows_of, self._encoder) if asked else []
+
+    def rank(self, query: str | Query, depth: int = MAX_RANKED) -> Ranking:
+        """Answer a query with an order to go through page by page while others write.
+
+        Args:
+            query: As for :meth:`search`; its own ``offset`` and ``top_k`` count for nothing.
+            depth: How many hits at most are in all pages.
+
+        Raises:
+            QueryError: As for :meth:`search`, or if ``depth`` is not from 1 to
+                :data:`~retrieval.search.query.MAX_RANKED`.
+            EncoderError: If the encoder returns no unit row.
+        """
+        if checked_top_k(depth) > MAX_RANKED:
+            raise QueryError(
+                f"expected a depth of at most {MAX_RANKED}, got {depth}. Narrow the query with a "
+                "filter, or ask again with an offset."
+            )
+        state = self._state
+        asked = dataclasses.replace(as_query(query), offset=0, top_k=depth)
+        (answer,) = answer_all([asked], state, self._rows_of, self._encoder)
+        return Ranking(state.catalogue, answer.hits, answer.category, state.generation)
 
     def search_features(
         self, features: Features, top_k: int = 10, where: Filter | None = None
@@ -244,9 +198,9 @@ class Searcher:
             QueryError: If the features are not finite unit rows of the index's
                 embed_dim, ``top_k`` is below 1, or the filter cannot be used.
         """
-        limit = _checked_top_k(top_k)
-        check_unit_rows(features, self._state.index.embed_dim, QueryError, REMEDY)
-        return self._search(features, limit, self._matching(where))
+        limit, state = checked_top_k(top_k), self._state
+        check_unit_rows(features, state.index.embed_dim, QueryError, REMEDY)
+        return nearest(state, features, limit, matching(state, where))
 
     def facets(self, field: str, where: Filter | None = None, limit: int = 20) -> list[Facet]:
         """Count how many pictures have each value of a field; the commonest come first.
@@ -341,7 +295,7 @@ class Searcher:
     ) -> None:
         self.close()
 
-    def _latest(self) -> _State | None:
+    def _latest(self) -> State | None:
         """Read the state of the index folder now; None if it is the one we have."""
         now = self._state
         try:
@@ -352,7 +306,7 @@ class Searcher:
         if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
             return self._begin_anew(feed)
         index, generation = follow(self._index_dir, now.index, now.generation, feed)
-        return None if index is now.index else _State(now.catalogue, index, generation)
+        return None if index is now.index else State(now.catalogue, index, generation)
 
     def _follow(self) -> Catalogue:
         """Give the connection that refreshes read over, to the file that is there now."""
@@ -363,67 +317,19 @@ class Searcher:
             feed.close()
         return _open_catalogue(self._index_dir, self._encoder)
 
-    def _begin_anew(self, feed: Catalogue) -> _State | None:
+    def _begin_anew(self, feed: Catalogue) -> State | None:
         """Read the state of another catalogue than the one we have; None if that, too, is gone."""
         catalogue = _open_catalogue(self._index_dir, self._encoder)
         try:
             if catalogue.uid != feed.uid:
                 catalogue.close()
                 return None
-            state = _State(catalogue, *open_index(self._index_dir, feed))
+            state = State(catalogue, *open_index(self._index_dir, feed))
         except BaseException:
             catalogue.close()
             raise
         self._retired.append(self._state.catalogue)  # searches at work may still read it
         return state
-
-    def _matching(self, where: Filter | None) -> Rows | None:
-        """Read which rows a filter holds of; None without one."""
-        return None if where is None else self._state.catalogue.filters.rows(where)
-
-    def _search(self, features: Features, top_k: int, among: Rows | None) -> list[list[Hit]]:
-        state = self._state
-        hits_of = _look_up(state, features, top_k, among)
-        most = len(state.index) if among is None else min(len(among), len(state.index))
-        wanted, candidates = min(top_k, most), top_k
-        most = min(most, max(_MOST_CANDIDATES, top_k))
-        while candidates < most:
-            short = [i for i, hits in enumerate(hits_of) if len(hits) < wanted]
-            if not short:
-                break
-            candidates = min(candidates * _WIDER, most)
-            wider = _look_up(state, features[short], candidates, among)
-            for i, hits in zip(short, wider, strict=True):
-                hits_of[i] = hits[:top_k]
-        return hits_of
-
-
-def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
-    """Find which of the k rows nearest to each feature have pictures that are still there."""
-    scores, rows = state.index.search(features, k, among)
-    records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
-    return [
-        _hits(own_scores, own_rows, records)
-        for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
-    ]
-
-
-def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:
-    known = [
-        (score, records[row]) for score, row in zip(scores, rows, strict=True) if row in records
-    ]
-    return [
-        Hit(
-            rank=rank,
-            score=score,
-            row=record.row,
-            image_id=record.picture.image_id,
-            path=record.path,
-            caption=record.picture.caption,
-            metadata=record.metadata,
-        )
-        for rank, (score, record) in enumerate(known, start=1)
-    ]
 
 
 def _open_catalogue(index_dir: Path, encoder: Encoder) -> Catalogue:
@@ -434,21 +340,3 @@ def _open_catalogue(index_dir: Path, encoder: Encoder) -> Catalogue:
         catalogue.close()
         raise
     return catalogue
-
-
-def _checked_query(query: object) -> str:
-    if not isinstance(query, str):
-        raise QueryError(f"expected a text to search for, got {type(query).__name__}. Pass a str.")
-    if not query.strip():
-        raise QueryError("expected a text to search for, got a blank one. Say what to look for.")
-    return query
-
-
-def _checked_top_k(top_k: int) -> int:
-    try:
-        number = operator.index(top_k)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(top_k, bool):
-        raise QueryError(f"expected top_k of at least 1, got {top_k!r}. Ask for one hit or more.")
-    return number

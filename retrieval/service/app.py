@@ -1,7 +1,7 @@
 """Hits over HTTP: the search service and its page.
 
     GET  /                            the page
-    POST /v1/search                   text → hits
+    POST /v1/search                   texts, pictures of the index → hits
     GET  /v1/images/{row}             the original picture
     GET  /v1/images/{row}/thumbnail   a small WebP of it
     GET  /health                      is it up, how many pictures
@@ -34,14 +34,15 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from retrieval.filters.language import read_where
 from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Answer, Hit, Searcher
 from retrieval.service import missing_package
+from retrieval.service.asked import Pages
 from retrieval.service.fitness import check_charset, settle_range
 from retrieval.service.guard import Guard
 from retrieval.service.listening import address_of, listen
 from retrieval.service.messages import (
+    FoldedPicture,
     FoundPicture,
     HealthResponse,
     QueryCategory,
@@ -61,6 +62,7 @@ __all__ = ["create_app", "serve"]
 
 MIN_THUMBNAIL: Final = 16
 MAX_THUMBNAIL: Final = 1_024
+KEPT_RANKINGS: Final = 256
 THUMBNAIL_CACHE_BYTES: Final = 32 * 1024 * 1024
 
 _PAGE: Final = Path(__file__).parent / "page"
@@ -79,12 +81,12 @@ _router = APIRouter()
 @_router.post(
     "/v1/search",
     tags=["search"],
-    summary="Search the pictures with a text",
-    responses=describe(400, 413, 415, 422, 503),
+    summary="Search the pictures with texts, and with pictures of the index",
+    responses=describe(400, 410, 413, 415, 422, 503),
     dependencies=[Depends(check_charset)],
 )
 def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> SearchResponse:
-    """Find the pictures nearest to a text, among those that the filter `where` holds of.
+    """Find the pictures nearest to texts and pictures, among those that `where` holds of.
 
     Pictures indexed since the last search are found without a restart, from a second after
     they were stored; no search waits for that.
@@ -93,8 +95,8 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     refresher: Refresher = request.app.state.refresher
     refresher.start()  # where the service runs inside another one, nothing else starts it
     refresher.check()
-    where = None if body.where is None else read_where(body.where)
-    answer = searcher.answer(body.query, body.top_k, where)
+    pages: Pages = request.app.state.pages
+    answer, page = pages.answer(searcher, body)
     took_ms = round((time.perf_counter() - start) * 1_000, 2)
     prefix = request.scope.get("root_path", "")
     return SearchResponse(
@@ -103,6 +105,7 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
         total=len(searcher),
         hits=[_as_found_picture(hit, prefix) for hit in answer.hits],
         category=_as_category(answer),
+        page=page,
     )
 
 
@@ -222,6 +225,10 @@ def _as_found_picture(hit: Hit, prefix: str) -> FoundPicture:
         image_url=image_url,
         thumbnail_url=f"{image_url}/thumbnail",
         missing=hit.missing,
+        folded=[
+            FoldedPicture(score=each.score, image_id=each.image_id, row=each.row)
+            for each in hit.folded
+        ],
     )
 
 
@@ -310,6 +317,7 @@ def create_app(
     )
     app.state.searcher = searcher
     app.state.refresher = refresher
+    app.state.pages = Pages(KEPT_RANKINGS)
     app.state.runtime = runtime
     app.state.thumbnails = ThumbnailCache(THUMBNAIL_CACHE_BYTES)
     app.state.drawing = threading.BoundedSemaphore(os.cpu_count() or 1)

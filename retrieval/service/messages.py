@@ -1,15 +1,34 @@
 """What goes over HTTP: requests and answers, as the OpenAPI page shows them."""
 
 import json
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MAX_QUERY_CHARACTERS: Final = 1_000
 MAX_TOP_K: Final = 200
+MAX_OFFSET: Final = 10_000
 
 _EXAMPLE: Final[dict[str, JsonValue]] = {"query": "红色的心", "top_k": 10}
 SEND_EXAMPLE: Final = f"Send {json.dumps(_EXAMPLE, ensure_ascii=False)} as application/json"
+
+
+class SearchTerm(BaseModel):
+    """One of the things that a query looks for, with a weight of its own."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str | None = Field(
+        default=None, max_length=MAX_QUERY_CHARACTERS, description="Words.", examples=["狗"]
+    )
+    like: str | int | None = Field(
+        default=None,
+        description="Or a picture of the index: its image_id, or its row.",
+        examples=[None],
+    )
+    weight: float = Field(
+        default=1.0, description="Not 0; below 0 to stay away from it.", examples=[2.0]
+    )
 
 
 class SearchRequest(BaseModel):
@@ -18,10 +37,12 @@ class SearchRequest(BaseModel):
     # Strict: JSON has types of its own, and top_k: true is a mistake, not a 1.
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": _EXAMPLE})
 
-    query: str = Field(
+    query: str | None = Field(
+        default=None,
         min_length=1,
         max_length=MAX_QUERY_CHARACTERS,
-        description="The text to search with: Chinese, or any language the model has learned.",
+        description="The text to search with: Chinese, or any language the model has learned. "
+        "Null where like or terms say what to look for.",
         examples=["红色的心", "一只狗在雪地里", "a birthday party"],
     )
     top_k: int = Field(
@@ -42,6 +63,54 @@ class SearchRequest(BaseModel):
         ),
         examples=[{"field": "tags", "op": "in", "value": ["海边", "雪"]}],
     )
+    like: list[str | int] = Field(
+        default=[],
+        description="Pictures of the index to find more like, by image_id or row; they are no "
+        "hits themselves.",
+        examples=[[]],
+    )
+    without: list[Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS)]] = Field(
+        default=[], description="Words to stay away from.", examples=[["雪"]]
+    )
+    terms: list[SearchTerm] = Field(
+        default=[],
+        description="More to look for, each with a weight: query and like have weight 1, "
+        "without -0.4.",
+        examples=[[]],
+    )
+    offset: int = Field(
+        default=0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over."
+    )
+    fold: float | None = Field(
+        default=None,
+        description="Cosine from which a picture is folded into a better hit; 0.9 folds "
+        "near-duplicates.",
+        examples=[None],
+    )
+    diversity: float | None = Field(
+        default=None,
+        description="How much likeness to the hits before it counts against a hit: from 0 to below "
+        "1; 0.1 or 0.2, say.",
+        examples=[None],
+    )
+    paged: bool = Field(
+        default=False,
+        description="Keep the order of the answer for a while, so that its pages have each hit "
+        "once, whatever is indexed meanwhile: the answer has a page then.",
+    )
+    page: str | None = Field(
+        default=None,
+        description="That of an answer: goes on with it. Only offset and top_k may stand beside.",
+        examples=[None],
+    )
+
+
+class FoldedPicture(BaseModel):
+    """A near-duplicate of a hit."""
+
+    score: float = Field(description="Cosine of query and picture in [-1, 1].", examples=[0.3051])
+    image_id: str = Field(description="The picture's own name.", examples=["hearts/red-2.png"])
+    row: int = Field(description="The picture's number in the index.", examples=[43])
 
 
 class FoundPicture(BaseModel):
@@ -75,6 +144,9 @@ class FoundPicture(BaseModel):
         description="True if the file is gone: moved or deleted since it was indexed.",
         examples=[False],
     )
+    folded: list[FoldedPicture] = Field(
+        description="Near-duplicates found with it; empty unless the query folds.", examples=[[]]
+    )
 
 
 class QueryCategory(BaseModel):
@@ -87,7 +159,7 @@ class QueryCategory(BaseModel):
 class SearchResponse(BaseModel):
     """The pictures nearest to a query, best first."""
 
-    query: str = Field(description="The query as received.", examples=["红色的心"])
+    query: str | None = Field(description="The query as received.", examples=["红色的心"])
     took_ms: float = Field(
         description="Milliseconds for encoding and search, without the network.", examples=[12.3]
     )
@@ -95,6 +167,10 @@ class SearchResponse(BaseModel):
     hits: list[FoundPicture] = Field(description="At most top_k pictures, best first.")
     category: QueryCategory | None = Field(
         description="Of the query; null unless the model has a classification head."
+    )
+    page: str | None = Field(
+        description="Send it back to go on with this order; null unless the search was paged.",
+        examples=[None],
     )
 
 

@@ -21,7 +21,13 @@ from retrieval.errors import (
     RetrievalError,
 )
 from retrieval.service.guard import MAX_BODY_BYTES, guard_headers
-from retrieval.service.messages import MAX_QUERY_CHARACTERS, SEND_EXAMPLE, ErrorResponse
+from retrieval.service.messages import (
+    MAX_QUERY_CHARACTERS,
+    SEND_EXAMPLE,
+    ErrorResponse,
+    SearchRequest,
+    SearchTerm,
+)
 
 _LOG = logging.getLogger(__name__)
 _SHORT: Final = 80
@@ -44,7 +50,7 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     described = {
         400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
         404: "No such row in the index.",
-        410: "The row is indexed, but its picture is gone from the disk or damaged.",
+        410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
         415: "The body is said to be in another encoding than Unicode.",
         416: "The picture has no bytes in that range.",
@@ -124,7 +130,9 @@ def _expectation(fault: dict[str, Any], request: Request) -> str:
     if fault["type"] == "missing":
         return f"expected {field}, got nothing"
     if fault["type"] == "extra_forbidden":
-        return f"expected only query, top_k and where, got {field}"
+        message = SearchTerm if "terms" in fault["loc"] else SearchRequest
+        *names, last = message.model_fields
+        return f"expected only {', '.join(names)} and {last}, got {field}"
     if isinstance(fault.get("input"), bytes):  # not even read, for what it is said to be
         kind = request.headers.get("content-type") or "none"
         return f"expected a body of the type application/json, got the type {_clip(kind)}"

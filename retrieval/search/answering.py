@@ -1,0 +1,142 @@
+"""Queries answered from what a searcher has open: looked up together where they are alike."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+
+from retrieval.catalogue import Catalogue
+from retrieval.filters import Filter
+from retrieval.index import SegmentedIndex
+from retrieval.protocols import Encoder, Features, Rows
+from retrieval.records import Record
+from retrieval.search.hits import Answer, Hit, hit_of
+from retrieval.search.query import Query
+from retrieval.search.query_rows import QueryRows
+from retrieval.search.reranking import rank
+from retrieval.search.vectors import query_vectors
+
+__all__ = ["State", "answer_all", "matching", "nearest"]
+
+Liked = frozenset[int]
+"""Rows of pictures that a query wants more like."""
+
+# Where pictures that a search found were removed meanwhile, it looks further down by this
+# factor, and no further than so many candidates.
+_WIDER = 4
+_MOST_CANDIDATES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What one search reads; replaced as a whole, never changed."""
+
+    catalogue: Catalogue
+    index: SegmentedIndex
+    generation: int
+
+
+def answer_all(
+    asked: list[Query], state: State, rows_of: QueryRows, encoder: Encoder
+) -> list[Answer]:
+    """Answer queries, at least one, in their order.
+
+    Args:
+        asked: The queries.
+        state: What is searched.
+        rows_of: Encodes texts.
+        encoder: Encodes pictures.
+
+    Raises:
+        QueryError: If a filter, a picture or an id cannot be used, or terms cancel.
+        EncoderError: If the encoder breaks its promise.
+    """
+    among: dict[int, Rows | None] = {}
+    for query in asked:  # refused before anything is encoded
+        if id(query.where) not in among:
+            among[id(query.where)] = matching(state, query.where)
+    found = query_vectors(asked, rows_of, encoder, state.catalogue)
+    hits_of: dict[int, list[Hit]] = {}
+    for (where, depth), members in _alike(asked, found.liked).items():
+        hits = nearest(state, found.features[members], depth, among[where])
+        hits_of |= zip(members, hits, strict=True)
+    for i, query in enumerate(asked):
+        liked = found.liked[i]
+        if query.is_reranked:
+            among_rows = among[id(query.where)]
+            find = functools.partial(_others, state, found.features[i : i + 1], among_rows, liked)
+            hits_of[i] = rank(query, find, state.catalogue.features_of)
+        else:
+            hits_of[i] = _page(query, hits_of[i], liked)
+    return [Answer(hits_of[i], category) for i, category in enumerate(found.categories)]
+
+
+def matching(state: State, where: Filter | None) -> Rows | None:
+    """Read which rows a filter holds of; None without one."""
+    return None if where is None else state.catalogue.filters.rows(where)
+
+
+def nearest(state: State, features: Features, top_k: int, among: Rows | None) -> list[list[Hit]]:
+    """Find the pictures nearest to each row of features that are still there, best first.
+
+    Args:
+        state: What is searched.
+        features: Unit rows, [n, embed_dim].
+        top_k: How many hits at most per row of features.
+        among: Looks at these rows only; None for all.
+    """
+    hits_of = _look_up(state, features, top_k, among)
+    most = len(state.index) if among is None else min(len(among), len(state.index))
+    wanted, candidates = min(top_k, most), top_k
+    most = min(most, max(_MOST_CANDIDATES, top_k))
+    while candidates < most:
+        short = [i for i, hits in enumerate(hits_of) if len(hits) < wanted]
+        if not short:
+            break
+        candidates = min(candidates * _WIDER, most)
+        wider = _look_up(state, features[short], candidates, among)
+        for i, hits in zip(short, wider, strict=True):
+            hits_of[i] = hits[:top_k]
+    return hits_of
+
+
+def _alike(asked: list[Query], liked: list[Liked]) -> dict[tuple[int, int], list[int]]:
+    """Group the queries that can be looked up together, by filter and depth."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, query in enumerate(asked):
+        if not query.is_reranked:
+            depth = query.offset + query.top_k + len(liked[i])
+            groups.setdefault((id(query.where), depth), []).append(i)
+    return groups
+
+
+def _page(query: Query, hits: list[Hit], liked: Liked) -> list[Hit]:
+    """Take from the best hits those that a query asks for, without the pictures it names."""
+    if not liked and not query.offset:
+        return hits
+    others = [hit for hit in hits if hit.row not in liked]
+    return [dataclasses.replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)][
+        query.offset : query.offset + query.top_k
+    ]
+
+
+def _others(state: State, feature: Features, among: Rows | None, liked: Liked, k: int) -> list[Hit]:
+    """Find the best k hits for one row of features, [1, embed_dim], without what it was made of."""
+    (hits,) = nearest(state, feature, k + len(liked), among)
+    return [hit for hit in hits if hit.row not in liked][:k]
+
+
+def _look_up(state: State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
+    """Find which of the k rows nearest to each feature have pictures that are still there."""
+    scores, rows = state.index.search(features, k, among)
+    records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
+    return [
+        _hits(own_scores, own_rows, records)
+        for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
+    ]
+
+
+def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:
+    known = [
+        (score, records[row]) for score, row in zip(scores, rows, strict=True) if row in records
+    ]
+    return [hit_of(rank, score, record) for rank, (score, record) in enumerate(known, start=1)]

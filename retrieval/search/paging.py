@@ -1,0 +1,81 @@
+"""The order of an answer, held while somebody goes through it page by page."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from retrieval.catalogue import Catalogue
+from retrieval.errors import QueryError
+from retrieval.filters.shown import shown
+from retrieval.records import Record
+from retrieval.search.hits import Hit, hit_of
+from retrieval.search.query import checked_top_k
+from retrieval.search.query_rows import Category
+
+__all__ = ["Ranking"]
+
+
+class _Place(NamedTuple):
+    rank: int
+    score: float
+    row: int
+    folded: "tuple[_Place, ...]"
+
+
+class Ranking:
+    """The best hits of a query in their order, as of the moment when it was asked.
+
+    Its pages have each hit once, whoever adds, changes and removes pictures meanwhile: what came
+    later is in none, what was removed before its page is read is left out of that page, and what
+    is said of a picture is what is said when its page is read. It holds numbers only, some 100
+    bytes a hit. Safe to use from several threads, until the searcher that gave it is closed.
+
+    Args:
+        catalogue: Has the pictures.
+        hits: In their order.
+        category: Of the query.
+        generation: Of the catalogue when it was asked.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, hits: Sequence[Hit], category: Category, generation: int
+    ) -> None:
+        self._catalogue = catalogue
+        self._places: Final = [_place(hit) for hit in hits]
+        self.category: Final = category
+        self.generation: Final = generation
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def page(self, offset: int = 0, top_k: int = 10) -> list[Hit]:
+        """Give the hits after the first ``offset``.
+
+        Args:
+            offset: How many to pass over, those among them that were removed meanwhile, too.
+            top_k: How many at most.
+
+        Returns:
+            Hits with the ranks that they had; fewer than ``top_k`` where some were removed, none
+            at the end.
+
+        Raises:
+            QueryError: If ``offset`` is below 0, or ``top_k`` below 1.
+        """
+        limit = checked_top_k(top_k)
+        if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+            raise QueryError(
+                f"expected an offset of at least 0, got {shown(offset)}. 0 passes over none."
+            )
+        places = self._places[offset : offset + limit]
+        rows = [each.row for place in places for each in (place, *place.folded)]
+        records = self._catalogue.records(dict.fromkeys(rows))
+        return [_hit(place, records) for place in places if place.row in records]
+
+
+def _place(hit: Hit) -> _Place:
+    return _Place(hit.rank, hit.score, hit.row, tuple(_place(each) for each in hit.folded))
+
+
+def _hit(place: _Place, records: dict[int, Record]) -> Hit:
+    folded = tuple(_hit(each, records) for each in place.folded if each.row in records)
+    return hit_of(place.rank, place.score, records[place.row], folded)
