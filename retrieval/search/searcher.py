@@ -4,7 +4,7 @@ import operator
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features, Rows
 from retrieval.records import Record
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
+from retrieval.search.relevance import Calibration, Judge, calibration_of
 
 __all__ = ["Answer", "Hit", "Searcher"]
 
@@ -48,6 +49,8 @@ class Hit:
             picture that was added without a file.
         caption: The picture's caption from ``metadata.jsonl``, if any.
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
+        probability: That it is right, in [0, 1]; None where the index has no calibration, see
+            :mod:`retrieval.search.relevance`.
     """
 
     rank: int
@@ -57,6 +60,7 @@ class Hit:
     path: Path | None
     caption: str | None
     metadata: dict[str, Any]
+    probability: float | None = None
 
     @property
     def missing(self) -> bool:
@@ -83,10 +87,16 @@ class Answer:
         hits: Pictures, best first.
         category: What kind of query it is, and the probability of that in [0, 1]; None without
             a classifier, or where it says nothing.
+        probability: That a right picture is among those searched, in [0, 1], if one is for every
+            second query; None without a calibration, and without hits.
+        nothing_matches: True if there are no hits, or that is less probable than the calibration
+            asks for.
     """
 
     hits: list[Hit]
     category: tuple[str, float] | None
+    probability: float | None = None
+    nothing_matches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,8 @@ class _State:
     catalogue: Catalogue
     index: SegmentedIndex
     generation: int
+    calibration: Calibration | None
+    judge: Judge | None
 
 
 class Searcher:
@@ -111,12 +123,14 @@ class Searcher:
         *,
         classify: EncodeAndClassify | None = None,
         cached_queries: int = 0,
+        calibration: Calibration | None = None,
     ) -> None:
         self._index_dir = index_dir
         self._encoder = encoder
         self._classify = classify
         self._rows_of = QueryRows(encoder, classify, index.embed_dim, cached_queries)
-        self._state = _State(catalogue, index, generation)
+        self._calibration = calibration
+        self._state = _State(catalogue, index, generation, *self._judging(catalogue))
         self._retired: list[Catalogue] = []
         self._refreshing = threading.Lock()  # held by the one refresh at work
         self._feed: Catalogue | None = None
@@ -131,6 +145,7 @@ class Searcher:
         classify: EncodeAndClassify | None = None,
         *,
         cached_queries: int = 0,
+        calibration: Calibration | None = None,
     ) -> Self:
         """Open an index for searching; works while another process indexes.
 
@@ -142,20 +157,26 @@ class Searcher:
             cached_queries: How many of the queries asked last keep their unit rows in memory, 4
                 bytes × embed_dim each; a model whose weights change must not. See
                 :meth:`cache_info`.
+            calibration: Gives hits their probabilities. If not given: the one that is stored with
+                the index, or that is shipped for its model, if any.
 
         Raises:
             QueryError: If ``cached_queries`` is below 0.
             IndexNotFoundError: If there is no index.
-            IndexMismatchError: If the index was built by another model.
-            CorruptIndexError: If the catalogue cannot be read.
+            IndexMismatchError: If the index was built by another model, or the calibration is of
+                another.
+            CorruptIndexError: If the catalogue or its calibration cannot be read.
         """
         catalogue = _open_catalogue(index_dir, encoder)
         try:
+            if calibration is not None:
+                calibration.check_model(catalogue.fingerprint)
             index, generation = open_index(index_dir, catalogue)
             return cls(
                 *(index_dir, encoder, catalogue, index, generation),
                 classify=classify,
                 cached_queries=cached_queries,
+                calibration=calibration,
             )
         except BaseException:
             catalogue.close()
@@ -224,8 +245,11 @@ class Searcher:
             return []
         among = self._matching(where)
         features, categories = self._rows_of(texts)
-        hits_of = self._search(features, limit, among)
-        return [Answer(hits, category) for hits, category in zip(hits_of, categories, strict=True)]
+        answers = self._search(features, limit, among)
+        return [
+            replace(answer, category=category)
+            for answer, category in zip(answers, categories, strict=True)
+        ]
 
     def search_features(
         self, features: Features, top_k: int = 10, where: Filter | None = None
@@ -246,7 +270,8 @@ class Searcher:
         """
         limit = _checked_top_k(top_k)
         check_unit_rows(features, self._state.index.embed_dim, QueryError, REMEDY)
-        return self._search(features, limit, self._matching(where))
+        answers = self._search(features, limit, self._matching(where))
+        return [answer.hits for answer in answers]
 
     def facets(self, field: str, where: Filter | None = None, limit: int = 20) -> list[Facet]:
         """Count how many pictures have each value of a field; the commonest come first.
@@ -352,7 +377,17 @@ class Searcher:
         if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
             return self._begin_anew(feed)
         index, generation = follow(self._index_dir, now.index, now.generation, feed)
-        return None if index is now.index else _State(now.catalogue, index, generation)
+        if index is not now.index:
+            return _State(now.catalogue, index, generation, *self._judging(feed))
+        if (self._calibration or calibration_of(feed)) == now.calibration:
+            return None
+        calibration, judge = self._judging(feed)
+        return replace(now, calibration=calibration, judge=judge)
+
+    def _judging(self, catalogue: Catalogue) -> tuple[Calibration | None, Judge | None]:
+        """Find the calibration, and draw the background of the pictures that are there now."""
+        calibration = self._calibration or calibration_of(catalogue)
+        return calibration, Judge.of(catalogue, calibration)
 
     def _follow(self) -> Catalogue:
         """Give the connection that refreshes read over, to the file that is there now."""
@@ -370,7 +405,8 @@ class Searcher:
             if catalogue.uid != feed.uid:
                 catalogue.close()
                 return None
-            state = _State(catalogue, *open_index(self._index_dir, feed))
+            index, generation = open_index(self._index_dir, feed)
+            state = _State(catalogue, index, generation, *self._judging(feed))
         except BaseException:
             catalogue.close()
             raise
@@ -381,12 +417,13 @@ class Searcher:
         """Read which rows a filter holds of; None without one."""
         return None if where is None else self._state.catalogue.filters.rows(where)
 
-    def _search(self, features: Features, top_k: int, among: Rows | None) -> list[list[Hit]]:
+    def _search(self, features: Features, top_k: int, among: Rows | None) -> list[Answer]:
         state = self._state
-        hits_of = _look_up(state, features, top_k, among)
-        most = len(state.index) if among is None else min(len(among), len(state.index))
-        wanted, candidates = min(top_k, most), top_k
-        most = min(most, max(_MOST_CANDIDATES, top_k))
+        searched = len(state.index) if among is None else min(len(among), len(state.index))
+        candidates = top_k if state.judge is None else max(top_k, 2)
+        hits_of = _look_up(state, features, candidates, among)
+        wanted = min(top_k, searched)
+        most = min(searched, max(_MOST_CANDIDATES, candidates))
         while candidates < most:
             short = [i for i, hits in enumerate(hits_of) if len(hits) < wanted]
             if not short:
@@ -394,8 +431,8 @@ class Searcher:
             candidates = min(candidates * _WIDER, most)
             wider = _look_up(state, features[short], candidates, among)
             for i, hits in zip(short, wider, strict=True):
-                hits_of[i] = hits[:top_k]
-        return hits_of
+                hits_of[i] = hits
+        return _judged(state.judge, features, hits_of, searched, top_k)
 
 
 def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
@@ -406,6 +443,31 @@ def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> l
         _hits(own_scores, own_rows, records)
         for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
+
+
+def _judged(
+    judge: Judge | None,
+    features: Features,
+    hits_of: list[list[Hit]],
+    searched: int,
+    top_k: int,
+) -> list[Answer]:
+    """Say how likely the first hits of each query are right, where that is known."""
+    if judge is None:
+        return [Answer(hits[:top_k], None, nothing_matches=not hits) for hits in hits_of]
+    # a hit is judged beside the best other one
+    scores_of = [[hit.score for hit in hits[: max(top_k, 2)]] for hits in hits_of]
+    answers: list[Answer] = []
+    for hits, (probabilities, probability) in zip(
+        hits_of, judge.judge(features, scores_of, searched), strict=True
+    ):
+        told = [
+            replace(hit, probability=of_hit)
+            for hit, of_hit in zip(hits[:top_k], probabilities, strict=False)
+        ]
+        nothing = probability is None or probability < judge.calibration.nothing_below
+        answers.append(Answer(told, None, probability, nothing))
+    return answers
 
 
 def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:
