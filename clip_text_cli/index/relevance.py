@@ -39,6 +39,9 @@ def calibrate(
         Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of data with several splits.")] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Search DATA's pictures without the index's others.")
+    ] = False,
     model: Model = "starter",
     runtime: Runtime = None,
     report_only: Annotated[
@@ -78,7 +81,7 @@ def calibrate(
     encoder = wiring.as_indexed(wiring.load_encoder(model, runtime=runtime), index_dir)
     with Catalogue.open(index_dir) as catalogue:
         catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
-        labelled = [labelled_of(collection, encoder, catalogue) for collection in sets]
+        labelled = [labelled_of(collection, encoder, catalogue, alone=alone) for collection in sets]
     calibration, report = fit(labelled, encoder.fingerprint)
     if not report_only:
         store_calibration(index_dir, calibration)
@@ -105,18 +108,24 @@ def calibrate(
 
 
 def labelled_of(
-    collection: "RetrievalSet", encoder: "Encoder", catalogue: "Catalogue"
+    collection: "RetrievalSet", encoder: "Encoder", catalogue: "Catalogue", *, alone: bool = False
 ) -> "Labelled":
     """Encode captions and pictures, and put the index's other pictures beside them.
 
-    What the index has already is not encoded again. Pictures of equal content, and those with a
-    caption of equal wording, are all right.
+    What the index has already is not encoded again. Captions of equal wording are one question,
+    and all of their pictures are right, and pictures of equal content.
+
+    Args:
+        collection: Captions, and which pictures they are right of.
+        encoder: The model that built the index.
+        catalogue: Of the index.
+        alone: Leave the index's other pictures out.
     """
     import numpy as np
 
     from clip_text.data.duplicates import find_duplicates, merge_duplicates
-    from clip_text.evaluation.statistics import groups_of
     from retrieval.search.calibrating import Labelled
+    from retrieval.search.relevance import length_of
 
     rows, features = catalogue.draw(MOST_PICTURES)
     records = catalogue.records(rows.tolist())
@@ -127,16 +136,22 @@ def labelled_of(
     }
     pictures, digests = _rows_of(collection, encoder, indexed)
     merged = merge_duplicates(collection, find_duplicates(collection, digests))
+    right_of = {
+        text.text: pictures for text, pictures in zip(merged.texts, merged.answers, strict=True)
+    }
+    texts = list(right_of)
     known = set(digests)
     hashes = [
         records[row].picture.content_hash if row in records else None for row in rows.tolist()
     ]
-    other = np.array([content is None or content.hex() not in known for content in hashes], bool)
+    other = np.array(
+        [not alone and (content is None or content.hex() not in known) for content in hashes], bool
+    )
     return Labelled(
         collection.name,
-        encoder.encode_text([text.text for text in merged.texts]),
-        merged.answers,
-        groups_of(merged.answers, len(merged.image_ids)),
+        encoder.encode_text(texts),
+        np.array([length_of(text) for text in texts]),
+        list(right_of.values()),
         np.concatenate([pictures, features[other]]),
     )
 

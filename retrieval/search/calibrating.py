@@ -1,7 +1,7 @@
 """Fits what :mod:`retrieval.search.relevance` applies, on queries whose right pictures are known.
 
 Pictures are taken out at random, so that half of the queries have no answer left, in collections
-of several sizes. What is told of a query comes from a model that saw no query of its pictures.
+of several sizes. What is told of a query comes from a model that saw no query of its first picture.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,6 +46,8 @@ HIT_MODELS: tuple[tuple[str, ...], ...] = (
     ("score", "mean", "log_size"),
     ("score", "mean", "deviation", "log_rank", "log_size"),
     ("score", "mean", "deviation", "margin", "log_rank", "log_size"),
+    ("score", "log_length", "log_size"),
+    ("score", "mean", "deviation", "margin", "log_rank", "log_length", "log_size"),
 )
 ANSWER_MODELS: tuple[tuple[str, ...], ...] = (
     ("score",),
@@ -55,6 +57,9 @@ ANSWER_MODELS: tuple[tuple[str, ...], ...] = (
     ("score", "z", "log_size"),
     ("score", "mean", "deviation", "log_size"),
     ("score", "mean", "deviation", "margin", "log_size"),
+    ("score", "log_length", "log_size"),
+    ("score", "mean", "deviation", "log_length", "log_size"),
+    ("score", "mean", "deviation", "margin", "log_length", "log_size"),
 )
 """Evidence that is tried; what has the lowest log-loss on queries not fitted on is kept."""
 
@@ -74,16 +79,15 @@ class Labelled:
     Args:
         name: For people.
         queries: Unit rows, [queries, embed_dim].
+        lengths: Of the queries, see :func:`~retrieval.search.relevance.length_of`, [queries].
         answers: Of each query, the places of its right pictures in ``pictures``, at least one.
-        groups: Of each query, a number that queries with a right picture in common share,
-            [queries].
         pictures: Unit rows, [pictures, embed_dim]; those after the right ones are distractors.
     """
 
     name: str
     queries: Features
+    lengths: NDArray[np.int64]
     answers: Sequence[Sequence[int]]
-    groups: NDArray[np.int64]
     pictures: Features
 
 
@@ -199,7 +203,10 @@ def calibrate(
     hit_names, hit_losses, hits = _choose(HIT_MODELS, lessons.evidence, lessons.right, folds)
     answered = lessons.answered[:, None]
     answer_names, answer_losses, answers = _choose(ANSWER_MODELS, best, answered, folds)
-    nothing_below = float(np.quantile(answers[answered], _REFUSED))
+    nothing_below = min(
+        float(np.quantile(answers[lessons.answered & (lessons.collections == number)], _REFUSED))
+        for number in np.unique(lessons.collections)
+    )
     calibration = Calibration(
         fingerprint=fingerprint,
         hit=fit_logistic(hit_names, lessons.evidence, lessons.right),
@@ -357,7 +364,7 @@ def _gather(collections: Sequence[Labelled], rng: np.random.Generator) -> _Lesso
                             same * size,
                         )
                     )
-        first_group += int(collection.groups.max(initial=-1)) + 1
+        first_group += len(collection.pictures)
     if not parts:
         raise QueryError(
             f"expected at least {4 * FEWEST_ROWS} pictures to calibrate on, got fewer. Give more "
@@ -389,6 +396,7 @@ def _search(
     pictures = collection.pictures[kept]
     background = pictures[rng.permutation(size)[:BACKGROUND_ROWS]]
     answers = [place[list(pictures_of)] for pictures_of in collection.answers]
+    first = np.array([min(pictures_of) for pictures_of in collection.answers])
     answered = np.array([bool((places >= 0).any()) for places in answers])
     with_, without = (rng.permutation(np.flatnonzero(answered == there)) for there in (True, False))
     number = min(len(with_), len(without))
@@ -400,9 +408,11 @@ def _search(
         order = np.argsort(-scores, axis=1, kind="stable")[:, :HITS]
         over = queries @ background.T
         best = np.take_along_axis(scores, order, axis=1)
-        evidence = dict(evidence_of(best, over.mean(axis=1), over.std(axis=1), size))
+        evidence = dict(
+            evidence_of(best, over.mean(axis=1), over.std(axis=1), size, collection.lengths[part])
+        )
         right = np.stack([np.isin(order[i], answers[query]) for i, query in enumerate(part)])
-        yield evidence, right, answered[part], collection.groups[part]
+        yield evidence, right, answered[part], first[part]
 
 
 def _check_enough(lessons: _Lessons) -> None:

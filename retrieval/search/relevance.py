@@ -6,6 +6,7 @@ answer, that the index holds a right picture at all. :mod:`retrieval.search.cali
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,6 +29,7 @@ __all__ = [
     "Logistic",
     "calibration_of",
     "evidence_of",
+    "length_of",
     "store_calibration",
 ]
 
@@ -39,6 +41,8 @@ FEWEST_ROWS = 20
 
 _FORMAT = "clip-text-relevance-1"
 _LEAST_DEVIATION = 1e-6  # of cosines
+_CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
+_PIECE = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 
 Evidence = Mapping[str, NDArray[np.float64]]
 """By its name, what speaks for and against each hit, [queries, hits]."""
@@ -49,6 +53,7 @@ def evidence_of(
     mean: NDArray[np.floating],
     deviation: NDArray[np.floating],
     size: int,
+    lengths: Sequence[int],
 ) -> Evidence:
     """Gather what the models read, of hits that stand best first.
 
@@ -57,11 +62,12 @@ def evidence_of(
         mean: Mean cosine of each query over the background, [queries].
         deviation: Standard deviation of the same, [queries].
         size: How many pictures were searched.
+        lengths: Of the queries, see :func:`length_of`.
 
     Returns:
         ``score``; ``z``, the score in deviations above the background's mean; ``mean`` and
         ``deviation`` themselves; ``margin``, how far it lies above the best other hit, a cosine;
-        ``log_rank`` and ``log_size``, natural logarithms.
+        ``log_rank``, ``log_size`` and ``log_length``, natural logarithms.
     """
     scores = np.asarray(scores, np.float64)
     means = np.broadcast_to(np.asarray(mean, np.float64)[:, None], scores.shape)
@@ -78,7 +84,15 @@ def evidence_of(
         "margin": scores - others,
         "log_rank": np.log(ranks),
         "log_size": np.full(scores.shape, math.log(size)),
+        "log_length": np.broadcast_to(
+            np.log(np.maximum(np.asarray(lengths, np.float64), 1.0))[:, None], scores.shape
+        ),
     }
+
+
+def length_of(text: str) -> int:
+    """Count the characters of Chinese, Japanese and Korean, and the words of other languages."""
+    return len(_PIECE.findall(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +126,8 @@ class Calibration:
         fingerprint: Of the model whose scores these are.
         hit: Probability that a hit is right, for each hit.
         answer: Probability that a right picture is in the index at all, from the best hit.
-        nothing_below: Of that probability; below it, nothing matches. One in twenty of the
-            queries with an answer that it was fitted on lies there.
+        nothing_below: Of that probability; below it, nothing matches. At most one in twenty of
+            the queries with an answer lies there, in each of the collections it was fitted on.
         fitted_on: The data, for people.
         queries: How many queries those are.
         sizes: The fewest and the most pictures that were searched.
@@ -175,7 +189,7 @@ def _logistic(stored: dict[str, object]) -> Logistic:
     return model
 
 
-_NAMES = tuple(evidence_of(np.zeros((1, 1)), np.zeros(1), np.ones(1), 1))
+_NAMES = tuple(evidence_of(np.zeros((1, 1)), np.zeros(1), np.ones(1), 1, [1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +217,17 @@ class Judge:
         return cls(calibration, background) if len(background) >= FEWEST_ROWS else None
 
     def judge(
-        self, queries: Features, scores_of: Sequence[Sequence[float]], size: int
+        self,
+        queries: Features,
+        texts: Sequence[str],
+        scores_of: Sequence[Sequence[float]],
+        size: int,
     ) -> list[tuple[list[float], float | None]]:
         """Give the probabilities of queries' hits.
 
         Args:
             queries: Their unit rows, [n, embed_dim].
+            texts: The queries themselves.
             scores_of: Of each query, the scores of its hits, best first.
             size: How many pictures were searched.
 
@@ -224,7 +243,9 @@ class Judge:
                 judged.append(([], None))
                 continue
             part = slice(i, i + 1)
-            evidence = evidence_of(np.array([scores]), means[part], deviations[part], size)
+            evidence = evidence_of(
+                np.array([scores]), means[part], deviations[part], size, [length_of(texts[i])]
+            )
             hits = self.calibration.hit.probability(evidence)[0].tolist()
             judged.append((hits, float(self.calibration.answer.probability(evidence)[0, 0])))
         return judged

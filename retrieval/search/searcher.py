@@ -245,7 +245,7 @@ class Searcher:
             return []
         among = self._matching(where)
         features, categories = self._rows_of(texts)
-        answers = self._search(features, limit, among)
+        answers = self._search(features, limit, among, texts)
         return [
             replace(answer, category=category)
             for answer, category in zip(answers, categories, strict=True)
@@ -262,7 +262,7 @@ class Searcher:
             where: What must hold of a picture to be considered at all; None for nothing.
 
         Returns:
-            One list of hits per row, best first.
+            One list of hits per row, best first; without probabilities, which are for texts.
 
         Raises:
             QueryError: If the features are not finite unit rows of the index's
@@ -417,7 +417,14 @@ class Searcher:
         """Read which rows a filter holds of; None without one."""
         return None if where is None else self._state.catalogue.filters.rows(where)
 
-    def _search(self, features: Features, top_k: int, among: Rows | None) -> list[Answer]:
+    def _search(
+        self,
+        features: Features,
+        top_k: int,
+        among: Rows | None,
+        texts: Sequence[str] | None = None,
+    ) -> list[Answer]:
+        """Find hits; judge them where the texts are given that they were found for."""
         state = self._state
         searched = len(state.index) if among is None else min(len(among), len(state.index))
         candidates = top_k if state.judge is None else max(top_k, 2)
@@ -432,7 +439,16 @@ class Searcher:
             wider = _look_up(state, features[short], candidates, among)
             for i, hits in zip(short, wider, strict=True):
                 hits_of[i] = hits
-        return _judged(state.judge, features, hits_of, searched, top_k)
+        if state.judge is None or texts is None:
+            return [Answer(hits[:top_k], None, nothing_matches=not hits) for hits in hits_of]
+        # a hit is judged beside the best other one
+        scores_of = [[hit.score for hit in hits[: max(top_k, 2)]] for hits in hits_of]
+        judged = state.judge.judge(features, texts, scores_of, searched)
+        least = state.judge.calibration.nothing_below
+        return [
+            _as_answer(hits[:top_k], *told, least)
+            for hits, told in zip(hits_of, judged, strict=True)
+        ]
 
 
 def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
@@ -445,29 +461,14 @@ def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> l
     ]
 
 
-def _judged(
-    judge: Judge | None,
-    features: Features,
-    hits_of: list[list[Hit]],
-    searched: int,
-    top_k: int,
-) -> list[Answer]:
-    """Say how likely the first hits of each query are right, where that is known."""
-    if judge is None:
-        return [Answer(hits[:top_k], None, nothing_matches=not hits) for hits in hits_of]
-    # a hit is judged beside the best other one
-    scores_of = [[hit.score for hit in hits[: max(top_k, 2)]] for hits in hits_of]
-    answers: list[Answer] = []
-    for hits, (probabilities, probability) in zip(
-        hits_of, judge.judge(features, scores_of, searched), strict=True
-    ):
-        told = [
-            replace(hit, probability=of_hit)
-            for hit, of_hit in zip(hits[:top_k], probabilities, strict=False)
-        ]
-        nothing = probability is None or probability < judge.calibration.nothing_below
-        answers.append(Answer(told, None, probability, nothing))
-    return answers
+def _as_answer(
+    hits: list[Hit], probabilities: list[float], probability: float | None, least: float
+) -> Answer:
+    """Put what was judged into hits; the probabilities may be of more of them."""
+    told = [
+        replace(hit, probability=of_hit) for hit, of_hit in zip(hits, probabilities, strict=False)
+    ]
+    return Answer(told, None, probability, probability is None or probability < least)
 
 
 def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:
