@@ -179,6 +179,9 @@ def test_a_fit_tells_queries_with_an_answer_from_those_without(fitted):
         assert row.queries == pytest.approx(640, abs=1)
         assert row.probability > (0.9 if row.name == "made up" else 0.55)
     assert report.hits.error < 0.02
+    # one of ten hits is right where there is an answer: of nearly half of the queries
+    right = sum(one.came_true * one.count for one in report.hits.bins)
+    assert 0.04 < right / (10 * report.pooled.queries) <= 0.05
     assert report.answers.error < 0.1
     assert report.hits.log_loss == min(report.hit_losses.values()) < report.hits.base_loss
     assert report.answers.log_loss == min(report.answer_losses.values())

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
@@ -284,10 +283,8 @@ def store_calibration(index_dir: Path, calibration: Calibration | None) -> None:
 @cache
 def _shipped() -> dict[str, Calibration]:
     """Read the calibrations that come with the package, by their models' fingerprints."""
-    folder = files("retrieval.search") / "calibrations"
+    folder = Path(__file__).parent / "calibrations"
     read = [
-        Calibration.from_json(file.read_text(encoding="utf-8"))
-        for file in folder.iterdir()
-        if file.name.endswith(".json")
+        Calibration.from_json(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")
     ]
     return {calibration.fingerprint: calibration for calibration in read}
