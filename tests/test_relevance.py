@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from fakes import FakeEncoder
+from fakes import FakeEncoder, save_picture
+from older_catalogues import as_schema_1
 
 from retrieval.catalogue import Catalogue
 from retrieval.errors import CorruptIndexError, IndexMismatchError, QueryError
 from retrieval.filters.language import parse_where
 from retrieval.index import verify
-from retrieval.ingest import IndexWriter
+from retrieval.ingest import IndexWriter, index_folder
 from retrieval.search import Calibration, Searcher, relevance
 from retrieval.search.calibrating import (
     Labelled,
@@ -298,6 +299,23 @@ def test_rows_are_drawn_where_most_were_removed(index_dir):
             catalogue.remove(range(51, 61))
         assert [len(part) for part in catalogue.draw(5)] == [0, 0]
         assert Judge.of(catalogue, CALIBRATION) is None
+
+
+def test_rows_are_drawn_from_an_older_catalogue_as_it_is(tmp_path):
+    # its features lie in the table of pictures, and only who writes may upgrade it
+    for i in range(30):
+        save_picture(tmp_path / "photos" / f"{i}.png", i)
+    index_folder(tmp_path / "photos", tmp_path / "index", ENCODER)
+    with Catalogue.open(tmp_path / "index") as catalogue:
+        rows, features = catalogue.draw(7)
+    as_schema_1(tmp_path / "index")
+    with Catalogue.open(tmp_path / "index") as catalogue:
+        assert catalogue.schema_version == 1
+        drawn_rows, drawn_features = catalogue.draw(7)
+    assert drawn_rows.tolist() == rows.tolist()
+    assert drawn_features == pytest.approx(features, abs=1e-6)
+    with Searcher.open(tmp_path / "index", ENCODER, calibration=CALIBRATION) as searcher:
+        assert searcher.search("猫", 1)[0].probability is not None
 
 
 # what a search tells
