@@ -25,6 +25,7 @@ from rich.table import Table
 from clip_text_cli import wiring
 from clip_text_cli.options import AsJson, Dimensions, Model, Runtime
 from clip_text_cli.output import err, out, print_json
+from clip_text_cli.probabilities import as_percent, nothing_matches, probable
 from clip_text_cli.queries import (
     Diverse,
     Fold,
@@ -156,6 +157,10 @@ def search(
         str | None,
         typer.Option(metavar="FIELD", help="Also count the pictures by the values of a field."),
     ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out hits less probable to be right than this."),
+    ] = None,
     model: Model = "starter",
     runtime: Runtime = None,
     sheet: Annotated[
@@ -164,6 +169,9 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find pictures by words and by pictures; the score is a cosine in [-1, 1].
+
+    With a calibration (clip-text index calibrate; the starter has one) each hit has the
+    probability that it is right, and a search that seems to have no answer says so.
 
     Examples:
         clip-text search 红色的心 --top-k 10
@@ -189,21 +197,25 @@ def search(
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder) as searcher:
-        hits = searcher.search(asked)
+        answer = searcher.answer(asked)
         counts = [] if facets is None else searcher.facets(facets, asked.where)
         notes = searcher.notes()
+    hits = probable(answer.hits, min_probability)
     said = title(query, images, likes, without)
     if sheet is not None:
         contact_sheet([(said, hits)], sheet)
     if as_json:
         found: dict[str, Any] = {"query": said, "hits": [hit_as_json(hit) for hit in hits]}
+        found |= {"probability": answer.probability, "nothing_matches": answer.nothing_matches}
         if facets is not None:
             found["facets"] = {facets: [asdict(count) for count in counts]}
         print_json({**found, "notes": notes})
         return
     out.print(hits_table(hits))
-    if where is not None and not hits and not offset:
+    if where is not None and not answer.hits and not offset:
         err.print(f"no picture has {where}", markup=False, soft_wrap=True)
+    elif told := nothing_matches(answer, hits):
+        err.print(told, soft_wrap=True)
     if facets is not None:
         out.print(facets_table(facets, counts))
     tell_notes(notes)
@@ -330,21 +342,25 @@ def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator
 
 
 def hits_table(hits: "list[Hit]") -> Table:
-    """Rank, score and path of each hit, or its id without a file, and its caption if it has one."""
+    """Rank, score and path of each hit, or its id without a file; what else is known of one."""
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     table.add_column("path", overflow="fold")
+    judged = any(hit.probability is not None for hit in hits)
     captioned = any(hit.caption for hit in hits)
     if captioned:
         table.add_column("caption", overflow="fold")
+    if judged:
+        table.add_column("probability", justify="right")
     for hit in hits:
         path = escape(printable(hit.path) if hit.path else hit.image_id) + (
             " [red](missing)[/]" if hit.missing else ""
         )
         path += f" (+{len(hit.folded)} like it)" if hit.folded else ""
         cells = [str(hit.rank), f"{hit.score:.3f}", path]
-        table.add_row(*cells, *([escape(hit.caption or "")] if captioned else []))
+        cells += [escape(hit.caption or "")] if captioned else []
+        table.add_row(*cells, *([as_percent(hit.probability)] if judged else []))
     return table
 
 
@@ -365,6 +381,7 @@ def hit_as_json(hit: "Hit") -> dict[str, Any]:
     return {
         "rank": hit.rank,
         "score": hit.score,
+        "probability": hit.probability,
         "image_id": hit.image_id,
         "path": printable(hit.path) if hit.path else None,
         "missing": hit.missing,

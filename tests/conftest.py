@@ -57,7 +57,7 @@ def run(monkeypatch, capsys):
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["clip-text", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "400")  # long enough for a path beside others
+        monkeypatch.setenv("COLUMNS", "200")
         code = 0
         try:
             cli.main()

@@ -122,6 +122,7 @@ def test_search_answers_with_ranked_hits(client):
     assert found["hits"][0] == {
         "rank": 1,
         "score": 1.0,
+        "probability": None,
         "image_id": "red.png",
         "row": 0,
         "caption": "红色的方块",

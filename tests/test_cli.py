@@ -12,6 +12,8 @@ from PIL import Image
 from clip_text import Encoder
 from clip_text_cli import main as cli
 from clip_text_cli import pictures, wiring
+from retrieval.catalogue import Catalogue
+from retrieval.search.relevance import calibration_of
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "retrieval" / "gallery"
@@ -19,7 +21,7 @@ GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "vectors"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
-    "index": ("folder", "info", "verify", "remove", "compact", "build", "advise"),
+    "index": ("folder", "info", "verify", "remove", "compact", "build", "advise", "calibrate"),
 }
 PAGES = ("export", "runtimes")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
@@ -95,6 +97,15 @@ def test_a_folder_called_like_a_command_is_named_by_a_path(run, photos, tmp_path
     for args in (["folder", "folder"], ["./folder"], ["--index", "store", "folder"]):
         code, out, _ = run("index", *args, *([] if "store" in args else ["--index", "store"]))
         assert (code, out.startswith("3 pictures")) == (0, True)
+
+
+def test_the_shipped_calibration_is_of_the_bundled_starter(starter, tmp_path):
+    options = {"fingerprint": starter.fingerprint, "embed_dim": starter.embed_dim}
+    with Catalogue.create_or_open(tmp_path / "index", **options) as catalogue:
+        shipped = calibration_of(catalogue)
+    assert shipped is not None, "the starter has changed: calibrate it again, docs/relevance.md"
+    assert shipped.hit.weights["score"] > 0 > shipped.hit.weights["log_size"]
+    assert 0.0 < shipped.nothing_below < 0.5
 
 
 def test_index_as_json_counts_what_it_did(run, photos, tmp_path):

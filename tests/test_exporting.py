@@ -193,7 +193,9 @@ def test_an_export_that_is_not_the_model_is_not_kept(tmp_path, tiny_folder, monk
 
 
 def test_what_cannot_be_exported_is_told(tmp_path, tiny_folder, exported):
-    with pytest.raises(CheckpointError, match=r"expected precision fp32 or int8 for onnx, got 'bf16'\."):
+    with pytest.raises(
+        CheckpointError, match=r"expected precision fp32 or int8 for onnx, got 'bf16'\."
+    ):
         export(tiny_folder, tmp_path / "out", "onnx", "bf16")
     with pytest.raises(FileExistsError, match="expected a new folder"):
         export(tiny_folder, tmp_path, "onnx")

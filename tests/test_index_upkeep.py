@@ -96,7 +96,7 @@ def test_info_tells_what_there_is(run, index_dir, photos):
     code, out, _ = run("index", "info", "--index", index_dir)
     assert code == 0
     for word in ("8, of which 1", f"{photos}/p (4)", "1 files", "fake-1", CATALOGUE_NAME):
-        assert word in out
+        assert "".join(word.split()) in "".join(out.split())  # a long path goes over lines
 
 
 @pytest.mark.parametrize(

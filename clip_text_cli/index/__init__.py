@@ -4,7 +4,7 @@ import typer
 
 from clip_text_cli import pictures
 from clip_text_cli.groups import with_default
-from clip_text_cli.index import sealing, upkeep
+from clip_text_cli.index import relevance, sealing, upkeep
 
 app = typer.Typer(
     cls=with_default("folder"),
@@ -28,3 +28,4 @@ app.command("advise")(sealing.advise)
 app.command("info")(upkeep.info)
 app.command("verify")(upkeep.verify)
 app.command("remove")(upkeep.remove)
+app.command("calibrate")(relevance.calibrate)

@@ -106,6 +106,12 @@ class Catalogue(CatalogueReader):
         if known:
             self.connection.write("INSERT INTO meta VALUES ('precision', ?)", (known,))
 
+    def set_calibration(self, text: str | None) -> None:
+        """Keep what turns scores into probabilities, as JSON; None forgets it."""
+        self.connection.write("DELETE FROM meta WHERE key = 'calibration'", ())
+        if text is not None:
+            self.connection.write("INSERT INTO meta VALUES ('calibration', ?)", (text,))
+
     # Pictures
 
     def add(self, picture: Picture, feature: Feature | StoredFeature) -> int:

@@ -23,6 +23,7 @@ __all__ = ["COLUMNS", "CatalogueReader"]
 COLUMNS = ", ".join(Picture._fields)
 _PAGE = 1024  # rows of text
 _FEATURE_PAGE = 32768  # rows of features, 64 MiB at width 512
+_TRIED = 4  # numbers of rows for each that is drawn at random
 
 _SELECT = f"SELECT row, {COLUMNS} FROM images"  # noqa: S608  (field names, no input)
 
@@ -130,6 +131,12 @@ class CatalogueReader:
         """What the features are computed in, in alphabetical order; empty where nobody said."""
         stored = self.connection.read("SELECT value FROM meta WHERE key = 'precision'")
         return tuple(stored[0][0].split(",")) if stored else ()
+
+    @property
+    def calibration(self) -> str | None:
+        """What turns its scores into probabilities, as JSON; None where nobody fitted it."""
+        stored = self.connection.read("SELECT value FROM meta WHERE key = 'calibration'")
+        return str(stored[0][0]) if stored else None
 
     @property
     def schema_version(self) -> int:
@@ -252,6 +259,34 @@ class CatalogueReader:
             return {}
         features = decode([blob for _, blob in found], layout.dtype)
         return dict(zip((row for row, _ in found), features, strict=True))
+
+    def draw(self, number: int, seed: int = 0) -> tuple[Rows, Features]:
+        """Draw pictures at random, each at most once; what it costs follows their number.
+
+        Args:
+            number: How many; all of them, where there are fewer.
+            seed: Of the draw; equal seeds draw the same from the same pictures.
+
+        Returns:
+            Rows, int64 [n], and their features, unit rows [n, embed_dim].
+        """
+        layout, rng = self._layout(), np.random.default_rng(seed)
+        last = self.connection.read(f"SELECT max(row) FROM {layout.table}")[0][0] or 0  # noqa: S608
+        # Most numbers have pictures: only where many were removed, all rows are read.
+        tried = (rng.choice(last, min(last, _TRIED * number), replace=False) + 1).tolist()
+        blobs: dict[int, bytes] = {}
+        for start in range(0, len(tried), number):
+            blobs |= self._blobs(layout, tried[start : start + number])
+            if len(blobs) >= number:
+                break
+        else:
+            if len(tried) < last:
+                tried = rng.permutation(self.rows())[:number].tolist()
+                blobs = dict(self._blobs(layout, tried))
+        drawn = [row for row in tried if row in blobs][:number]
+        if not drawn:
+            return np.empty(0, np.int64), np.empty((0, self.embed_dim), np.float32)
+        return np.array(drawn, np.int64), decode([blobs[row] for row in drawn], layout.dtype)
 
     @contextlib.contextmanager
     def changes(self, since: int) -> Iterator[Change]:

@@ -3,6 +3,17 @@
 from retrieval.search.hits import Answer, Hit
 from retrieval.search.paging import Ranking
 from retrieval.search.query import LikeTerm, PictureTerm, Query, TextTerm
+from retrieval.search.relevance import Calibration
 from retrieval.search.searcher import Searcher
 
-__all__ = ["Answer", "Hit", "LikeTerm", "PictureTerm", "Query", "Ranking", "Searcher", "TextTerm"]
+__all__ = [
+    "Answer",
+    "Calibration",
+    "Hit",
+    "LikeTerm",
+    "PictureTerm",
+    "Query",
+    "Ranking",
+    "Searcher",
+    "TextTerm",
+]

@@ -12,6 +12,7 @@ from retrieval.records import Record
 from retrieval.search.hits import Answer, Hit, hit_of
 from retrieval.search.query import Query
 from retrieval.search.query_rows import QueryRows
+from retrieval.search.relevance import Calibration, Judge
 from retrieval.search.reranking import rank
 from retrieval.search.vectors import query_vectors
 
@@ -33,6 +34,8 @@ class State:
     catalogue: Catalogue
     index: SegmentedIndex
     generation: int
+    calibration: Calibration | None = None
+    judge: Judge | None = None
 
 
 def answer_all(
@@ -59,15 +62,18 @@ def answer_all(
     for (where, depth), members in _alike(asked, found.liked).items():
         hits = nearest(state, found.features[members], depth, among[where])
         hits_of |= zip(members, hits, strict=True)
+    answers = []
     for i, query in enumerate(asked):
-        liked = found.liked[i]
+        liked, rows, feature = found.liked[i], among[id(query.where)], found.features[i : i + 1]
         if query.is_reranked:
-            among_rows = among[id(query.where)]
-            find = functools.partial(_others, state, found.features[i : i + 1], among_rows, liked)
-            hits_of[i] = rank(query, find, state.catalogue.features_of)
+            find = functools.partial(_others, state, feature, rows, liked)
+            ranked = rank(query, find, state.catalogue.features_of)
+            answer = Answer(ranked, None, nothing_matches=not (ranked or query.offset))
         else:
-            hits_of[i] = _page(query, hits_of[i], liked)
-    return [Answer(hits_of[i], category) for i, category in enumerate(found.categories)]
+            answer = _judged(state, query, feature, hits_of[i], rows)
+            answer = dataclasses.replace(answer, hits=_page(query, answer.hits, liked))
+        answers.append(dataclasses.replace(answer, category=found.categories[i]))
+    return answers
 
 
 def matching(state: State, where: Filter | None) -> Rows | None:
@@ -99,12 +105,31 @@ def nearest(state: State, features: Features, top_k: int, among: Rows | None) ->
     return hits_of
 
 
+def _judged(
+    state: State, query: Query, feature: Features, hits: list[Hit], among: Rows | None
+) -> Answer:
+    """Say how likely each hit of a query that is one text is right, from the best one on."""
+    if state.judge is None or query.words is None or not hits:
+        return Answer(hits, None, nothing_matches=not hits)
+    count = len(state.index)
+    searched = count if among is None else min(len(among), count)
+    scores = [hit.score for hit in hits]
+    ((of_hits, probability),) = state.judge.judge(feature, [query.words], [scores], searched)
+    told = [
+        dataclasses.replace(hit, probability=of_hit)
+        for hit, of_hit in zip(hits, of_hits, strict=True)
+    ]
+    is_nothing = probability is None or probability < state.judge.calibration.nothing_below
+    return Answer(told, None, probability, is_nothing)
+
+
 def _alike(asked: list[Query], liked: list[Liked]) -> dict[tuple[int, int], list[int]]:
     """Group the queries that can be looked up together, by filter and depth."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, query in enumerate(asked):
         if not query.is_reranked:
-            depth = query.offset + query.top_k + len(liked[i])
+            # a hit is judged beside the best other one
+            depth = max(2, query.offset + query.top_k + len(liked[i]))
             groups.setdefault((id(query.where), depth), []).append(i)
     return groups
 
@@ -112,7 +137,7 @@ def _alike(asked: list[Query], liked: list[Liked]) -> dict[tuple[int, int], list
 def _page(query: Query, hits: list[Hit], liked: Liked) -> list[Hit]:
     """Take from the best hits those that a query asks for, without the pictures it names."""
     if not liked and not query.offset:
-        return hits
+        return hits[: query.top_k]
     others = [hit for hit in hits if hit.row not in liked]
     return [dataclasses.replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)][
         query.offset : query.offset + query.top_k

@@ -25,6 +25,8 @@ class Hit:
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
         folded: Pictures that are near-duplicates of this one, where the query folds them: those
             found with it, best first, with the ranks they would have had.
+        probability: That it is right, in [0, 1]; None where the index has no calibration, or the
+            query is more than one text, see :mod:`retrieval.search.relevance`.
     """
 
     rank: int
@@ -35,6 +37,7 @@ class Hit:
     caption: str | None
     metadata: dict[str, Any]
     folded: tuple["Hit", ...] = ()
+    probability: float | None = None
 
     @property
     def missing(self) -> bool:
@@ -61,10 +64,17 @@ class Answer:
         hits: Pictures, best first.
         category: What kind of query it is, and the probability of that in [0, 1]; None without
             a classifier, or where it says nothing.
+        probability: That a right picture is among those searched, in [0, 1], if one is for every
+            second query; None without a calibration, without hits, and where the query is more
+            than one text.
+        nothing_matches: True if there are no hits, or that is less probable than the calibration
+            asks for.
     """
 
     hits: list[Hit]
     category: tuple[str, float] | None
+    probability: float | None = None
+    nothing_matches: bool = False
 
 
 def hit_of(rank: int, score: float, record: Record, folded: tuple[Hit, ...] = ()) -> Hit:

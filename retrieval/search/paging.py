@@ -1,15 +1,14 @@
 """The order of an answer, held while somebody goes through it page by page."""
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Final, NamedTuple
 
 from retrieval.catalogue import Catalogue
 from retrieval.errors import QueryError
 from retrieval.filters.shown import shown
 from retrieval.records import Record
-from retrieval.search.hits import Hit, hit_of
+from retrieval.search.hits import Answer, Hit, hit_of
 from retrieval.search.query import checked_top_k
-from retrieval.search.query_rows import Category
 
 __all__ = ["Ranking"]
 
@@ -19,6 +18,7 @@ class _Place(NamedTuple):
     score: float
     row: int
     folded: "tuple[_Place, ...]"
+    probability: float | None
 
 
 class Ranking:
@@ -31,21 +31,22 @@ class Ranking:
 
     Args:
         catalogue: Has the pictures.
-        hits: In their order.
-        category: Of the query.
+        answer: To the query: all hits in their order, and what else is said of it.
         generation: Of the catalogue when it was asked.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, hits: Sequence[Hit], category: Category, generation: int
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, answer: Answer, generation: int) -> None:
         self._catalogue = catalogue
-        self._places: Final = [_place(hit) for hit in hits]
-        self.category: Final = category
+        self._places: Final = [_place(hit) for hit in answer.hits]
+        self._answer: Final = dataclasses.replace(answer, hits=[])
         self.generation: Final = generation
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def answer(self, hits: list[Hit]) -> Answer:
+        """Say of a page's hits what is said of the whole answer."""
+        return dataclasses.replace(self._answer, hits=hits)
 
     def page(self, offset: int = 0, top_k: int = 10) -> list[Hit]:
         """Give the hits after the first ``offset``.
@@ -73,9 +74,11 @@ class Ranking:
 
 
 def _place(hit: Hit) -> _Place:
-    return _Place(hit.rank, hit.score, hit.row, tuple(_place(each) for each in hit.folded))
+    folded = tuple(_place(each) for each in hit.folded)
+    return _Place(hit.rank, hit.score, hit.row, folded, hit.probability)
 
 
 def _hit(place: _Place, records: dict[int, Record]) -> Hit:
     folded = tuple(_hit(each, records) for each in place.folded if each.row in records)
-    return hit_of(place.rank, place.score, records[place.row], folded)
+    hit = hit_of(place.rank, place.score, records[place.row], folded)
+    return dataclasses.replace(hit, probability=place.probability)

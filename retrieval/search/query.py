@@ -229,6 +229,14 @@ class Query:
         return cls(terms, where, top_k, offset, fold, diversity)
 
     @property
+    def words(self) -> str | None:
+        """The text, where one is all that is looked for; else None."""
+        first, *others = self.terms
+        if others or not isinstance(first, TextTerm) or first.weight < 0:
+            return None
+        return first.text
+
+    @property
     def is_reranked(self) -> bool:
         """True if hits are not simply given in the order of their scores."""
         return self.fold is not None or bool(self.diversity)

@@ -20,6 +20,7 @@ from retrieval.search.hits import Answer, Hit
 from retrieval.search.paging import Ranking
 from retrieval.search.query import MAX_RANKED, Query, as_query, checked_top_k
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
+from retrieval.search.relevance import Calibration, Judge, calibration_of
 
 __all__ = ["Searcher"]
 
@@ -44,12 +45,14 @@ class Searcher:
         *,
         classify: EncodeAndClassify | None = None,
         cached_queries: int = 0,
+        calibration: Calibration | None = None,
     ) -> None:
         self._index_dir = index_dir
         self._encoder = encoder
         self._classify = classify
         self._rows_of = QueryRows(encoder, classify, index.embed_dim, cached_queries)
-        self._state = State(catalogue, index, generation)
+        self._calibration = calibration
+        self._state = State(catalogue, index, generation, *self._judging(catalogue))
         self._retired: list[Catalogue] = []
         self._refreshing = threading.Lock()  # held by the one refresh at work
         self._feed: Catalogue | None = None
@@ -64,6 +67,7 @@ class Searcher:
         classify: EncodeAndClassify | None = None,
         *,
         cached_queries: int = 0,
+        calibration: Calibration | None = None,
     ) -> Self:
         """Open an index for searching; works while another process indexes.
 
@@ -75,20 +79,26 @@ class Searcher:
             cached_queries: How many of the queries asked last keep their unit rows in memory, 4
                 bytes × embed_dim each; a model whose weights change must not. See
                 :meth:`cache_info`.
+            calibration: Gives hits their probabilities. If not given: the one that is stored with
+                the index, or that is shipped for its model, if any.
 
         Raises:
             QueryError: If ``cached_queries`` is below 0.
             IndexNotFoundError: If there is no index.
-            IndexMismatchError: If the index was built by another model.
-            CorruptIndexError: If the catalogue cannot be read.
+            IndexMismatchError: If the index was built by another model, or the calibration is of
+                another.
+            CorruptIndexError: If the catalogue or its calibration cannot be read.
         """
         catalogue = _open_catalogue(index_dir, encoder)
         try:
+            if calibration is not None:
+                calibration.check_model(catalogue.fingerprint)
             index, generation = open_index(index_dir, catalogue)
             return cls(
                 *(index_dir, encoder, catalogue, index, generation),
                 classify=classify,
                 cached_queries=cached_queries,
+                calibration=calibration,
             )
         except BaseException:
             catalogue.close()
@@ -179,7 +189,7 @@ class Searcher:
         state = self._state
         asked = dataclasses.replace(as_query(query), offset=0, top_k=depth)
         (answer,) = answer_all([asked], state, self._rows_of, self._encoder)
-        return Ranking(state.catalogue, answer.hits, answer.category, state.generation)
+        return Ranking(state.catalogue, answer, state.generation)
 
     def search_features(
         self, features: Features, top_k: int = 10, where: Filter | None = None
@@ -192,7 +202,7 @@ class Searcher:
             where: What must hold of a picture to be considered at all; None for nothing.
 
         Returns:
-            One list of hits per row, best first.
+            One list of hits per row, best first; without probabilities, which are for texts.
 
         Raises:
             QueryError: If the features are not finite unit rows of the index's
@@ -306,7 +316,17 @@ class Searcher:
         if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
             return self._begin_anew(feed)
         index, generation = follow(self._index_dir, now.index, now.generation, feed)
-        return None if index is now.index else State(now.catalogue, index, generation)
+        if index is not now.index:
+            return State(now.catalogue, index, generation, *self._judging(feed))
+        if (self._calibration or calibration_of(feed)) == now.calibration:
+            return None
+        calibration, judge = self._judging(feed)
+        return dataclasses.replace(now, calibration=calibration, judge=judge)
+
+    def _judging(self, catalogue: Catalogue) -> tuple[Calibration | None, Judge | None]:
+        """Find the calibration, and draw the background of the pictures that are there now."""
+        calibration = self._calibration or calibration_of(catalogue)
+        return calibration, Judge.of(catalogue, calibration)
 
     def _follow(self) -> Catalogue:
         """Give the connection that refreshes read over, to the file that is there now."""
@@ -324,7 +344,8 @@ class Searcher:
             if catalogue.uid != feed.uid:
                 catalogue.close()
                 return None
-            state = State(catalogue, *open_index(self._index_dir, feed))
+            index, generation = open_index(self._index_dir, feed)
+            state = State(catalogue, index, generation, *self._judging(feed))
         except BaseException:
             catalogue.close()
             raise

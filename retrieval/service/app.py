@@ -106,6 +106,8 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
         hits=[_as_found_picture(hit, prefix) for hit in answer.hits],
         category=_as_category(answer),
         page=page,
+        probability=_rounded(answer.probability),
+        nothing_matches=answer.nothing_matches,
     )
 
 
@@ -218,6 +220,7 @@ def _as_found_picture(hit: Hit, prefix: str) -> FoundPicture:
     return FoundPicture(
         rank=hit.rank,
         score=hit.score,
+        probability=_rounded(hit.probability),
         image_id=hit.image_id,
         row=hit.row,
         caption=hit.caption,
@@ -230,6 +233,10 @@ def _as_found_picture(hit: Hit, prefix: str) -> FoundPicture:
             for each in hit.folded
         ],
     )
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
 
 
 def _as_category(answer: Answer) -> QueryCategory | None:

@@ -46,7 +46,7 @@ class Pages:
         else:
             token = body.page
             ranking = self._find(token, body)
-        return Answer(ranking.page(body.offset, body.top_k), ranking.category), token
+        return ranking.answer(ranking.page(body.offset, body.top_k)), token
 
     def _find(self, token: str, body: SearchRequest) -> Ranking:
         others = sorted(body.model_fields_set - _WITH_PAGE)

@@ -120,6 +120,11 @@ class FoundPicture(BaseModel):
     score: float = Field(
         description="Cosine of query and picture in [-1, 1]; higher is better.", examples=[0.3172]
     )
+    probability: float | None = Field(
+        default=None,
+        description="That the picture is a right one, in [0, 1]; null without a calibration.",
+        examples=[0.31],
+    )
     image_id: str = Field(
         description="The picture's own name: its path below the indexed folder.",
         examples=["hearts/red.png"],
@@ -171,6 +176,17 @@ class SearchResponse(BaseModel):
     page: str | None = Field(
         description="Send it back to go on with this order; null unless the search was paged.",
         examples=[None],
+    )
+    probability: float | None = Field(
+        default=None,
+        description="That a right picture is among those searched; null without a calibration.",
+        examples=[0.72],
+    )
+    nothing_matches: bool = Field(
+        default=False,
+        description="True if there are no hits, or a match is too improbable: the hits are then "
+        "merely the nearest.",
+        examples=[False],
     )
 
 
