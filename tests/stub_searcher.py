@@ -58,7 +58,9 @@ class StubSearcher:
         names = list(CAPTIONS)
         return self.folder / names[row] if 0 <= row < len(names) else None
 
-    def answer(self, query: str, top_k: int = 10, where: Filter | None = None) -> Answer:
+    def answer(
+        self, query: str, top_k: int = 10, where: Filter | None = None, *, hybrid: bool = False
+    ) -> Answer:
         return Answer(self.search(query, top_k), self.category)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:

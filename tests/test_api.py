@@ -126,6 +126,8 @@ def test_search_answers_with_ranked_hits(client):
         "row": 0,
         "caption": "红色的方块",
         "metadata": METADATA,
+        "recognised": None,
+        "word_score": None,
         "image_url": "/v1/images/0",
         "thumbnail_url": "/v1/images/0/thumbnail",
         "missing": False,

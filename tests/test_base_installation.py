@@ -41,6 +41,7 @@ def cases(folder, tiny):
         ["index", "folder", folder / "images", "--index", index, *model],
         ["index", "info", "--index", index],
         ["index", "verify", "--index", index],
+        ["index", "text", "--index", index],
         ["index", "remove", "--root", folder / "images", "--index", index],
         ["index", folder / "images", "--index", index, *model],
         ["search", "红色", "--index", index, *model, "--sheet", folder / "sheet.png"],
@@ -58,6 +59,7 @@ def cases(folder, tiny):
     zero_shot = ["evaluate", "zero-shot", folder / "classes", *model, "--cache", folder / "cache"]
     missing = [
         ("serve", ["serve", "--index", index, *model]),
+        ("ocr", ["index", folder / "images", "--index", index, *model, "--ocr"]),
         ("data", ["data", "check", folder / "rows.parquet", *model]),
         ("data", ["data", "check", folder / "saved", *model]),
         ("lmdb", ["data", "check", folder / "lmdb" / "valid", *model]),

@@ -19,7 +19,7 @@ GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "vectors"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
-    "index": ("folder", "info", "verify", "remove", "compact", "build", "advise"),
+    "index": ("folder", "info", "verify", "remove", "compact", "build", "advise", "text"),
 }
 PAGES = ("export", "runtimes")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]

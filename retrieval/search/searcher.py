@@ -4,10 +4,12 @@ import operator
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
 
 from retrieval.catalogue import Catalogue, Facet
 from retrieval.errors import IndexNotFoundError, QueryError
@@ -17,6 +19,7 @@ from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features, Rows
 from retrieval.records import Record
+from retrieval.search.hybrid import Blend, blend_of, depth_for, join
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
 
 __all__ = ["Answer", "Hit", "Searcher"]
@@ -48,6 +51,9 @@ class Hit:
             picture that was added without a file.
         caption: The picture's caption from ``metadata.jsonl``, if any.
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
+        recognised: The text that was read in the picture, if any.
+        word_score: BM25 of the words that are said of the picture, higher is better; None if it
+            was not found by them.
     """
 
     rank: int
@@ -57,6 +63,8 @@ class Hit:
     path: Path | None
     caption: str | None
     metadata: dict[str, Any]
+    recognised: str | None = None
+    word_score: float | None = None
 
     @property
     def missing(self) -> bool:
@@ -161,13 +169,22 @@ class Searcher:
             catalogue.close()
             raise
 
-    def search(self, query: str, top_k: int = 10, where: Filter | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        where: Filter | None = None,
+        *,
+        hybrid: bool | Blend = False,
+    ) -> list[Hit]:
         """Find the pictures nearest to a text, among those taken over by the last refresh.
 
         Args:
             query: What to look for, in words.
             top_k: How many hits at most; more than the index holds gives all of it.
             where: What must hold of a picture to be considered at all; None for nothing.
+            hybrid: Search the words that are said of pictures as well; a :class:`Blend` says
+                how much they count.
 
         Returns:
             Hits, best first; empty if the index is empty. Pictures removed since the last
@@ -176,18 +193,28 @@ class Searcher:
 
         Raises:
             QueryError: If the query is no text or blank, ``top_k`` is below 1, or the filter
-                cannot be used; see :meth:`~retrieval.catalogue.filters.Filters.rows`.
+                cannot be used; see :meth:`~retrieval.catalogue.filters.Filters.rows`. With
+                ``hybrid``, if the index has no text index.
             EncoderError: If the encoder returns no unit row.
         """
-        return self.answer(query, top_k, where).hits
+        return self.answer(query, top_k, where, hybrid=hybrid).hits
 
-    def answer(self, query: str, top_k: int = 10, where: Filter | None = None) -> Answer:
+    def answer(
+        self,
+        query: str,
+        top_k: int = 10,
+        where: Filter | None = None,
+        *,
+        hybrid: bool | Blend = False,
+    ) -> Answer:
         """Find the pictures nearest to a text, and say of what category the text is.
 
         Args:
             query: What to look for, in words.
             top_k: How many hits at most; more than the index holds gives all of it.
             where: What must hold of a picture to be considered at all; None for nothing.
+            hybrid: Search the words that are said of pictures as well; a :class:`Blend` says
+                how much they count.
 
         Returns:
             Hits as :meth:`search` gives them, and the category.
@@ -196,10 +223,15 @@ class Searcher:
             QueryError: As for :meth:`search`.
             EncoderError: If the encoder returns no unit row.
         """
-        return self.answers([query], top_k, where)[0]
+        return self.answers([query], top_k, where, hybrid=hybrid)[0]
 
     def answers(
-        self, queries: Sequence[str], top_k: int = 10, where: Filter | None = None
+        self,
+        queries: Sequence[str],
+        top_k: int = 10,
+        where: Filter | None = None,
+        *,
+        hybrid: bool | Blend = False,
     ) -> list[Answer]:
         """Answer several texts at once: by one pass of the encoder, and one of the index.
 
@@ -207,6 +239,8 @@ class Searcher:
             queries: What to look for, each in words.
             top_k: How many hits at most for each; more than the index holds gives all of it.
             where: What must hold of a picture to be considered at all; None for nothing.
+            hybrid: Search the words that are said of pictures as well; a :class:`Blend` says
+                how much they count.
 
         Returns:
             One answer per query, in their order; none for none. Hits and scores are those that
@@ -224,7 +258,11 @@ class Searcher:
             return []
         among = self._matching(where)
         features, categories = self._rows_of(texts)
-        hits_of = self._search(features, limit, among)
+        blend = blend_of(hybrid)
+        if blend is None:
+            hits_of = self._search(features, limit, among)
+        else:
+            hits_of = self._search_both(texts, features, limit, among, blend)
         return [Answer(hits, category) for hits, category in zip(hits_of, categories, strict=True)]
 
     def search_features(
@@ -397,18 +435,50 @@ class Searcher:
                 hits_of[i] = hits[:top_k]
         return hits_of
 
+    def _search_both(
+        self,
+        texts: Sequence[str],
+        features: Features,
+        top_k: int,
+        among: Rows | None,
+        blend: Blend,
+    ) -> list[list[Hit]]:
+        """Search by features and by words; scores are cosines whichever found a picture."""
+        state, depth = self._state, depth_for(top_k)
+        hits_of = []
+        near_of = self._search(features, depth, among)
+        for text, feature, near in zip(texts, features, near_of, strict=True):
+            worded = state.catalogue.words.rank(text, depth, among)
+            hits = {hit.row: hit for hit in near}
+            ranked = join(list(hits), worded, blend)
+            if absent := sorted(set(ranked) - hits.keys()):
+                others = _look_up(state, feature[None], len(absent), np.array(absent, np.int64))
+                hits |= {hit.row: hit for hit in others[0]}
+            said = dict(zip(worded.rows.tolist(), worded.scores.tolist(), strict=True))
+            best = [hits[row] for row in ranked if row in hits][:top_k]
+            hits_of.append(
+                [
+                    replace(hit, rank=rank, word_score=said.get(hit.row))
+                    for rank, hit in enumerate(best, start=1)
+                ]
+            )
+        return hits_of
+
 
 def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
     """Find which of the k rows nearest to each feature have pictures that are still there."""
     scores, rows = state.index.search(features, k, among)
     records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
+    read = state.catalogue.words.recognised(records)
     return [
-        _hits(own_scores, own_rows, records)
+        _hits(own_scores, own_rows, records, read)
         for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
 
 
-def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:
+def _hits(
+    scores: list[float], rows: list[int], records: dict[int, Record], read: dict[int, str]
+) -> list[Hit]:
     known = [
         (score, records[row]) for score, row in zip(scores, rows, strict=True) if row in records
     ]
@@ -421,6 +491,7 @@ def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> l
             path=record.path,
             caption=record.picture.caption,
             metadata=record.metadata,
+            recognised=read.get(record.row),
         )
         for rank, (score, record) in enumerate(known, start=1)
     ]

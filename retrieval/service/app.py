@@ -94,7 +94,7 @@ def search(body: SearchRequest, request: Request, searcher: _TheSearcher) -> Sea
     refresher.start()  # where the service runs inside another one, nothing else starts it
     refresher.check()
     where = None if body.where is None else read_where(body.where)
-    answer = searcher.answer(body.query, body.top_k, where)
+    answer = searcher.answer(body.query, body.top_k, where, hybrid=body.hybrid)
     took_ms = round((time.perf_counter() - start) * 1_000, 2)
     prefix = request.scope.get("root_path", "")
     return SearchResponse(
@@ -219,6 +219,8 @@ def _as_found_picture(hit: Hit, prefix: str) -> FoundPicture:
         row=hit.row,
         caption=hit.caption,
         metadata=hit.metadata,
+        recognised=hit.recognised,
+        word_score=hit.word_score,
         image_url=image_url,
         thumbnail_url=f"{image_url}/thumbnail",
         missing=hit.missing,
