@@ -24,8 +24,8 @@ def worded(*pairs: tuple[int, float]) -> Worded:
 class TestJoin:
     def test_points_are_reciprocal_ranks(self):
         # by features 10, 11, 12; by words 12, 13: with k = 60
-        # 10: 1/61 = .016393;  11: 1/62 = .016129;  12: 1/63 + 1/61 = .032266;  13: 1/62 = .016129
-        assert join([10, 11, 12], worded((12, 1.0), (13, 1.0)), Blend()) == [12, 10, 11, 13]
+        # 10: 1/61 = .016393;  11: 1/62 = .016129;  12: 1/63 + 1/61 = .032266;  13: 1/62, like 11
+        assert join([10, 11, 12], worded((12, 1.0), (13, 1.0)), Blend()) == [12, 10, 13, 11]
 
     def test_a_share_counts_for_its_part(self):
         # k = 1; 10: 1/2, 11: 1/3 + .8/2 = .733, 12: .7/3 = .233
@@ -36,11 +36,15 @@ class TestJoin:
         assert join([10, 11], words, Blend(k=1, words=0.25)) == [10, 11, 12]
 
     def test_small_shares_are_passed_over_and_take_no_place(self):
-        # k = 0; without 12, 13 is the first by words: 1 against 10's 1; 10 stood before it
+        # k = 0; without 12, 13 is the first by words: 1, like 10, but by words
         words = worded((12, 0.5), (13, 1.0))
-        assert join([10], words, Blend(k=0)) == [10, 13]
+        assert join([10], words, Blend(k=0)) == [13, 10]
         # with it: 13 is the second, 1/2; 12 has .5 as well, and stood before it
         assert join([10], words, Blend(k=0, least_share=0)) == [10, 12, 13]
+
+    def test_the_nearest_stays_before_what_only_a_part_is_said_of(self):
+        assert join([10], worded((11, 0.99)), Blend()) == [10, 11]
+        assert join([10], worded((11, 1.0)), Blend()) == [11, 10]
 
     def test_one_list_alone(self):
         assert join([3, 1, 2], worded(), Blend()) == [3, 1, 2]

@@ -145,6 +145,13 @@ class TestRanking:
         fill(catalogue, picture("sku.4711", root=None, path=None), *map(picture, "abcd"))
         assert rows_of(catalogue, "4711") == [1]
 
+    def test_words_that_only_ask_do_not_count_beside_others(self, catalogue):
+        fill(catalogue, picture("a", "宫保鸡丁"), picture("b", "我的照片"), *map(picture, "cdef"))
+        for query in ("我想看宫保鸡丁的照片", "a picture of 宫保鸡丁"):
+            found = catalogue.words.rank(query, 10)
+            assert (found.rows.tolist(), found.shares.tolist()) == ([1], [1]), query
+        assert rows_of(catalogue, "照片") == [2]
+
     def test_words_of_more_than_half_tell_nothing(self, catalogue):
         fill(catalogue, *(picture(f"{i}", "一只狗" + "猫" * (i < 2)) for i in range(5)))
         assert rows_of(catalogue, "狗") == []

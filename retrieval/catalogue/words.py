@@ -61,6 +61,13 @@ DROP = (
 
 _STORE = "INSERT INTO words (rowid, caption, name, metadata, seen) VALUES (?, ?, ?, ?, ?)"
 _SETTINGS_KEY = "words_settings"
+# With these people ask for pictures; they are no part of what they ask for.
+_ASKING = frozenset(
+    "我 我要 我想 想 要 看 看看 想看 想要 要看 找 找到 找找 给 给我 请 帮 帮我 有 有没有 没有 什么 哪些 哪 吗 呢 吧 "
+    "的 了 和 与 在 是 里 上 张 一张 几张 图 图片 图像 照片 相片 拍 "
+    "i want to see show me find give please a an the of in on at with and or is are "
+    "photo photos picture pictures image images".split()
+)
 _MOST_WORDS = 256  # of a query: a page of text
 _PAGE = 500
 
@@ -131,7 +138,8 @@ class Words:
     def rank(self, text: str, limit: int, among: Rows | None = None) -> Worded:
         """Find the pictures of which the words of a text are said.
 
-        Any one word is enough; ranks are by FTS5's bm25 (k1 1.2, b 0.75), equals by row. Words
+        Any one word is enough, but for those that only ask (的, 照片, "picture of"), which do not
+        count beside others; ranks are by FTS5's bm25 (k1 1.2, b 0.75), equals by row. Words
         that are said of more than half of the pictures tell nothing and are passed over.
 
         Args:
@@ -209,6 +217,7 @@ class Words:
             of the pictures have.
         """
         different = list(dict.fromkeys(words))[:_MOST_WORDS]
+        different = [word for word in different if word not in _ASKING] or different
         if not different:
             return {}, []
         marks = ", ".join("?" * len(different))

@@ -76,13 +76,16 @@ def join(near: Sequence[int] | Rows, worded: Worded, blend: Blend) -> list[int]:
 
     Returns:
         All rows of both lists that count, the best first; equals by their place among the
-        nearest, then among the words.
+        words, then among the nearest: a picture of which all of the query is said, a number or a
+        name, comes before the nearest of which nothing is.
     """
-    points = {int(row): 1 / (blend.k + rank) for rank, row in enumerate(near, start=1)}
+    points: dict[int, float] = {}
     counted = worded.shares >= blend.least_share
     if blend.words:
         said = zip(worded.rows[counted].tolist(), worded.shares[counted].tolist(), strict=True)
         for rank, (row, share) in enumerate(said, start=1):
-            points[row] = points.get(row, 0.0) + blend.words * share / (blend.k + rank)
+            points[row] = blend.words * share / (blend.k + rank)
+    for rank, row in enumerate(near, start=1):
+        points[int(row)] = points.get(int(row), 0.0) + 1 / (blend.k + rank)
     # sorted is stable, and they stand in the order of their places
     return [row for row, _ in sorted(points.items(), key=operator.itemgetter(1), reverse=True)]
