@@ -61,6 +61,7 @@ class StubSearcher:
     def answer(
         self, query: str, top_k: int = 10, where: Filter | None = None, *, hybrid: bool = False
     ) -> Answer:
+        self.hybrid = hybrid
         return Answer(self.search(query, top_k), self.category)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:

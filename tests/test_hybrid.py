@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, as_stored, save_picture
 
+from clip_text_cli import wiring
 from retrieval.catalogue import Catalogue
 from retrieval.catalogue.words import Worded
 from retrieval.errors import IndexLockedError, QueryError
 from retrieval.filters.language import parse_where
-from retrieval.ingest import IndexWriter, index_folder, recognise_texts
+from retrieval.ingest import IndexWriter, Item, index_folder, recognise_texts
 from retrieval.search import Blend, Searcher
 from retrieval.search.hybrid import blend_of, depth_for, join
 
@@ -160,6 +161,19 @@ def test_what_is_written_after_the_last_refresh_is_left_out(index_dir, tmp_path)
         assert searcher.search("鱼", hybrid=True)[0].word_score is None
 
 
+def test_where_nearly_all_that_is_found_was_removed_the_next_best_stand_in(index_dir, tmp_path):
+    rows = FakeEncoder().encode_text([f"{i}" for i in range(120)])
+    with IndexWriter.open(tmp_path, FakeEncoder()) as writer:
+        writer.add_many(Item(f"{i}", feature=row) for i, row in enumerate(rows))
+    with Searcher.open(tmp_path, FakeEncoder()) as searcher:
+        order = [hit.image_id for hit in searcher.search("x", 120)]
+        with IndexWriter.open(tmp_path, FakeEncoder()) as writer:
+            writer.delete(order[:98])
+        hits = searcher.search("x", 10, hybrid=True)
+        assert [hit.image_id for hit in hits] == order[98:108]
+        assert [hit.rank for hit in hits] == list(range(1, 11))
+
+
 class TestReadText:
     @pytest.fixture
     def folder(self, tmp_path):
@@ -252,3 +266,43 @@ class TestReadText:
         finally:
             go_on.set()
             thread.join()
+
+
+class TestCommands:
+    @pytest.fixture(autouse=True)
+    def fakes(self, monkeypatch):
+        monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: FakeEncoder())
+        monkeypatch.setattr(wiring, "text_reader", lambda: TestReadText.read)
+
+    def test_hits_by_words_and_by_text_in_pictures(self, run, tmp_path):
+        for i in range(6):
+            save_picture(tmp_path / "pictures" / f"{i}.png", i)
+        index = ["--index", tmp_path / "index"]
+        code, out, _ = run("index", tmp_path / "pictures", *index, "--ocr", "--json")
+        told = json.loads(out)["ocr"]
+        assert (code, told["read"], told["with_text"], told["failures"]) == (0, 6, 1, [])
+        code, out, _ = run("index", tmp_path / "pictures", *index, "--ocr")
+        assert "0 pictures read" in out
+        code, out, _ = run("search", "营业中", *index, "--hybrid", "--json", "-k", 2)
+        first, second = json.loads(out)["hits"]
+        assert (first["image_id"], first["recognised"]) == ("3.png", "营业中\nOPEN")
+        assert first["word_score"] > 0
+        assert second["word_score"] is second["recognised"] is None
+        code, out, _ = run("search", "营业中", *index, "--hybrid")
+        assert "text in it" in out
+        assert "营业中 OPEN" in out
+
+    def test_words_of_ones_own(self, run, index_dir, tmp_path):
+        words = tmp_path / "words.txt"
+        words.write_text("宫保鸡丁\n", encoding="utf-8")
+        code, out, _ = run("index", "text", "--index", index_dir, "--words", words, "--json")
+        assert (code, json.loads(out)) == (0, {"pictures": COUNT})
+        words.write_text("a b c\n", encoding="utf-8")
+        code, _, err = run("index", "text", "--index", index_dir, "--words", words)
+        assert code == 1
+        assert "in line 1 of the words" in err
+        code, _, err = run("index", "text", "--index", index_dir, "--words", tmp_path / "none")
+        assert code == 2
+        assert "expected a file of words" in err
+        code, out, _ = run("search", "x", "--index", index_dir, "--hybrid", "--json")
+        assert code == 0

@@ -62,12 +62,13 @@ DROP = (
 _STORE = "INSERT INTO words (rowid, caption, name, metadata, seen) VALUES (?, ?, ?, ?, ?)"
 _SETTINGS_KEY = "words_settings"
 # With these people ask for pictures; they are no part of what they ask for.
-_ASKING = frozenset(
-    "我 我要 我想 想 要 看 看看 想看 想要 要看 找 找到 找找 给 给我 请 帮 帮我 有 有没有 没有 什么 哪些 哪 吗 呢 吧 "
-    "的 了 和 与 在 是 里 上 张 一张 几张 图 图片 图像 照片 相片 拍 "
+_ASKING_TEXT = (
+    "我 我要 我想 想 要 看 看看 想看 想要 要看 找 找到 找找 给 给我 请 帮 帮我 有 有没有 没有 "
+    "什么 哪些 哪 吗 呢 吧 的 了 和 与 在 是 里 上 张 一张 几张 图 图片 图像 照片 相片 拍 "
     "i want to see show me find give please a an the of in on at with and or is are "
-    "photo photos picture pictures image images".split()
+    "photo photos picture pictures image images"
 )
+_ASKING = frozenset(_ASKING_TEXT.split())
 _MOST_WORDS = 256  # of a query: a page of text
 _PAGE = 500
 

@@ -445,21 +445,30 @@ class Searcher:
     ) -> list[list[Hit]]:
         """Search by features and by words; scores are cosines whichever found a picture."""
         state, depth = self._state, depth_for(top_k)
+        scores_of, near_of = state.index.search(features, depth, among)
         hits_of = []
-        near_of = self._search(features, depth, among)
-        for text, feature, near in zip(texts, features, near_of, strict=True):
+        for i, text in enumerate(texts):
             worded = state.catalogue.words.rank(text, depth, among)
-            hits = {hit.row: hit for hit in near}
-            ranked = join(list(hits), worded, blend)
-            if absent := sorted(set(ranked) - hits.keys()):
-                others = _look_up(state, feature[None], len(absent), np.array(absent, np.int64))
-                hits |= {hit.row: hit for hit in others[0]}
+            cosines = dict(zip(near_of[i].tolist(), scores_of[i].tolist(), strict=True))
+            ranked = join(near_of[i], worded, blend)
+            if absent := sorted(set(ranked) - cosines.keys()):
+                rows = np.array(absent, np.int64)
+                others, found = state.index.search(features[i, None], len(rows), rows)
+                cosines |= zip(found[0].tolist(), others[0].tolist(), strict=True)
+            hits: list[Hit] = []
+            ranked = [row for row in ranked if row in cosines]
+            while ranked and len(hits) < top_k:  # some may be gone
+                page, ranked = ranked[:top_k], ranked[top_k:]
+                hits += _hits([cosines[row] for row in page], page, state)
+            if len(hits) < top_k and len(cosines) >= depth:  # nearly all are
+                known = {hit.row for hit in hits}
+                more = self._search(features[i, None], top_k, among)[0]
+                hits += [hit for hit in more if hit.row not in known]
             said = dict(zip(worded.rows.tolist(), worded.scores.tolist(), strict=True))
-            best = [hits[row] for row in ranked if row in hits][:top_k]
             hits_of.append(
                 [
                     replace(hit, rank=rank, word_score=said.get(hit.row))
-                    for rank, hit in enumerate(best, start=1)
+                    for rank, hit in enumerate(hits[:top_k], start=1)
                 ]
             )
         return hits_of
@@ -471,12 +480,18 @@ def _look_up(state: _State, features: Features, k: int, among: Rows | None) -> l
     records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
     read = state.catalogue.words.recognised(records)
     return [
-        _hits(own_scores, own_rows, records, read)
+        _as_hits(own_scores, own_rows, records, read)
         for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
 
 
-def _hits(
+def _hits(scores: list[float], rows: list[int], state: _State) -> list[Hit]:
+    """Read the pictures of rows that are still there."""
+    records = state.catalogue.records(rows)
+    return _as_hits(scores, rows, records, state.catalogue.words.recognised(records))
+
+
+def _as_hits(
     scores: list[float], rows: list[int], records: dict[int, Record], read: dict[int, str]
 ) -> list[Hit]:
     known = [
