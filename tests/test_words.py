@@ -242,6 +242,7 @@ class TestTransactions:
             catalogue.describe(1, picture("x/a", "新", **same))
             catalogue.remove([2])
         assert rows_of(catalogue, "地滑") == [1]
+        assert catalogue.words.recognised([1]) == {1: text}
         with catalogue.transaction():  # other content
             catalogue.replace(1, picture("x/a", content_hash=b"i"), FEATURE)
         assert rows_of(catalogue, "地滑") == []
