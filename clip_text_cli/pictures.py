@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from retrieval.search import Hit
 
 SOME_FILES_SET_ASIDE = 3
+SHOWN_FAILURES = 10
 DEFAULT_INDEX = user_data_path("clip-text") / "index"
 IndexDir = Annotated[
     Path,
@@ -94,6 +95,10 @@ def index(
     follow_links: Annotated[
         bool, typer.Option(help="Enter folders that are symbolic links, each folder once.")
     ] = False,
+    ocr: Annotated[
+        bool,
+        typer.Option("--ocr", help="Then read the text in those pictures that nobody has read."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make pictures searchable; run it again after adding, changing, moving or deleting some.
@@ -106,8 +111,9 @@ def index(
 
         clip-text index photos --index photos.index --model ./my-model
     """
-    from retrieval.ingest import index_folder
+    from retrieval.ingest import index_folder, recognise_texts
 
+    reader = wiring.text_reader() if ocr else None
     encoder = wiring.load_encoder(model, runtime=runtime, rows_only=True, dimensions=dimensions)
     if dimensions is None:
         encoder = wiring.as_indexed(encoder, index_dir)
@@ -125,13 +131,25 @@ def index(
             follow_directory_links=follow_links,
             prune=prune,
         )
+    read = None
+    if reader and folder.is_dir():  # gone, it was just forgotten
+        with reading_bar() as on_read:
+            read = recognise_texts(folder, index_dir, reader, on_read)
     if as_json:
         figures: dict[str, Any] = {name: getattr(report, name) for name in REPORTED}
         failures = [{"path": printable(path), "reason": why} for path, why in report.failures]
-        print_json({**figures, "failures": failures, "notes": report.notes})
+        told = {**figures, "failures": failures, "notes": report.notes}
+        if read:
+            unread = [{"path": printable(path), "reason": why} for path, why in read.failures]
+            told["ocr"] = {**asdict(read), "failures": unread}
+        print_json(told)
     else:
         for line in report.lines():
             out.print(escape(line), soft_wrap=True)
+        if read:
+            out.print(read.line(), soft_wrap=True)
+            for path, why in read.failures[:SHOWN_FAILURES]:
+                out.print(escape(f"  not read: {printable(path)}: {why}"), soft_wrap=True)
     if report.failed:
         raise typer.Exit(SOME_FILES_SET_ASIDE)
 
@@ -161,6 +179,10 @@ def search(
         float | None,
         typer.Option(min=0, max=1, help="Leave out hits less probable to be right than this."),
     ] = None,
+    hybrid: Annotated[
+        bool,
+        typer.Option("--hybrid", help="Search captions, names, metadata and read text as well."),
+    ] = False,
     model: Model = "starter",
     runtime: Runtime = None,
     sheet: Annotated[
@@ -173,6 +195,8 @@ def search(
     With a calibration (clip-text index calibrate; the starter has one) each hit has the
     probability that it is right, and a search that seems to have no answer says so.
 
+    --hybrid counts what is said of pictures, too: for names, numbers, text in pictures.
+
     Examples:
         clip-text search 红色的心 --top-k 10
 
@@ -181,6 +205,8 @@ def search(
         clip-text search 狗 --image beach.jpg --not 雪 --fold --offset 20
 
         clip-text search 日落 --where 'date >= 2024-05 and not folder = "截图"' --facets tags
+
+        clip-text search 宫保鸡丁 --hybrid
     """
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
@@ -193,6 +219,7 @@ def search(
         fold=fold,
         fold_at=fold_at,
         diversity=diverse,
+        hybrid=hybrid,
     )
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     encoder = wiring.as_indexed(encoder, index_dir)
@@ -341,6 +368,21 @@ def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator
         yield on_progress
 
 
+@contextmanager
+def reading_bar() -> "Iterator[Callable[[int, int], None]]":
+    """A bar with the time left for reading text, on stderr and only on a terminal."""
+    bar = Progress(
+        *(SpinnerColumn(), TextColumn("reading text"), BarColumn()),
+        *(MofNCompleteColumn(), TimeRemainingColumn()),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    task = bar.add_task("reading", total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def hits_table(hits: "list[Hit]") -> Table:
     """Rank, score and path of each hit, or its id without a file; what else is known of one."""
     table = Table(box=None, pad_edge=False)
@@ -353,6 +395,9 @@ def hits_table(hits: "list[Hit]") -> Table:
         table.add_column("caption", overflow="fold")
     if judged:
         table.add_column("probability", justify="right")
+    read = any(hit.recognised for hit in hits)
+    if read:
+        table.add_column("text in it", overflow="fold")
     for hit in hits:
         path = escape(printable(hit.path) if hit.path else hit.image_id) + (
             " [red](missing)[/]" if hit.missing else ""
@@ -360,7 +405,9 @@ def hits_table(hits: "list[Hit]") -> Table:
         path += f" (+{len(hit.folded)} like it)" if hit.folded else ""
         cells = [str(hit.rank), f"{hit.score:.3f}", path]
         cells += [escape(hit.caption or "")] if captioned else []
-        table.add_row(*cells, *([as_percent(hit.probability)] if judged else []))
+        cells += [as_percent(hit.probability)] if judged else []
+        cells += [escape(" ".join((hit.recognised or "").split()))] if read else []
+        table.add_row(*cells)
     return table
 
 
@@ -388,6 +435,8 @@ def hit_as_json(hit: "Hit") -> dict[str, Any]:
         "caption": hit.caption,
         "metadata": hit.metadata,
         **folded_as_json(hit),
+        "recognised": hit.recognised,
+        "word_score": hit.word_score,
     }
 
 

@@ -50,6 +50,7 @@ def make_query(
     fold: bool,
     fold_at: float | None,
     diversity: float | None,
+    hybrid: bool,
 ) -> "Query":
     """Make the query that the options say.
 
@@ -70,6 +71,7 @@ def make_query(
         offset=offset,
         fold=FOLD_AT if fold and fold_at is None else fold_at,
         diversity=diversity,
+        hybrid=hybrid,
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
     from clip_text.runtimes.auto import Tower
     from clip_text.runtimes.exported import Family
-    from retrieval.protocols import EncodeAndClassify
+    from retrieval.protocols import EncodeAndClassify, TextReader
 
 Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
 RuntimeName = Literal[
@@ -91,6 +91,17 @@ def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
         if cut.fingerprint == fingerprint:
             return cut
     return encoder
+
+
+def text_reader() -> "TextReader":
+    """What reads the text in pictures.
+
+    Raises:
+        MissingPackageError: If it is not installed.
+    """
+    from retrieval.ingest.rapidocr import RapidReader
+
+    return RapidReader()
 
 
 def checked_runtime(runtime: RuntimeName | None) -> str:

@@ -65,6 +65,25 @@ class Encoder(Protocol):
         ...
 
 
+class TextReader(Protocol):
+    """Reads the text that stands in pictures."""
+
+    def __call__(self, path: Path) -> str:
+        """Read one picture.
+
+        Args:
+            path: Its file.
+
+        Returns:
+            Lines of text as they stand there, from the top; empty where there are none.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If its content is no picture that can be read.
+        """
+        ...
+
+
 EncodeAndClassify = Callable[[Sequence[str]], tuple[Features, Sequence[tuple[str, float] | None]]]
 """Texts → what :meth:`Encoder.encode_text` gives, and of each text its category with the
 probability in [0, 1], or None, by one pass of the model."""

@@ -59,6 +59,7 @@ class StubSearcher:
 
     def answer(self, query: Query) -> Answer:
         (term,) = query.terms
+        self.hybrid = query.hybrid
         return Answer(self.search(term.text, query.top_k), self.category)
 
     def search(self, query: str, top_k: int = 10) -> list[Hit]:

@@ -127,11 +127,23 @@ def test_search_answers_with_ranked_hits(client):
         "row": 0,
         "caption": "红色的方块",
         "metadata": METADATA,
+        "recognised": None,
+        "word_score": None,
         "image_url": "/v1/images/0",
         "thumbnail_url": "/v1/images/0/thumbnail",
         "missing": False,
         "folded": [],
     }
+
+
+def test_words_are_searched_when_asked_for(tmp_path):
+    searcher = StubSearcher(tmp_path)
+    client = Client(create_app(searcher))
+    assert client.search(query="红色").status_code == 200
+    assert searcher.hybrid is False
+    assert client.search(query="红色", hybrid=True).status_code == 200
+    assert searcher.hybrid is True
+    assert client.search(query="红色", hybrid="yes").status_code == 422
 
 
 def test_hits_whose_file_is_gone_are_marked(tmp_path):

@@ -44,6 +44,7 @@ def cases(folder, tiny):
         ["index", "compact", "--index", index],
         ["index", "build", "--queries", texts, "--index", index, *model],
         ["index", "advise", "--queries", texts, "--index", index, *model],
+        ["index", "text", "--index", index],
         ["index", "remove", "--root", folder / "images", "--index", index],
         ["index", folder / "images", "--index", index, *model],
         ["search", "红色", "--index", index, *model, "--sheet", folder / "sheet.png"],
@@ -61,6 +62,7 @@ def cases(folder, tiny):
     zero_shot = ["evaluate", "zero-shot", folder / "classes", *model, "--cache", folder / "cache"]
     missing = [
         ("serve", ["serve", "--index", index, *model]),
+        ("ocr", ["index", folder / "images", "--index", index, *model, "--ocr"]),
         ("data", ["data", "check", folder / "rows.parquet", *model]),
         ("data", ["data", "check", folder / "saved", *model]),
         ("lmdb", ["data", "check", folder / "lmdb" / "valid", *model]),

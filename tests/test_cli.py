@@ -21,7 +21,17 @@ GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "vectors"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
-    "index": ("folder", "info", "verify", "remove", "compact", "build", "advise", "calibrate"),
+    "index": (
+        "folder",
+        "info",
+        "verify",
+        "remove",
+        "compact",
+        "build",
+        "advise",
+        "calibrate",
+        "text",
+    ),
 }
 PAGES = ("export", "runtimes")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]

@@ -105,7 +105,7 @@ def encoder(monkeypatch):
     monkeypatch.setattr(wiring, "load_encoder", lambda model, **_: FakeEncoder(embed_dim=512))
 
 
-@pytest.mark.parametrize("size", [0, 50_000, 200_000])
+@pytest.mark.parametrize("size", [0, 50_000, 400_000])
 @pytest.mark.usefixtures("encoder")
 def test_what_was_committed_before_the_disk_was_full_is_searchable(photos, run, tmp_path, size):
     store = tmp_path / "store"
@@ -168,7 +168,7 @@ def test_an_item_that_finds_no_room_is_not_stored_and_those_before_stay(tmp_path
             for number, row in enumerate(rows):
                 acknowledged.append(writer.add(f"{number}", feature=row, caption="一只猫"))
 
-        with full_after(300_000), pytest.raises(RoomError, match=CATALOGUE_NAME):
+        with full_after(600_000), pytest.raises(RoomError, match=CATALOGUE_NAME):
             add_all()
         stored = len(acknowledged)
         assert len(writer) == stored > 2

@@ -1,4 +1,4 @@
-"""``clip-text index info``, ``verify`` and ``remove``: an index looked after, without its model."""
+"""``clip-text index info``, ``verify``, ``remove``, ``text``: looking after an index."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -129,3 +129,39 @@ def remove(
         print_json(figures)
     else:
         out.print(f"{removed:,} pictures removed")
+
+
+def text(
+    index_dir: IndexDir = DEFAULT_INDEX,
+    words: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of words that jieba is to know, a line each; the index keeps them. An "
+            "empty file takes away those it has."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the text index anew, from what the index knows: no picture is read.
+
+    Searches with --hybrid need it. An index has one as soon as it is written to; this is for those
+    from before, for words of your own (names, brands), and after installing OpenCC.
+
+    Examples:
+        clip-text index text
+
+        clip-text index text --words brands.txt --index photos.index
+    """
+    from retrieval.catalogue.remaking import remake_words
+
+    try:
+        own = None if words is None else words.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(
+            f"expected a file of words in UTF-8, got {words} ({error}). Name another."
+        ) from error
+    count = remake_words(index_dir, own)
+    if as_json:
+        print_json({"pictures": count})
+    else:
+        out.print(f"what is said of {count:,} pictures can be searched")

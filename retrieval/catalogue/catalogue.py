@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
+from retrieval.catalogue import words
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.followers import tell_written
 from retrieval.catalogue.halves import StoredFeature, encode
@@ -133,6 +134,14 @@ class Catalogue(CatalogueReader):
         """Change what is known about a picture whose content is the same."""
         self.connection.write(f"UPDATE images SET {_ASSIGN} WHERE row = ?", (*picture, row))  # noqa: S608
         tell_written(self.connection.db, row, picture)
+
+    def keep_recognised(self, content_hash: bytes, text: str) -> None:
+        """Store the text that stands in the pictures of a content; empty where there is none."""
+        sql = "INSERT OR REPLACE INTO recognised VALUES (?, ?)"
+        self.connection.write(sql, (content_hash, text))
+        sql = f"SELECT row, {COLUMNS} FROM images WHERE content_hash = ?"  # noqa: S608
+        for row, *values in self.connection.read(sql, (content_hash,)):
+            words.written(self.connection.db, row, Picture(*values))
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget pictures."""

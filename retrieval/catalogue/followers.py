@@ -12,10 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.catalogue import fields
+from retrieval.catalogue import fields, words
 from retrieval.records import Picture
 
-__all__ = ["FIELDS", "FOLLOWERS", "Follower", "bring_up_to_date", "has_follower", "tell_written"]
+__all__ = [
+    "FIELDS",
+    "FOLLOWERS",
+    "WORDS",
+    "Follower",
+    "bring_up_to_date",
+    "has_follower",
+    "tell_written",
+]
 
 _PICTURES = f"SELECT row, {', '.join(Picture._fields)} FROM images ORDER BY row"  # noqa: S608
 
@@ -48,7 +56,8 @@ class Follower:
 
 
 FIELDS = Follower("fields", 1, fields.CREATE, fields.DROP, fields.written)
-FOLLOWERS = [FIELDS]
+WORDS = Follower(words.NAME, words.VERSION, words.CREATE, words.DROP, words.written)
+FOLLOWERS = [FIELDS, WORDS]
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> None:

@@ -14,6 +14,7 @@ from retrieval.catalogue.filters import Filters
 from retrieval.catalogue.halves import HALF, SINGLE, StoredFeature, as_stored, decode
 from retrieval.catalogue.opening import connect_reader
 from retrieval.catalogue.schema import CATALOGUE_NAME
+from retrieval.catalogue.words import Words
 from retrieval.errors import IndexMismatchError, IndexNotFoundError
 from retrieval.protocols import Feature, Features, Rows
 from retrieval.records import Failure, Picture, Record, bounds_under
@@ -64,6 +65,8 @@ class CatalogueReader:
         """For the other modules of this room."""
         self.filters = Filters(connection)
         """Selects pictures by what is said of them, and counts what is said."""
+        self.words = Words(connection)
+        """Ranks pictures by the words that are said of them."""
         self.uid = self._meta("uid")
         """Drawn at random when the catalogue is created; ties derived files to it."""
         self.fingerprint = self._meta("fingerprint")

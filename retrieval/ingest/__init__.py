@@ -1,6 +1,7 @@
 """Pictures into a catalogue and an index: those of folders, and those from elsewhere."""
 
 from retrieval.ingest.items import Item
+from retrieval.ingest.recognition import RecognitionReport, recognise_texts
 from retrieval.ingest.removal import remove_pictures
 from retrieval.ingest.report import IngestReport, OnProgress, Progress
 from retrieval.ingest.run import index_folder
@@ -13,6 +14,8 @@ __all__ = [
     "Item",
     "OnProgress",
     "Progress",
+    "RecognitionReport",
     "index_folder",
+    "recognise_texts",
     "remove_pictures",
 ]

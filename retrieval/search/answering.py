@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from retrieval.catalogue import Catalogue
 from retrieval.filters import Filter
@@ -10,6 +13,7 @@ from retrieval.index import SegmentedIndex
 from retrieval.protocols import Encoder, Features, Rows
 from retrieval.records import Record
 from retrieval.search.hits import Answer, Hit, hit_of
+from retrieval.search.hybrid import depth_for, join
 from retrieval.search.query import Query
 from retrieval.search.query_rows import QueryRows
 from retrieval.search.relevance import Calibration, Judge
@@ -65,7 +69,9 @@ def answer_all(
     answers = []
     for i, query in enumerate(asked):
         liked, rows, feature = found.liked[i], among[id(query.where)], found.features[i : i + 1]
-        if query.is_reranked:
+        if query.blend is not None:
+            answer = _by_both(state, query, feature, rows)
+        elif query.is_reranked:
             find = functools.partial(_others, state, feature, rows, liked)
             ranked = rank(query, find, state.catalogue.features_of)
             answer = Answer(ranked, None, nothing_matches=not (ranked or query.offset))
@@ -105,6 +111,46 @@ def nearest(state: State, features: Features, top_k: int, among: Rows | None) ->
     return hits_of
 
 
+def _by_both(state: State, query: Query, feature: Features, among: Rows | None) -> Answer:
+    """Answer a query by features and by words; how likely hits are right is not known then."""
+    find = functools.partial(_joined, state, query, feature, among)
+    if query.fold is None:
+        hits = find(query.offset + query.top_k)[query.offset :]
+    else:
+        hits = rank(query, find, state.catalogue.features_of)
+    return Answer(hits, None, nothing_matches=not (hits or query.offset))
+
+
+def _joined(
+    state: State, query: Query, feature: Features, among: Rows | None, top_k: int
+) -> list[Hit]:
+    """Find the best hits by features and by words; scores are cosines whichever found a picture."""
+    blend, words, depth = query.blend, query.words, depth_for(top_k)
+    assert blend is not None
+    assert words is not None
+    (scores,), (near,) = state.index.search(feature, depth, among)
+    worded = state.catalogue.words.rank(words, depth, among)
+    cosines = dict(zip(near.tolist(), scores.tolist(), strict=True))
+    ranked = join(near, worded, blend)
+    if absent := sorted(set(ranked) - cosines.keys()):
+        rows = np.array(absent, np.int64)
+        (others,), (found,) = state.index.search(feature, len(rows), rows)
+        cosines |= zip(found.tolist(), others.tolist(), strict=True)
+    hits: list[Hit] = []
+    ranked = [row for row in ranked if row in cosines]
+    while ranked and len(hits) < top_k:  # some may be gone
+        page, ranked = ranked[:top_k], ranked[top_k:]
+        hits += _hits([cosines[row] for row in page], page, *_known(state, page))
+    if len(hits) < top_k and len(cosines) >= depth:  # nearly all are
+        known = {hit.row for hit in hits}
+        hits += [hit for hit in nearest(state, feature, top_k, among)[0] if hit.row not in known]
+    said = dict(zip(worded.rows.tolist(), worded.scores.tolist(), strict=True))
+    return [
+        dataclasses.replace(hit, rank=place, word_score=said.get(hit.row))
+        for place, hit in enumerate(hits[:top_k], start=1)
+    ]
+
+
 def _judged(
     state: State, query: Query, feature: Features, hits: list[Hit], among: Rows | None
 ) -> Answer:
@@ -127,7 +173,7 @@ def _alike(asked: list[Query], liked: list[Liked]) -> dict[tuple[int, int], list
     """Group the queries that can be looked up together, by filter and depth."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, query in enumerate(asked):
-        if not query.is_reranked:
+        if not query.is_reranked and query.blend is None:
             # a hit is judged beside the best other one
             depth = max(2, query.offset + query.top_k + len(liked[i]))
             groups.setdefault((id(query.where), depth), []).append(i)
@@ -153,15 +199,26 @@ def _others(state: State, feature: Features, among: Rows | None, liked: Liked, k
 def _look_up(state: State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
     """Find which of the k rows nearest to each feature have pictures that are still there."""
     scores, rows = state.index.search(features, k, among)
-    records = state.catalogue.records(dict.fromkeys(rows.ravel().tolist()))
+    records, read = _known(state, dict.fromkeys(rows.ravel().tolist()))
     return [
-        _hits(own_scores, own_rows, records)
+        _hits(own_scores, own_rows, records, read)
         for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
 
 
-def _hits(scores: list[float], rows: list[int], records: dict[int, Record]) -> list[Hit]:
+def _known(state: State, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
+    """Read the pictures of rows that are still there, and the text that was read in them."""
+    records = state.catalogue.records(rows)
+    return records, state.catalogue.words.recognised(records)
+
+
+def _hits(
+    scores: list[float], rows: list[int], records: dict[int, Record], read: dict[int, str]
+) -> list[Hit]:
     known = [
         (score, records[row]) for score, row in zip(scores, rows, strict=True) if row in records
     ]
-    return [hit_of(rank, score, record) for rank, (score, record) in enumerate(known, start=1)]
+    return [
+        hit_of(rank, score, record, read.get(record.row))
+        for rank, (score, record) in enumerate(known, start=1)
+    ]

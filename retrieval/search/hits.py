@@ -27,6 +27,9 @@ class Hit:
             found with it, best first, with the ranks they would have had.
         probability: That it is right, in [0, 1]; None where the index has no calibration, or the
             query is more than one text, see :mod:`retrieval.search.relevance`.
+        recognised: The text that was read in the picture, if any.
+        word_score: BM25 of the words that are said of the picture, higher is better; None if it
+            was not found by them.
     """
 
     rank: int
@@ -38,6 +41,8 @@ class Hit:
     metadata: dict[str, Any]
     folded: tuple["Hit", ...] = ()
     probability: float | None = None
+    recognised: str | None = None
+    word_score: float | None = None
 
     @property
     def missing(self) -> bool:
@@ -77,7 +82,7 @@ class Answer:
     nothing_matches: bool = False
 
 
-def hit_of(rank: int, score: float, record: Record, folded: tuple[Hit, ...] = ()) -> Hit:
+def hit_of(rank: int, score: float, record: Record, recognised: str | None) -> Hit:
     """Make a hit of what the catalogue knows of its picture."""
     picture = record.picture
     return Hit(
@@ -88,5 +93,5 @@ def hit_of(rank: int, score: float, record: Record, folded: tuple[Hit, ...] = ()
         path=record.path,
         caption=picture.caption,
         metadata=record.metadata,
-        folded=folded,
+        recognised=recognised,
     )

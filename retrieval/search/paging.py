@@ -19,6 +19,7 @@ class _Place(NamedTuple):
     row: int
     folded: "tuple[_Place, ...]"
     probability: float | None
+    word_score: float | None
 
 
 class Ranking:
@@ -70,15 +71,20 @@ class Ranking:
         places = self._places[offset : offset + limit]
         rows = [each.row for place in places for each in (place, *place.folded)]
         records = self._catalogue.records(dict.fromkeys(rows))
-        return [_hit(place, records) for place in places if place.row in records]
+        read = self._catalogue.words.recognised(records)
+        return [_hit(place, records, read) for place in places if place.row in records]
 
 
 def _place(hit: Hit) -> _Place:
     folded = tuple(_place(each) for each in hit.folded)
-    return _Place(hit.rank, hit.score, hit.row, folded, hit.probability)
+    return _Place(hit.rank, hit.score, hit.row, folded, hit.probability, hit.word_score)
 
 
-def _hit(place: _Place, records: dict[int, Record]) -> Hit:
-    folded = tuple(_hit(each, records) for each in place.folded if each.row in records)
-    hit = hit_of(place.rank, place.score, records[place.row], folded)
-    return dataclasses.replace(hit, probability=place.probability)
+def _hit(place: _Place, records: dict[int, Record], read: dict[int, str]) -> Hit:
+    hit = hit_of(place.rank, place.score, records[place.row], read.get(place.row))
+    return dataclasses.replace(
+        hit,
+        folded=tuple(_hit(each, records, read) for each in place.folded if each.row in records),
+        probability=place.probability,
+        word_score=place.word_score,
+    )

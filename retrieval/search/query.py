@@ -22,6 +22,7 @@ from retrieval.filters import Filter
 from retrieval.filters.shown import shown
 from retrieval.filters.tree import And, Compare, Exists, In, Not, Or, Prefix
 from retrieval.records import displayed
+from retrieval.search.hybrid import Blend, blend_of
 
 __all__ = [
     "FOLD_AT",
@@ -153,6 +154,9 @@ class Query:
             :data:`FOLD_AT` is what near-duplicates have.
         diversity: How much a hit's likeness to the hits before it counts against it, in [0, 1):
             maximal marginal relevance over the best hits. None, like 0, for not at all.
+        hybrid: Search the words that are said of pictures as well, and place hits by both; a
+            :class:`~retrieval.search.hybrid.Blend` says how much words count. For a query of one
+            text.
 
     Raises:
         QueryError: If one of them cannot be used.
@@ -167,6 +171,7 @@ class Query:
     offset: int = 0
     fold: float | None = None
     diversity: float | None = None
+    hybrid: bool | Blend = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", _checked_terms(self.terms))
@@ -193,6 +198,16 @@ class Query:
                 f"expected offset and top_k of {MAX_RANKED} together at most where hits are folded "
                 f"or diversified, got {self.offset + self.top_k}. Ask for less, or for neither."
             )
+        if self.blend is not None and self.words is None:
+            raise QueryError(
+                f"expected one text to search for in words, got {len(self.terms)} terms. Leave out "
+                "hybrid, or all but one text."
+            )
+        if self.blend is not None and self.diversity:
+            raise QueryError(
+                "expected either hybrid or diversity, got both: their orders are not of one kind. "
+                "Leave one out."
+            )
 
     @classmethod
     def of(
@@ -205,6 +220,7 @@ class Query:
         offset: int = 0,
         fold: float | None = None,
         diversity: float | None = None,
+        hybrid: bool | Blend = False,
     ) -> Self:
         """Make a query of texts, files and ids, all of the same weight.
 
@@ -217,6 +233,7 @@ class Query:
             offset: See :class:`Query`.
             fold: See :class:`Query`.
             diversity: See :class:`Query`.
+            hybrid: See :class:`Query`.
 
         Raises:
             QueryError: As for :class:`Query`.
@@ -226,7 +243,12 @@ class Query:
             *(LikeTerm(each) for each in _listed(like, "like")),
             *(_term(each, -WITHOUT_WEIGHT) for each in _listed(without, "without")),
         )
-        return cls(terms, where, top_k, offset, fold, diversity)
+        return cls(terms, where, top_k, offset, fold, diversity, hybrid)
+
+    @property
+    def blend(self) -> Blend | None:
+        """How what is said of pictures counts; None where it does not."""
+        return blend_of(self.hybrid)
 
     @property
     def words(self) -> str | None:
@@ -245,7 +267,9 @@ class Query:
 _FILTERS = (And, Or, Not, Compare, In, Prefix, Exists)
 
 
-def as_query(query: object, top_k: int = 10, where: Filter | None = None) -> Query:
+def as_query(
+    query: object, top_k: int = 10, where: Filter | None = None, *, hybrid: bool | Blend = False
+) -> Query:
     """Take a query as it is, and a text as one for the best hits.
 
     Raises:
@@ -253,7 +277,7 @@ def as_query(query: object, top_k: int = 10, where: Filter | None = None) -> Que
     """
     if isinstance(query, Query):
         return query
-    return Query((TextTerm(query),), where, top_k)  # type: ignore[arg-type]  # it is checked there
+    return Query((TextTerm(query),), where, top_k, hybrid=hybrid)  # type: ignore[arg-type]  # it is checked there
 
 
 def checked_top_k(top_k: object) -> int:

@@ -17,6 +17,7 @@ from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.search.answering import State, answer_all, matching, nearest
 from retrieval.search.hits import Answer, Hit
+from retrieval.search.hybrid import Blend
 from retrieval.search.paging import Ranking
 from retrieval.search.query import MAX_RANKED, Query, as_query, checked_top_k
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
@@ -104,13 +105,22 @@ class Searcher:
             catalogue.close()
             raise
 
-    def search(self, query: str | Query, top_k: int = 10, where: Filter | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: str | Query,
+        top_k: int = 10,
+        where: Filter | None = None,
+        *,
+        hybrid: bool | Blend = False,
+    ) -> list[Hit]:
         """Find the pictures nearest to a query, among those taken over by the last refresh.
 
         Args:
             query: What to look for: words, or a :class:`Query`, which says the rest itself.
             top_k: How many hits at most for a text; more than the index holds gives all of it.
             where: What must hold of a picture to be considered for a text; None for nothing.
+            hybrid: Search the words that are said of pictures for a text as well; a
+                :class:`Blend` says how much they count.
 
         Returns:
             Hits, best first; empty if the index is empty. Pictures removed since the last
@@ -120,18 +130,27 @@ class Searcher:
         Raises:
             QueryError: If the query is no text or blank, ``top_k`` is below 1, the filter
                 cannot be used (see :meth:`~retrieval.catalogue.filters.Filters.rows`), a picture
-                cannot be read or is not in the index, or terms cancel one another.
+                cannot be read or is not in the index, or terms cancel one another. With
+                ``hybrid``, if the index has no text index.
             EncoderError: If the encoder returns no unit row.
         """
-        return self.answer(query, top_k, where).hits
+        return self.answer(query, top_k, where, hybrid=hybrid).hits
 
-    def answer(self, query: str | Query, top_k: int = 10, where: Filter | None = None) -> Answer:
+    def answer(
+        self,
+        query: str | Query,
+        top_k: int = 10,
+        where: Filter | None = None,
+        *,
+        hybrid: bool | Blend = False,
+    ) -> Answer:
         """Find the pictures nearest to a query, and say of what category its text is.
 
         Args:
             query: As for :meth:`search`.
             top_k: As for :meth:`search`.
             where: As for :meth:`search`.
+            hybrid: As for :meth:`search`.
 
         Returns:
             Hits as :meth:`search` gives them, and the category.
@@ -140,10 +159,15 @@ class Searcher:
             QueryError: As for :meth:`search`.
             EncoderError: If the encoder returns no unit row.
         """
-        return self.answers([query], top_k, where)[0]
+        return self.answers([query], top_k, where, hybrid=hybrid)[0]
 
     def answers(
-        self, queries: Sequence[str | Query], top_k: int = 10, where: Filter | None = None
+        self,
+        queries: Sequence[str | Query],
+        top_k: int = 10,
+        where: Filter | None = None,
+        *,
+        hybrid: bool | Blend = False,
     ) -> list[Answer]:
         """Answer several queries at once: their texts by one pass of the encoder.
 
@@ -153,6 +177,7 @@ class Searcher:
             queries: What to look for, each as for :meth:`search`.
             top_k: As for :meth:`search`, for each text.
             where: As for :meth:`search`, for each text.
+            hybrid: As for :meth:`search`, for each text.
 
         Returns:
             One answer per query, in their order; none for none. Hits and scores are those that
@@ -166,7 +191,7 @@ class Searcher:
             got = "text" if isinstance(queries, str) else "query"
             raise QueryError(f"expected a list of texts, got one {got}. Wrap it in a list.")
         limit = checked_top_k(top_k)
-        asked = [as_query(query, limit, where) for query in queries]
+        asked = [as_query(query, limit, where, hybrid=hybrid) for query in queries]
         return answer_all(asked, self._state, self._rows_of, self._encoder) if asked else []
 
     def rank(self, query: str | Query, depth: int = MAX_RANKED) -> Ranking:

@@ -225,6 +225,8 @@ def _as_found_picture(hit: Hit, prefix: str) -> FoundPicture:
         row=hit.row,
         caption=hit.caption,
         metadata=hit.metadata,
+        recognised=hit.recognised,
+        word_score=hit.word_score,
         image_url=image_url,
         thumbnail_url=f"{image_url}/thumbnail",
         missing=hit.missing,

@@ -87,6 +87,7 @@ def as_query(body: SearchRequest) -> Query:
         body.offset,
         body.fold,
         body.diversity,
+        body.hybrid,
     )
 
 

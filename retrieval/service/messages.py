@@ -93,6 +93,13 @@ class SearchRequest(BaseModel):
         "1; 0.1 or 0.2, say.",
         examples=[None],
     )
+    hybrid: bool = Field(
+        default=False,
+        description=(
+            "Search the words that are said of pictures as well: captions, names, metadata, text "
+            "that was read in them. Scores stay cosines, so they need not fall from hit to hit."
+        ),
+    )
     paged: bool = Field(
         default=False,
         description="Keep the order of the answer for a while, so that its pages have each hit "
@@ -139,6 +146,14 @@ class FoundPicture(BaseModel):
     metadata: dict[str, Any] = Field(
         description="Everything else metadata.jsonl says about it.",
         examples=[{"tags": ["爱", "心"], "author": "…", "licence": "Apache-2.0"}],
+    )
+    recognised: str | None = Field(
+        description="The text that was read in it (index --ocr); null without any.",
+        examples=["小心地滑"],
+    )
+    word_score: float | None = Field(
+        description="BM25 of the query's words; null unless the picture was found by them.",
+        examples=[7.41],
     )
     image_url: str = Field(description="The original picture.", examples=["/v1/images/42"])
     thumbnail_url: str = Field(
