@@ -1,7 +1,5 @@
 """Pictures made searchable and found: ``clip-text index``, ``search``, ``serve``, ``demo``."""
 
-import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,9 +21,18 @@ from rich.progress import (
 from rich.table import Table
 
 from clip_text_cli import wiring
+from clip_text_cli.hits import (
+    facets_table,
+    hit_as_json,
+    hits_table,
+    nothing_matches,
+    printable,
+    probable,
+    tell_notes,
+    titled,
+)
 from clip_text_cli.options import AsJson, Dimensions, Model, Runtime
 from clip_text_cli.output import err, out, print_json
-from clip_text_cli.probabilities import as_percent, nothing_matches, probable
 from clip_text_cli.queries import (
     Diverse,
     Fold,
@@ -34,15 +41,12 @@ from clip_text_cli.queries import (
     Likes,
     Offset,
     Without,
-    folded_as_json,
     make_query,
     title,
 )
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from retrieval.catalogue import Facet
     from retrieval.ingest import OnProgress
-    from retrieval.search import Hit
 
 SOME_FILES_SET_ASIDE = 3
 SHOWN_FAILURES = 10
@@ -381,78 +385,3 @@ def reading_bar() -> "Iterator[Callable[[int, int], None]]":
     task = bar.add_task("reading", total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def hits_table(hits: "list[Hit]") -> Table:
-    """Rank, score and path of each hit, or its id without a file; what else is known of one."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("path", overflow="fold")
-    judged = any(hit.probability is not None for hit in hits)
-    captioned = any(hit.caption for hit in hits)
-    if captioned:
-        table.add_column("caption", overflow="fold")
-    if judged:
-        table.add_column("probability", justify="right")
-    read = any(hit.recognised for hit in hits)
-    if read:
-        table.add_column("text in it", overflow="fold")
-    for hit in hits:
-        path = escape(printable(hit.path) if hit.path else hit.image_id) + (
-            " [red](missing)[/]" if hit.missing else ""
-        )
-        path += f" (+{len(hit.folded)} like it)" if hit.folded else ""
-        cells = [str(hit.rank), f"{hit.score:.3f}", path]
-        cells += [escape(hit.caption or "")] if captioned else []
-        cells += [as_percent(hit.probability)] if judged else []
-        cells += [escape(" ".join((hit.recognised or "").split()))] if read else []
-        table.add_row(*cells)
-    return table
-
-
-def facets_table(field: str, counts: "list[Facet]") -> Table:
-    """How many pictures have each value of a field."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("pictures", justify="right")
-    table.add_column(escape(field), overflow="fold")
-    for count in counts:
-        value = count.value
-        shown = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(f"{count.count:,}", escape(printable(Path(shown))))
-    return table
-
-
-def hit_as_json(hit: "Hit") -> dict[str, Any]:
-    """What ``--json`` says of a hit."""
-    return {
-        "rank": hit.rank,
-        "score": hit.score,
-        "probability": hit.probability,
-        "image_id": hit.image_id,
-        "path": printable(hit.path) if hit.path else None,
-        "missing": hit.missing,
-        "caption": hit.caption,
-        "metadata": hit.metadata,
-        **folded_as_json(hit),
-        "recognised": hit.recognised,
-        "word_score": hit.word_score,
-    }
-
-
-def titled(hit: "Hit") -> str:
-    """Caption of a hit, with the emoji itself where it is one."""
-    return f"{hit.metadata.get('emoji') or ''} {hit.caption or hit.image_id}".strip()
-
-
-def tell_notes(notes: list[str]) -> None:
-    """Print what a searcher finds worth knowing, on stderr."""
-    for note in notes:
-        err.print(f"note: {escape(note)}", soft_wrap=True)
-
-
-def printable(path: Path) -> str:
-    """A path without bytes or line breaks that would spoil a terminal or JSON."""
-    from retrieval.records import displayed
-
-    return displayed(os.fsencode(path))

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from retrieval.search import Hit, Query
+    from retrieval.search import Query
 
 Images = Annotated[
     list[Path] | None,
@@ -88,10 +88,3 @@ def title(
     wanted = [*([] if text is None else [text]), *files]
     said = " + ".join([*wanted, *(likes or ())])
     return " − ".join([said, *(without or ())])
-
-
-def folded_as_json(hit: "Hit") -> dict[str, Any]:
-    """What ``--json`` says of the pictures folded into a hit; nothing of a hit without any."""
-    if not hit.folded:
-        return {}
-    return {"folded": [{"image_id": each.image_id, "score": each.score} for each in hit.folded]}

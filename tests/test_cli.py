@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from clip_text import Encoder
+from clip_text_cli import hits, pictures, wiring
 from clip_text_cli import main as cli
-from clip_text_cli import pictures, wiring
 from retrieval.catalogue import Catalogue
 from retrieval.search.relevance import calibration_of
 
@@ -293,6 +293,6 @@ def test_evaluate_names_missing_pictures(run, tmp_path):
 
 
 def test_paths_are_printable():
-    assert pictures.printable(Path("a\nb")) == "a\\nb"
-    assert pictures.printable(Path(os.fsdecode(b"\xff.jpg"))) == "\\xff.jpg"
-    assert pictures.printable(Path("红心.jpg")) == "红心.jpg"
+    assert hits.printable(Path("a\nb")) == "a\\nb"
+    assert hits.printable(Path(os.fsdecode(b"\xff.jpg"))) == "\\xff.jpg"
+    assert hits.printable(Path("红心.jpg")) == "红心.jpg"
