@@ -4,7 +4,7 @@
     clip-text index calibrate flickr8k-cn/val.jsonl words.jsonl --report
 
 A picture gets the nouns that at least two of its ``zh`` captions have. A noun's right pictures are
-then all that have it. Needs jieba (clip-text[train]).
+then all that have it.
 """
 
 import argparse

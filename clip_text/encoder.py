@@ -182,7 +182,7 @@ class Encoder(TextHeads):
         if dimensions is None:
             return self.embed_dim
         check_dimensions(dimensions, self.embed_dim)
-        return dimensions
+        return int(dimensions)
 
     def save_pretrained(self, folder: str | Path, dtype: "torch.dtype | None" = None) -> None:
         """Write the model as a folder that :meth:`from_pretrained` reads.

@@ -35,8 +35,8 @@ def check_dimensions(dimensions: int, embed_dim: int) -> None:
     whole = isinstance(dimensions, int | np.integer) and not isinstance(dimensions, bool)
     if not whole or not 1 <= dimensions <= embed_dim:
         raise DimensionsError(
-            f"expected dimensions from 1 to {embed_dim} (the model's embed_dim), got "
-            f"{dimensions!r}. Ask for fewer, or leave it out."
+            f"expected dimensions from 1 to {embed_dim} (the width of its rows), got "
+            f"{dimensions!r}. Ask for a whole number in that range, or leave it out."
         )
 
 

@@ -243,7 +243,7 @@ def search(
         print_json({**found, "notes": notes})
         return
     out.print(hits_table(hits))
-    if where is not None and not answer.hits and not offset:
+    if where is not None and not answer.hits and not offset and not likes:
         err.print(f"no picture has {where}", markup=False, soft_wrap=True)
     elif told := nothing_matches(answer, hits):
         err.print(told, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
+    from retrieval.filters import Filter
     from retrieval.search import Query
 
 Images = Annotated[
@@ -57,7 +58,6 @@ def make_query(
     Raises:
         QueryError: If they say none; see ``Query``.
     """
-    from retrieval.filters.language import parse_where
     from retrieval.search import Query
     from retrieval.search.query import FOLD_AT
 
@@ -66,13 +66,19 @@ def make_query(
         *(images or ()),
         like=likes or (),
         without=without or (),
-        where=None if where is None else parse_where(where),
+        where=None if where is None else _parsed(where),
         top_k=top_k,
         offset=offset,
         fold=FOLD_AT if fold and fold_at is None else fold_at,
         diversity=diversity,
         hybrid=hybrid,
     )
+
+
+def _parsed(where: str) -> "Filter":
+    from retrieval.filters.language import parse_where  # brings its parser with it
+
+    return parse_where(where)
 
 
 def title(

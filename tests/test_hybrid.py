@@ -14,7 +14,7 @@ from retrieval.errors import IndexLockedError, QueryError
 from retrieval.filters.language import parse_where
 from retrieval.ingest import IndexWriter, Item, index_folder, recognise_texts
 from retrieval.search import Blend, Query, Searcher
-from retrieval.search.hybrid import blend_of, depth_for, join
+from retrieval.search.hybrid import blend_of, join
 
 
 def worded(*pairs: tuple[int, float]) -> Worded:
@@ -62,7 +62,6 @@ class TestJoin:
         assert blend_of(False) is None
         assert blend_of(True) == Blend()
         assert blend_of(Blend(k=1)) == Blend(k=1)
-        assert (depth_for(1), depth_for(25), depth_for(26)) == (100, 100, 104)
 
 
 COUNT = 130  # more than are looked at by features
@@ -149,6 +148,7 @@ def test_pages_and_folds_of_both_lists_go_on_where_the_ones_before_end(searcher)
     whole = searcher.search(Query.of(query, hybrid=True, top_k=12))
     parts = [searcher.search(Query.of(query, hybrid=True, top_k=4, offset=at)) for at in (0, 4, 8)]
     assert [hit for part in parts for hit in part] == whole
+    assert searcher.search(Query.of(query, hybrid=True, top_k=100))[:12] == whole
     folded = searcher.search(Query.of(query, hybrid=True, top_k=12, fold=1.0))
     assert [hit.row for hit in folded] == [hit.row for hit in whole]
     ranking = searcher.rank(Query.of(query, hybrid=True))

@@ -1,6 +1,7 @@
 """``clip-text index compact``, ``build`` and ``advise``, and what recipes they choose from."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +9,16 @@ from fakes import FakeEncoder, save_picture
 
 from clip_text_cli import wiring
 from clip_text_cli.index.sealing import _bytes
-from retrieval.catalogue import Catalogue
-from retrieval.index import Recipe, Trial, best_of, choose_recipe, open_index, try_recipes
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.index import (
+    Recipe,
+    Trial,
+    best_of,
+    choose_recipe,
+    compact,
+    open_index,
+    try_recipes,
+)
 from retrieval.index.recipes import EXACT, factories
 from retrieval.ingest import IndexWriter, index_folder
 from retrieval.search import Searcher
@@ -154,3 +163,28 @@ def test_without_captions_or_pictures_queries_are_asked_for(run, tmp_path):
     assert (code, "Name a file of them: --queries" in err) == (1, True)
     code, _, err = run("index", "compact", "--index", tmp_path / "none")
     assert (code, "expected an index in" in err) == (1, True)
+
+
+def test_a_catalogue_put_back_from_a_copy_has_no_vectors_of_what_came_after(tmp_path, features):
+    rows = features[0].astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    index_dir, copy = tmp_path / "index", tmp_path / "copy.sqlite"
+    made = {"fingerprint": "f", "embed_dim": 32}
+
+    def add(*numbers):
+        with IndexWriter.open(index_dir, **made) as writer:
+            for number in numbers:
+                writer.add(str(number), feature=rows[number])
+
+    add(*range(5))
+    shutil.copy(index_dir / CATALOGUE_NAME, copy)
+    add(5, 6, 7)
+    assert compact(index_dir).generation == 8
+    shutil.copy(copy, index_dir / CATALOGUE_NAME)
+    add(15, 16, 17, 18)  # generation 9, in rows that were of others
+    with Catalogue.open(index_dir) as catalogue:
+        index, generation = open_index(index_dir, catalogue)
+        assert (generation, len(index), index.sealed) == (9, 9, 0)
+        for row, page in [(6, 15), (7, 16), (9, 18)]:
+            scores, found = index.search(rows[page][None], 1)
+            assert (found[0, 0], scores[0, 0]) == (row, pytest.approx(1.0, abs=1e-3))

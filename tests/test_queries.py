@@ -158,7 +158,7 @@ class TestBadInput:
             (tmp_path / "gone.png", "gone.png.*No such file.*Check the path"),
             (folder, "Check the path"),
             (broken, "broken.jpg.*expected a picture, got 10 other bytes"),
-            (b"", "0 bytes: expected a picture"),
+            (b"", "got 0 bytes, of which is said: expected a picture"),
         ]:
             with pytest.raises(QueryError, match=message):
                 searcher.search(Query.of(picture))

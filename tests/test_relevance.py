@@ -14,7 +14,7 @@ from retrieval.errors import CorruptIndexError, IndexMismatchError, QueryError
 from retrieval.filters.language import parse_where
 from retrieval.index import verify
 from retrieval.ingest import IndexWriter, index_folder
-from retrieval.search import Calibration, Searcher, relevance
+from retrieval.search import Calibration, Query, Searcher, relevance
 from retrieval.search.calibrating import (
     Labelled,
     area_under_curve,
@@ -425,3 +425,14 @@ def test_a_shipped_calibration_stands_in_until_there_is_an_own_one(index_dir, mo
         assert calibration_of(catalogue) == shipped
         store_calibration(index_dir, CALIBRATION)
         assert calibration_of(catalogue) == CALIBRATION
+
+
+def test_folding_leaves_what_is_said_of_hits(searcher):
+    plain = searcher.answer("一只狗", 5)
+    folded = searcher.answer(Query.of("一只狗", top_k=5, fold=1.0))
+    assert (folded.probability, folded.nothing_matches) == (
+        plain.probability,
+        plain.nothing_matches,
+    )
+    assert [hit.probability for hit in folded.hits] == [hit.probability for hit in plain.hits]
+    assert None not in [hit.probability for hit in plain.hits]

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from clip_text.errors import CheckpointError
-from clip_text.images import ImageSource, Preprocessing, load_image, squash
+from clip_text.images import ImageSource, Preprocessing, load_image, load_square
 from clip_text.runtimes import Pixels, TokenIds
 from clip_text.tokenizer import Tokenizer
 
@@ -88,7 +88,7 @@ class Calibration:
     def pixels(self, preprocessing: Preprocessing) -> list[Pixels]:
         """Give each picture alone, uint8 [1, size, size, 3]."""
         size = preprocessing.size
-        return [squash(load_image(picture, min_size=size), size)[None] for picture in self.pictures]
+        return [load_square(picture, size)[None] for picture in self.pictures]
 
 
 @cache

@@ -126,7 +126,7 @@ class Recipe(BaseRecipe):
         widths = self.matryoshka
         numbers = isinstance(widths, tuple) and all(type(width) is int for width in widths)
         holds = numbers and min(widths, default=1) >= 1
-        _check("matryoshka", widths, holds, "a list of whole numbers from 1, such as [64, 128]")
+        _check("matryoshka", widths, holds, "whole numbers from 1 in a tuple, such as (64, 128)")
         _check_learn("text", self.text, ("all", "none", "lora"))
         _check_learn("image", self.image, ("all", "none"))
         if self.text == "none" and self.image == "none":

@@ -83,11 +83,11 @@ def calibrate(
         catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
         labelled = [labelled_of(collection, encoder, catalogue, alone=alone) for collection in sets]
     calibration, report = fit(labelled, encoder.fingerprint)
-    if not report_only:
-        store_calibration(index_dir, calibration)
-    if out_file:
+    if out_file:  # first: it is there even where another process holds the index
         with partial_file(out_file) as partial:
             partial.write_text(calibration.to_json() + "\n", encoding="utf-8")
+    if not report_only:
+        store_calibration(index_dir, calibration)
     if plot:
         draw_reliability(
             {"a hit is right": report.hits, "there is an answer": report.answers}, plot

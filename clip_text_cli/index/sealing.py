@@ -50,7 +50,7 @@ def build(
     queries: Queries = None,
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     as_json: AsJson = False,
 ) -> None:
     """Seal the vectors by the recipe that measures best on your pictures and your queries.
@@ -80,7 +80,7 @@ def advise(
     queries: Queries = None,
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
-    runtime: Runtime = "auto",
+    runtime: Runtime = None,
     picture: Annotated[
         Path | None, typer.Option("--draw", help="Also draw recall against time (png, svg).")
     ] = None,
@@ -133,13 +133,19 @@ def _try(index_dir: Path, queries: Path | None, model: str, runtime: Any) -> "li
                 "them: --queries asked.txt"
             )
         encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+        encoder = wiring.as_indexed(encoder, index_dir)
         catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
         halves = as_halves(catalogue.features(), len(catalogue), catalogue.embed_dim)
     return try_recipes(halves, encoder.encode_text(texts))
 
 
 def _lines(queries: Path) -> list[str]:
-    lines = queries.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = queries.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(
+            f"expected queries in UTF-8, one a line, in {queries}, got: {error}. Save the file so."
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -7,6 +7,7 @@ Everything else in the folder, the FAISS file included, is derived from here.
 
 import contextlib
 import datetime
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -76,6 +77,13 @@ class Catalogue(CatalogueReader):
         with cls.open(index_dir) as there:
             fingerprint, embed_dim = there.fingerprint, there.embed_dim
         return cls.create_or_open(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
+
+    def renew_uid(self) -> None:
+        """Draw a new ``uid``: all that was derived from the catalogue is made anew."""
+        with self.connection.transaction():
+            uid = uuid.uuid4().hex
+            self.connection.write("UPDATE meta SET value = ? WHERE key = 'uid'", (uid,))
+        self.uid = uid
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

@@ -60,16 +60,23 @@ WORDS = Follower(words.NAME, words.VERSION, words.CREATE, words.DROP, words.writ
 FOLLOWERS = [FIELDS, WORDS]
 
 
-def bring_up_to_date(db: sqlite3.Connection) -> None:
+def bring_up_to_date(
+    db: sqlite3.Connection, before: Callable[[sqlite3.Connection], None] | None = None
+) -> None:
     """Make the tables of followers that a catalogue lacks or has of another version; one step.
+
+    Readers have the old tables until the new ones are whole.
 
     Args:
         db: Open for writing, in no transaction.
+        before: What belongs to the same step, and may say which tables are to be made.
     """
-    if not _due(db):
+    if before is None and not _due(db):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
+        if before is not None:
+            before(db)
         for follower in _due(db):
             for statement in (*follower.drop, *follower.create):
                 db.execute(statement)

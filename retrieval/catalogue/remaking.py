@@ -1,5 +1,6 @@
 """The text index made anew, from what the catalogue says: nothing is encoded."""
 
+import sqlite3
 from pathlib import Path
 
 from retrieval.catalogue.catalogue import Catalogue
@@ -14,7 +15,7 @@ __all__ = ["remake_words"]
 def remake_words(index_dir: Path, user_words: str | None = None) -> int:
     """Cut all texts of an index anew, by what is installed now.
 
-    Whatever ends it halfway, who writes to the index next does the rest.
+    Searches by words go on meanwhile; whatever ends it halfway, all is as it was.
 
     Args:
         index_dir: Folder of the index.
@@ -34,9 +35,11 @@ def remake_words(index_dir: Path, user_words: str | None = None) -> int:
     with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
         before = catalogue.words.settings or Settings.usual()
         usual = Settings.usual()
-        with catalogue.transaction():
-            kept = before.user_words if words is None else words
-            store_settings(catalogue.connection.db, Settings(usual.simplify, kept))
-            catalogue.connection.write("DELETE FROM meta WHERE key = ?", (WORDS.key,))
-        bring_up_to_date(catalogue.connection.db)
+        kept = before.user_words if words is None else words
+
+        def ask_for_it(db: sqlite3.Connection) -> None:
+            store_settings(db, Settings(usual.simplify, kept))
+            db.execute("DELETE FROM meta WHERE key = ?", (WORDS.key,))
+
+        bring_up_to_date(catalogue.connection.db, ask_for_it)
         return len(catalogue)

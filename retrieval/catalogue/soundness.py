@@ -8,6 +8,7 @@ import numpy as np
 
 from retrieval.catalogue.catalogue import Catalogue
 from retrieval.catalogue.connection import Connection
+from retrieval.errors import CorruptIndexError
 
 __all__ = ["Problem", "check_catalogue", "mend_catalogue"]
 
@@ -87,7 +88,7 @@ def mend_catalogue(catalogue: Catalogue) -> list[str]:
             with catalogue.transaction():
                 connection.write("REINDEX", ())
             done.append("rebuilt SQLite's own indexes")
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, CorruptIndexError):
             return done
     with catalogue.transaction():
         orphans = _rows(connection, _ORPHANS)

@@ -3,7 +3,15 @@
 from retrieval.index.advisor import Trial, best_of, try_recipes
 from retrieval.index.background import BackgroundSealer
 from retrieval.index.engine import LocalIndex, VectorIndex
-from retrieval.index.lifecycle import compact, follow, open_index, seal_if_due, state_of, sync
+from retrieval.index.lifecycle import (
+    compact,
+    disown_future,
+    follow,
+    open_index,
+    seal_if_due,
+    state_of,
+    sync,
+)
 from retrieval.index.recipes import Recipe, choose_recipe
 from retrieval.index.sealed import Manifest
 from retrieval.index.segmented import SegmentedIndex
@@ -23,6 +31,7 @@ __all__ = [
     "choose_recipe",
     "compact",
     "describe",
+    "disown_future",
     "follow",
     "open_index",
     "seal_if_due",

@@ -11,7 +11,7 @@ from retrieval.index.recipes import Recipe, choose_recipe
 from retrieval.index.sealed import Manifest, current, read_manifest, read_segment, seal
 from retrieval.index.segmented import SegmentedIndex
 
-__all__ = ["compact", "follow", "open_index", "seal_if_due", "state_of", "sync"]
+__all__ = ["compact", "disown_future", "follow", "open_index", "seal_if_due", "state_of", "sync"]
 
 _LOG = logging.getLogger(__name__)
 # What indexes were kept in before there were segments; rebuilt from the catalogue, and deleted.
@@ -112,6 +112,25 @@ def seal_if_due(
         return None
 
 
+def disown_future(index_dir: Path, catalogue: Catalogue) -> None:
+    """Part a catalogue from vectors of a later generation; for whoever is about to write to it.
+
+    It was put back from a copy then. Once it is written past that generation, what was sealed
+    would pass for a past state of it, though the same rows stand for other pictures: under a new
+    uid, neither the files nor searches that go on take the one for the other.
+
+    Args:
+        index_dir: Folder of the index.
+        catalogue: Open for writing; nothing was written yet.
+    """
+    try:
+        manifest = read_manifest(index_dir, current(index_dir))
+    except (CorruptIndexError, OSError):
+        return
+    if manifest.uid == catalogue.uid and manifest.generation > catalogue.generation:
+        catalogue.renew_uid()
+
+
 def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:
     """Seal an index anew: no tail and no tombstones are left. Searches and writers go on.
 
@@ -136,12 +155,16 @@ def state_of(index_dir: Path, catalogue: Catalogue) -> dict[str, int | str]:
 
     Nothing but the manifest is read; :func:`~retrieval.index.sealed.verify` reads all.
     """
-    name = current(index_dir)
-    if not name:
-        return {"state": "not sealed", "sealed": 0, "tail": len(catalogue), "tombstones": 0}
-    try:
-        manifest = read_manifest(index_dir, name)
-    except (CorruptIndexError, OSError):
+    for _ in range(_ATTEMPTS):
+        name = current(index_dir)
+        if not name:
+            return {"state": "not sealed", "sealed": 0, "tail": len(catalogue), "tombstones": 0}
+        with contextlib.suppress(CorruptIndexError, OSError):
+            manifest = read_manifest(index_dir, name)
+            break
+        if current(index_dir) == name:  # else it was swept while it was read
+            return {"state": "damaged"}
+    else:
         return {"state": "damaged"}
     if not _is_past_of(manifest, catalogue):
         return {"state": "of another catalogue"}
@@ -169,11 +192,8 @@ def _open_sealed(index_dir: Path, catalogue: Catalogue) -> tuple[SegmentedIndex,
             if not _is_past_of(manifest, catalogue):
                 break
             segment = read_segment(index_dir, name, manifest)
-        except CorruptIndexError as error:
-            _LOG.warning("searching without the sealed vectors: %s", error)
-            break
-        except OSError as error:
-            if current(index_dir) == name:
+        except (CorruptIndexError, OSError) as error:
+            if current(index_dir) == name:  # else it was swept while it was read
                 _LOG.warning("searching without the sealed vectors: %s", error)
                 break
         else:

@@ -99,6 +99,10 @@ def read_manifest(index_dir: Path, name: str) -> Manifest:
         files = {file: (int(size), str(digest)) for file, (size, digest) in parsed["files"].items()}
         recipe = Recipe(**parsed["recipe"])
         manifest = Manifest(**{**parsed, "files": files, "recipe": recipe})
+        numbers = (manifest.generation, manifest.embed_dim, manifest.count)
+        needed = {_ROWS, _FEATURES} | (set() if recipe.is_exact else {_LISTS})
+        if any(type(number) is not int for number in numbers) or not needed <= files.keys():
+            raise ValueError("numbers or files are missing")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _corrupt(folder / _MANIFEST, f"it is no manifest of {_FORMAT}") from error
     for file, (size, _) in files.items():

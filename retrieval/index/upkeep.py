@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.catalogue.soundness import Problem, check_catalogue, mend_catalogue
-from retrieval.index.lifecycle import state_of
+from retrieval.index.lifecycle import disown_future, state_of
 from retrieval.index.recipes import choose_recipe
 from retrieval.index.sealed import current, read_manifest, read_segment, seal
 from retrieval.index.sealed import verify as verify_sealed
@@ -113,6 +113,7 @@ def verify(index_dir: Path, *, repair: bool = False) -> Verification:
     with ExitStack() as held:
         held.enter_context(IndexLock(index_dir))
         catalogue = held.enter_context(Catalogue.open_for_writing(index_dir))
+        disown_future(index_dir, catalogue)
         kinds = {problem.kind for problem in verification.problems}
         if "catalogue" in kinds:
             verification.repaired = mend_catalogue(catalogue)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.errors import FolderError
-from retrieval.index import seal_if_due
+from retrieval.index import disown_future, seal_if_due
 from retrieval.ingest.items import resolve
 from retrieval.records import displayed
 
@@ -42,6 +42,7 @@ def remove_pictures(
     """
     Catalogue.open(index_dir).close()  # no lock is made where there is no index
     with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
+        disown_future(index_dir, catalogue)
         with catalogue.transaction():
             records = resolve(catalogue, ids)
             catalogue.remove(record.row for record in records)

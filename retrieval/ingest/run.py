@@ -16,7 +16,7 @@ from pathlib import Path
 from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
 from retrieval.errors import EncoderError
 from retrieval.features import check_unit_rows
-from retrieval.index import BackgroundSealer, seal_if_due
+from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.annotations import Annotations
 from retrieval.ingest.examine import Examined, Examiner, Verdict
 from retrieval.ingest.folders import (
@@ -98,6 +98,7 @@ def index_folder(
         ) as catalogue,
     ):
         started = time.monotonic()
+        disown_future(index_dir, catalogue)
         if is_gone(root):
             report = IngestReport(removed=forget_folder(root, catalogue))
         else:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, StoredFeature
 from retrieval.errors import EncoderError, IndexNotFoundError, ItemError
 from retrieval.features import check_unit_rows
-from retrieval.index import BackgroundSealer, seal_if_due
+from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.examine import EXHAUSTED, hash_bytes, hash_file, reason_of
 from retrieval.ingest.items import (
     Item,
@@ -129,6 +129,7 @@ class IndexWriter:
             catalogue = held.enter_context(
                 Catalogue.create_or_open(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
             )
+            disown_future(index_dir, catalogue)
             return cls(index_dir, catalogue, encoder, held)
         except BaseException:
             held.close()

@@ -13,7 +13,7 @@ from retrieval.index import SegmentedIndex
 from retrieval.protocols import Encoder, Features, Rows
 from retrieval.records import Record
 from retrieval.search.hits import Answer, Hit, hit_of
-from retrieval.search.hybrid import depth_for, join
+from retrieval.search.hybrid import DEPTH, join
 from retrieval.search.query import Query
 from retrieval.search.query_rows import QueryRows
 from retrieval.search.relevance import Calibration, Judge
@@ -72,9 +72,7 @@ def answer_all(
         if query.blend is not None:
             answer = _by_both(state, query, feature, rows)
         elif query.is_reranked:
-            find = functools.partial(_others, state, feature, rows, liked)
-            ranked = rank(query, find, state.catalogue.features_of)
-            answer = Answer(ranked, None, nothing_matches=not (ranked or query.offset))
+            answer = _reranked(state, query, feature, rows, liked)
         else:
             answer = _judged(state, query, feature, hits_of[i], rows)
             answer = dataclasses.replace(answer, hits=_page(query, answer.hits, liked))
@@ -125,7 +123,7 @@ def _joined(
     state: State, query: Query, feature: Features, among: Rows | None, top_k: int
 ) -> list[Hit]:
     """Find the best hits by features and by words; scores are cosines whichever found a picture."""
-    blend, words, depth = query.blend, query.words, depth_for(top_k)
+    blend, words, depth = query.blend, query.words, DEPTH
     assert blend is not None
     assert words is not None
     (scores,), (near,) = state.index.search(feature, depth, among)
@@ -167,6 +165,22 @@ def _judged(
     ]
     is_nothing = probability is None or probability < state.judge.calibration.nothing_below
     return Answer(told, None, probability, is_nothing)
+
+
+def _reranked(
+    state: State, query: Query, feature: Features, among: Rows | None, liked: Liked
+) -> Answer:
+    """Answer a query that folds or diversifies: what is found is judged before it is reranked."""
+    found = Answer([], None)
+
+    def find(k: int) -> list[Hit]:
+        nonlocal found
+        others = _others(state, feature, among, liked, max(2, k))
+        found = _judged(state, query, feature, others, among)
+        return found.hits[:k]
+
+    hits = rank(query, find, state.catalogue.features_of)
+    return dataclasses.replace(found, hits=hits)
 
 
 def _alike(asked: list[Query], liked: list[Liked]) -> dict[tuple[int, int], list[int]]:

@@ -19,10 +19,11 @@ from retrieval.catalogue.words import Worded
 from retrieval.errors import QueryError
 from retrieval.protocols import Rows
 
-__all__ = ["Blend", "blend_of", "depth_for", "join"]
+__all__ = ["DEPTH", "Blend", "blend_of", "join"]
 
-_LEAST_DEPTH = 100
-_PER_HIT = 4
+DEPTH = 100
+"""How long the two lists are: always the same, so that a hit's place does not depend on how many
+are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,6 @@ def blend_of(hybrid: bool | Blend) -> Blend | None:
     if isinstance(hybrid, Blend):
         return hybrid
     return Blend() if hybrid else None
-
-
-def depth_for(top_k: int) -> int:
-    """Tell how long lists have to be to give so many hits."""
-    return max(_LEAST_DEPTH, _PER_HIT * top_k)
 
 
 def join(near: Sequence[int] | Rows, worded: Worded, blend: Blend) -> list[int]:

@@ -101,8 +101,10 @@ def _pixels(term: PictureTerm, encoder: Encoder) -> Pixels:
             f"{reason.splitlines()[0]}. Check the path."
         ) from error
     except (ValueError, ImportError) as error:
-        # the encoder's own message has what it expected, and what to do
-        raise QueryError(f"{term.name}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())  # has what it expected, and what to do
+        raise QueryError(
+            f"expected a picture to search with, got {term.name}, of which is said: {reason}"
+        ) from error
 
 
 def _row(term: LikeTerm, catalogue: Catalogue) -> int:
