@@ -116,7 +116,7 @@ def probable(hits: "list[Hit]", least: float | None) -> "list[Hit]":
     if any(hit.probability is None for hit in hits):
         raise typer.BadParameter(
             "expected hits with probabilities for --min-probability, got some without. They are "
-            "known of one text by itself, without --hybrid, --fold and --diverse, in an index of "
+            "known of one text by itself, without --hybrid, in an index of "
             "20 pictures with a calibration: clip-text index calibrate DATA."
         )
     return [hit for hit in hits if (hit.probability or 0.0) >= least]
