@@ -91,7 +91,7 @@ def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
     texts = (
         picture.caption or "",
         name,
-        "\n".join(_texts_of(json.loads(picture.metadata))),
+        "\n".join(_texts_of(picture.metadata)),
         read[0] if read else "",
     )
     db.execute("DELETE FROM words WHERE rowid = ?", (row,))
@@ -253,15 +253,18 @@ def _settings(db: sqlite3.Connection) -> Settings | None:
     return Settings.read(stored[0]) if stored else None
 
 
-def _texts_of(value: object) -> Iterator[str]:
+def _texts_of(metadata: str) -> Iterator[str]:
     """Give the texts and numbers of metadata, wherever in it, but for addresses of pages."""
-    if isinstance(value, dict):
-        for each in value.values():
-            yield from _texts_of(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts_of(each)
-    elif isinstance(value, str) and "://" not in value:
-        yield value
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield str(value)
+    try:
+        waiting = [json.loads(metadata)]
+    except (ValueError, RecursionError):  # what filters find no fields in has no words either
+        return
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting += reversed([*inner])
+        elif isinstance(value, str) and "://" not in value:
+            yield value
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield str(value)
