@@ -245,7 +245,7 @@ def test_batches_larger_than_the_data_are_refused(data, tmp_path):
         ({"bf16": "False"}, "bf16 to be true or false, got 'False'"),
         ({"ema": "much"}, "ema to be a number"),
         ({"seed": True}, "seed to be a whole number"),
-        ({"matryoshka": 64}, r"matryoshka to be a list of whole numbers from 1, .* got 64\."),
+        ({"matryoshka": 64}, r"matryoshka to be whole numbers from 1 in a tuple, .* got 64\."),
         ({"matryoshka": (0,)}, r"matryoshka to be .* got \(0,\)"),
         ({"matryoshka": ("64",)}, "matryoshka to be"),
     ],

@@ -41,7 +41,7 @@ def test_a_prefix_of_a_prefix_is_the_prefix():
 
 @pytest.mark.parametrize("dimensions", [0, -1, 4, 2.0, True, "2"])
 def test_impossible_dimensions_are_refused(dimensions):
-    message = r"expected dimensions from 1 to 3 .*, got .*\. Ask for fewer"
+    message = r"expected dimensions from 1 to 3 .*, got .*\. Ask for a whole"
     with pytest.raises(DimensionsError, match=message):
         truncate(np.eye(3, dtype=np.float32), dimensions)
     with pytest.raises(ValueError, match="expected dimensions"):
