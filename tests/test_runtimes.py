@@ -29,7 +29,9 @@ BOUNDS = {
     "torch-bf16": 0.2,
     "openvino": 1e-5,
     "openvino-bf16": 0.2,
-    "openvino-int8": 0.2,
+    # of a model so small, of random weights, this says no more than that it is the same model;
+    # tests/test_int8.py has the starter's recall
+    "openvino-int8": 0.4,
     "onnxruntime": 1e-5,
     "onnxruntime-int8": 0.2,
 }
