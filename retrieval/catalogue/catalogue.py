@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
-from retrieval.catalogue import words
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.followers import tell_written
 from retrieval.catalogue.halves import StoredFeature, encode
 from retrieval.catalogue.opening import connect_writer, prepare_for_writing
 from retrieval.catalogue.reading import COLUMNS, CatalogueReader
 from retrieval.catalogue.schema import CATALOGUE_NAME
+from retrieval.catalogue.words import store_words
 from retrieval.protocols import Feature
 from retrieval.records import Failure, Picture, bounds_under
 
@@ -111,15 +111,17 @@ class Catalogue(CatalogueReader):
         if others == ():
             return
         known = ",".join(sorted({*(others or ()), precision})) if precision else None
-        self.connection.write("DELETE FROM meta WHERE key = 'precision'", ())
-        if known:
-            self.connection.write("INSERT INTO meta VALUES ('precision', ?)", (known,))
+        self._note("precision", known)
 
     def set_calibration(self, text: str | None) -> None:
         """Keep what turns scores into probabilities, as JSON; None forgets it."""
-        self.connection.write("DELETE FROM meta WHERE key = 'calibration'", ())
-        if text is not None:
-            self.connection.write("INSERT INTO meta VALUES ('calibration', ?)", (text,))
+        self._note("calibration", text)
+
+    def _note(self, key: str, value: str | None) -> None:
+        """Have meta say something under a key, or nothing."""
+        self.connection.write("DELETE FROM meta WHERE key = ?", (key,))
+        if value is not None:
+            self.connection.write("INSERT INTO meta VALUES (?, ?)", (key, value))
 
     # Pictures
 
@@ -149,7 +151,7 @@ class Catalogue(CatalogueReader):
         self.connection.write(sql, (content_hash, text))
         sql = f"SELECT row, {COLUMNS} FROM images WHERE content_hash = ?"  # noqa: S608
         for row, *values in self.connection.read(sql, (content_hash,)):
-            words.written(self.connection.db, row, Picture(*values))
+            store_words(self.connection.db, row, Picture(*values))
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget pictures."""

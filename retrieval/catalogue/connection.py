@@ -9,7 +9,7 @@ from typing import Any
 
 from retrieval.catalogue.trouble import raise_if_damaged
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "one_step"]
 
 
 class Connection:
@@ -83,12 +83,9 @@ class Connection:
         """
         with self._lock:
             try:
-                self.db.execute("BEGIN IMMEDIATE")
-                yield
-                self.db.execute("COMMIT")
+                with one_step(self.db):
+                    yield
             except BaseException as error:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
                 raise_if_damaged(self._path, error)
                 raise
 
@@ -96,6 +93,23 @@ class Connection:
         """Close the file, once no other thread is reading or writing."""
         with self._lock:
             self.db.close()
+
+
+@contextlib.contextmanager
+def one_step(db: sqlite3.Connection) -> Iterator[None]:
+    """Let all writes inside happen, or none.
+
+    Args:
+        db: Open for writing, in no transaction.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:

@@ -8,15 +8,16 @@ from ``images`` by an index for each.
 
 import sqlite3
 
+from retrieval.catalogue.follower import Follower
 from retrieval.filters.values import values_of
 from retrieval.records import Picture
 
-__all__ = ["CREATE", "DROP", "FOLDER", "written"]
+__all__ = ["FIELDS", "FOLDER"]
 
 FOLDER = "rtrim(rtrim(image_id, replace(image_id, '/', '')), '/')"
 """What stands before the last / of an image_id, in SQL: what is no / is taken from its end."""
 
-CREATE = (
+_CREATE = (
     "CREATE TABLE field_names (name INTEGER PRIMARY KEY, field TEXT NOT NULL UNIQUE)",
     # value has no type of its own: 1 and 1.0 are equal in it, and "1" is another value.
     """CREATE TABLE fields (
@@ -37,9 +38,8 @@ CREATE = (
     "CREATE INDEX fields_height ON images (height)",
     "CREATE INDEX fields_caption ON images (caption)",
 )
-"""Statements that make the table, where there is none."""
 
-DROP = (
+_DROP = (
     "DROP TRIGGER IF EXISTS fields_removed",
     "DROP TABLE IF EXISTS fields",
     "DROP TABLE IF EXISTS field_names",
@@ -48,13 +48,12 @@ DROP = (
         for own in ("path", "folder", "date", "width", "height", "caption")
     ),
 )
-"""Statements that take it away."""
 
 _NAME = "SELECT name FROM field_names WHERE field = ?"
 _NEW_NAME = "INSERT INTO field_names (field) VALUES (?)"
 
 
-def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
+def _written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
     """Store the fields of a picture that is new or has changed.
 
     Args:
@@ -69,3 +68,6 @@ def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
         name = known[0] if known else db.execute(_NEW_NAME, (field,)).lastrowid
         lines += [(name, kind, value, row) for kind, value in values]
     db.executemany("INSERT INTO fields VALUES (?, ?, ?, ?)", lines)
+
+
+FIELDS = Follower("fields", 1, _CREATE, _DROP, _written)

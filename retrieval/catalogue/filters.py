@@ -21,7 +21,8 @@ from retrieval.catalogue.conditions import (
     statements_of,
 )
 from retrieval.catalogue.connection import Connection
-from retrieval.catalogue.followers import FIELDS, has_follower
+from retrieval.catalogue.fields import FIELDS
+from retrieval.catalogue.follower import has_follower
 from retrieval.errors import QueryError
 from retrieval.filters.matching import FieldsOf
 from retrieval.filters.tree import (

@@ -9,10 +9,11 @@ own, so that it is whole whichever statement deletes.
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from retrieval.catalogue import fields, words
+from retrieval.catalogue.connection import one_step
+from retrieval.catalogue.fields import FIELDS
+from retrieval.catalogue.follower import Follower, has_follower
+from retrieval.catalogue.words import WORDS
 from retrieval.records import Picture
 
 __all__ = [
@@ -28,35 +29,6 @@ __all__ = [
 _PICTURES = f"SELECT row, {', '.join(Picture._fields)} FROM images ORDER BY row"  # noqa: S608
 
 
-@dataclass(frozen=True, slots=True)
-class Follower:
-    """Tables made of what the pictures' rows in ``images`` say.
-
-    Args:
-        name: What it is known by in meta.
-        version: Another one than the stored version has it dropped and made again.
-        create: Statements that make its tables, indexes and triggers; among them one that runs
-            ``AFTER DELETE ON images``.
-        drop: Statements that take away what any version of it made, ``IF EXISTS``.
-        written: Stores what is said of a picture that is new or has changed, given the connection
-            inside the transaction, the picture's row and the picture. None where triggers do it;
-            ``create`` then fills the tables, too.
-    """
-
-    name: str
-    version: int
-    create: tuple[str, ...]
-    drop: tuple[str, ...]
-    written: Callable[[sqlite3.Connection, int, Picture], None] | None = None
-
-    @property
-    def key(self) -> str:
-        """Under which meta says which version there is."""
-        return f"follower_{self.name}"
-
-
-FIELDS = Follower("fields", 1, fields.CREATE, fields.DROP, fields.written)
-WORDS = Follower(words.NAME, words.VERSION, words.CREATE, words.DROP, words.written)
 FOLLOWERS = [FIELDS, WORDS]
 
 
@@ -73,8 +45,7 @@ def bring_up_to_date(
     """
     if before is None and not _due(db):
         return
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with one_step(db):
         if before is not None:
             before(db)
         for follower in _due(db):
@@ -83,22 +54,8 @@ def bring_up_to_date(
             if follower.written:
                 for row, *values in db.execute(_PICTURES):
                     follower.written(db, row, Picture(*values))
-            made: tuple[Any, ...] = (follower.key, str(follower.version))
+            made = (follower.key, follower.mark)
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", made)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def has_follower(db: sqlite3.Connection, follower: Follower) -> bool:
-    """Tell whether a catalogue has the tables of a follower, in its version.
-
-    One that nobody has written to since there is that follower has them not.
-    """
-    stored = db.execute("SELECT value FROM meta WHERE key = ?", (follower.key,)).fetchone()
-    return stored is not None and stored[0] == str(follower.version)
 
 
 def tell_written(db: sqlite3.Connection, row: int, picture: Picture) -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
+from retrieval.catalogue.connection import one_step
 from retrieval.catalogue.halves import to_halves
 from retrieval.catalogue.schema import (
     PICTURE_TABLES,
@@ -43,16 +44,10 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
     db.create_function("to_halves", 1, to_halves, deterministic=True)
     # Some builds of SQLite write zeros over what is freed: here, all that there was.
     db.execute("PRAGMA secure_delete = OFF")
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with one_step(db):
         # Without the writer's lock, another process may have done it meanwhile.
         if stored_version(db, path) == 1:
             _from_1(db)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
     # Seven tenths of the file are free now. Where the copy that this makes finds no room, they
     # are left for what will be stored.
     with contextlib.suppress(sqlite3.OperationalError):

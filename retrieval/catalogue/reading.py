@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -132,14 +131,13 @@ class CatalogueReader:
     @property
     def precisions(self) -> tuple[str, ...]:
         """What the features are computed in, in alphabetical order; empty where nobody said."""
-        stored = self.connection.read("SELECT value FROM meta WHERE key = 'precision'")
-        return tuple(stored[0][0].split(",")) if stored else ()
+        stored = self._noted("precision")
+        return tuple(stored.split(",")) if stored else ()
 
     @property
     def calibration(self) -> str | None:
         """What turns its scores into probabilities, as JSON; None where nobody fitted it."""
-        stored = self.connection.read("SELECT value FROM meta WHERE key = 'calibration'")
-        return str(stored[0][0]) if stored else None
+        return self._noted("calibration")
 
     @property
     def schema_version(self) -> int:
@@ -313,8 +311,8 @@ class CatalogueReader:
         """Read which rows of a generation are not there now; perhaps others long gone."""
         if since == 0:
             return np.empty(0, np.int64)
-        recorded = self.connection.read("SELECT value FROM meta WHERE key = 'removals_since'")
-        if recorded and int(recorded[0][0]) <= since:
+        recorded = self._noted("removals_since")
+        if recorded is not None and int(recorded) <= since:
             sql = "SELECT row FROM removed WHERE generation > ? ORDER BY row"
             return _rows(self.connection.read(sql, (since,)))
         # Rows count up and none is used again: whichever is absent is gone.
@@ -373,16 +371,18 @@ class CatalogueReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _meta(self, key: str) -> str:
-        return str(self.connection.read("SELECT value FROM meta WHERE key = ?", (key,))[0][0])
+        value = self._noted(key)
+        assert value is not None
+        return value
+
+    def _noted(self, key: str) -> str | None:
+        """Read what meta says under a key that not every catalogue has."""
+        stored = self.connection.read("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(stored[0][0]) if stored else None
 
     def _first(self, sql: str, value: bytes | str) -> Record | None:
         selected = self.connection.read(sql, (value,))

@@ -4,6 +4,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
+from retrieval.catalogue.connection import one_step
 from retrieval.errors import CorruptIndexError
 
 __all__ = [
@@ -83,9 +84,6 @@ def is_blank(db: sqlite3.Connection) -> bool:
 def create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
     """Make the tables of an empty file, in one transaction."""
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("BEGIN IMMEDIATE")
-    for statement in (REMOVED_TABLE, *_OTHER_TABLES, *PICTURE_TABLES):
-        db.execute(statement)
     meta = {
         "schema_version": str(SCHEMA_VERSION),
         "uid": uuid.uuid4().hex,
@@ -94,8 +92,10 @@ def create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
         "generation": "0",
         "removals_since": "0",
     }
-    db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-    db.execute("COMMIT")
+    with one_step(db):
+        for statement in (REMOVED_TABLE, *_OTHER_TABLES, *PICTURE_TABLES):
+            db.execute(statement)
+        db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
 
 
 def stored_version(db: sqlite3.Connection, path: Path) -> int:

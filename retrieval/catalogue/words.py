@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.catalogue.connection import Connection
+from retrieval.catalogue.follower import STORED, Follower
 from retrieval.catalogue.segmentation import Segmenter, Settings
 from retrieval.errors import QueryError
 from retrieval.protocols import Rows
 from retrieval.records import Picture, bounds_under
 
-__all__ = ["CREATE", "DROP", "NAME", "VERSION", "Worded", "Words", "store_settings", "written"]
-
-NAME, VERSION = "words", 1
+__all__ = ["WORDS", "Worded", "Words", "store_settings", "store_words"]
 
 _READ_TABLE = """CREATE TABLE IF NOT EXISTS recognised (
     content_hash BLOB PRIMARY KEY,
@@ -32,7 +31,7 @@ _READ_TABLE = """CREATE TABLE IF NOT EXISTS recognised (
 _FORGET_READ = """DELETE FROM recognised WHERE content_hash = old.content_hash
     AND NOT EXISTS (SELECT 1 FROM images WHERE content_hash = old.content_hash);"""
 
-CREATE = (
+_CREATE = (
     # The tokenizer called ascii takes every other character for a letter: it splits at spaces.
     "CREATE VIRTUAL TABLE words USING fts5(caption, name, metadata, seen, tokenize = 'ascii')",
     "CREATE VIRTUAL TABLE words_known USING fts5vocab(words, row)",
@@ -48,16 +47,14 @@ CREATE = (
         {_FORGET_READ}
     END""",
 )
-"""Statements that make the tables, where there are none."""
 
-DROP = (
+_DROP = (
     "DROP TRIGGER IF EXISTS words_removed",
     "DROP TRIGGER IF EXISTS words_unread",
     "DROP TRIGGER IF EXISTS words_replaced",
     "DROP TABLE IF EXISTS words_known",
     "DROP TABLE IF EXISTS words",
 )
-"""Statements that take them away."""
 
 _STORE = "INSERT INTO words (rowid, caption, name, metadata, seen) VALUES (?, ?, ?, ?, ?)"
 _SETTINGS_KEY = "words_settings"
@@ -73,7 +70,7 @@ _MOST_WORDS = 256  # of a query: a page of text
 _PAGE = 500
 
 
-def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
+def store_words(db: sqlite3.Connection, row: int, picture: Picture) -> None:
     """Store the words of a picture that is new or has changed.
 
     Args:
@@ -96,6 +93,9 @@ def written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
     )
     db.execute("DELETE FROM words WHERE rowid = ?", (row,))
     db.execute(_STORE, (row, *(" ".join(cut(text)) for text in texts)))
+
+
+WORDS = Follower("words", 1, _CREATE, _DROP, store_words)
 
 
 def store_settings(db: sqlite3.Connection, settings: Settings) -> Settings:
@@ -206,8 +206,7 @@ class Words:
         return [(one, path) for one, path in self._connection.read(sql, bounds_under(folder))]
 
     def _is_there(self) -> bool:
-        key, version = f"follower_{NAME}", str(VERSION)
-        return self._connection.read("SELECT value FROM meta WHERE key = ?", (key,)) == [(version,)]
+        return self._connection.read(STORED, (WORDS.key,)) == [(WORDS.mark,)]
 
     def _weigh(self, words: list[str]) -> tuple[dict[str, float], list[str]]:
         """Weigh the different words of a query; name those that are worth looking up.
