@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import EncoderError, RetrievalError
 from retrieval.protocols import Features, Rows
 
-__all__ = ["Halves", "as_halves", "check_unit_rows", "unit_rows", "widened"]
+__all__ = ["Halves", "as_halves", "check_encoded", "check_unit_rows", "unit_rows", "widened"]
 
 Halves = NDArray[np.float16]
 """Features as they are kept in files: their fp16 roundings, [n, embed_dim]."""
@@ -103,3 +103,23 @@ def check_unit_rows(
     if off.any():
         first = int(np.flatnonzero(off)[0])
         raise error(f"expected unit rows, got length {lengths[first]:.4g} in row {first}. {remedy}")
+
+
+def check_encoded(
+    features: Features, count: int, embed_dim: int, remedy: str, what: str = "features"
+) -> None:
+    """Refuse what an encoder gave, unless it is one unit row for each thing it was given.
+
+    Args:
+        features: Should be unit rows, [count, embed_dim].
+        count: How many things it was given.
+        embed_dim: The width of the index.
+        remedy: Last sentence of the message: what to do.
+        what: What the rows are called in the message.
+
+    Raises:
+        EncoderError: As for :func:`check_unit_rows`, or if there are more or fewer rows.
+    """
+    check_unit_rows(features, embed_dim, EncoderError, remedy)
+    if len(features) != count:
+        raise EncoderError(f"expected {count} {what}, got {len(features)}. {remedy}")

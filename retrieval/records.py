@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Failure", "Picture", "Record", "bounds_under", "displayed", "displayed_id"]
+__all__ = [
+    "Failure",
+    "Picture",
+    "Record",
+    "bounds_under",
+    "breaks_text",
+    "displayed",
+    "displayed_id",
+]
 
 _SEPARATOR = os.fsencode(os.sep)
 # Characters that would break a line, a terminal or the order of the text around them.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_UNSAFE = frozenset("\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSAFE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Picture(NamedTuple):
@@ -110,8 +118,13 @@ def displayed_id(root: bytes, path: bytes) -> str:
     return "/".join(displayed(part) for part in below.split(_SEPARATOR))
 
 
-def _is_unsafe(char: str) -> bool:
+def breaks_text(char: str) -> bool:
+    """Say whether a character would break a line, a terminal or the order of the text around it."""
     return char in _UNSAFE or unicodedata.category(char) in _UNSAFE_CATEGORIES
+
+
+def _is_unsafe(char: str) -> bool:
+    return char == "\\" or breaks_text(char)
 
 
 def _escape(char: str) -> str:

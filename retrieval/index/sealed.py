@@ -23,6 +23,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -46,6 +47,7 @@ _MANIFEST, _ROWS, _FEATURES, _LISTS = "manifest.json", "rows.npy", "features.npy
 _FORMAT = "clip-text-vectors-1"
 _NAME = re.compile(r"sealed-[0-9]+-[0-9a-f]{12}")
 _BLOCK = 1 << 20  # bytes
+_blake2b = partial(hashlib.blake2b, digest_size=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ class _SummedFile:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.size = 0
-        self.digest = hashlib.blake2b(digest_size=16)
+        self.digest = _blake2b()
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
@@ -272,11 +274,8 @@ def _npy_header(shape: tuple[int, ...], kind: str) -> bytes:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, _blake2b).hexdigest()
 
 
 @contextlib.contextmanager

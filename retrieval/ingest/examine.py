@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 
 from retrieval.catalogue import Catalogue
@@ -16,8 +17,7 @@ from retrieval.records import Record
 
 __all__ = ["EXHAUSTED", "Examined", "Examiner", "Verdict", "hash_bytes", "hash_file", "reason_of"]
 
-_BLOCK = 1 << 20  # bytes
-_HASH_BYTES = 20
+_blake2b = partial(hashlib.blake2b, digest_size=20)
 _MOST_REASON = 300  # characters
 
 # The machine's trouble, not the file's: the run must stop, and nothing be set aside.
@@ -150,7 +150,7 @@ class Examiner:
 
 def hash_bytes(data: bytes) -> bytes:
     """Hash what is in a file; see :func:`hash_file`."""
-    return hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
+    return _blake2b(data).digest()
 
 
 def hash_file(path: Path) -> bytes:
@@ -159,11 +159,8 @@ def hash_file(path: Path) -> bytes:
     Raises:
         OSError: If it cannot be read.
     """
-    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.digest()
+        return hashlib.file_digest(file, _blake2b).digest()
 
 
 def reason_of(error: Exception) -> str:

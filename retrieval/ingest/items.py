@@ -2,7 +2,6 @@
 
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,15 +12,12 @@ from retrieval.catalogue import Catalogue
 from retrieval.errors import ItemError, ItemNotFoundError
 from retrieval.features import check_unit_rows
 from retrieval.protocols import Feature
-from retrieval.records import Record, displayed
+from retrieval.records import Record, breaks_text, displayed
 
 __all__ = ["Item", "check_caption", "check_feature", "check_id", "metadata_text", "resolve"]
 
 _MOST_ID_CHARACTERS = 1000
 _MOST_NAMED = 5
-# Characters that would break a line, a terminal or the order of the text around them.
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_UNSAFE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +57,7 @@ def check_id(image_id: object) -> str:
             f"expected an id of 1 to {_MOST_ID_CHARACTERS} characters, got {len(image_id)}. "
             "Choose another."
         )
-    if any(
-        char in _UNSAFE or unicodedata.category(char) in _UNSAFE_CATEGORIES for char in image_id
-    ):
+    if any(map(breaks_text, image_id)):
         raise ItemError(
             f"expected an id on one line, got {image_id!a}. Leave out line ends and other "
             "control characters."

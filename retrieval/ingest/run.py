@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
-from retrieval.errors import EncoderError
-from retrieval.features import check_unit_rows
+from retrieval.features import check_encoded
 from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.annotations import Annotations
 from retrieval.ingest.examine import Examined, Examiner, Verdict
@@ -308,11 +307,7 @@ class _Run:
             return {}
         rows = self._encoder.encode_pixels(list(self._to_encode.values()))
         remedy = "The encoder is at fault; nothing of this batch was stored."
-        check_unit_rows(rows, self._catalogue.embed_dim, EncoderError, remedy)
-        if len(rows) != len(self._to_encode):
-            raise EncoderError(
-                f"expected {len(self._to_encode)} features, got {len(rows)}. {remedy}"
-            )
+        check_encoded(rows, len(self._to_encode), self._catalogue.embed_dim, remedy)
         self.report.encoded += len(rows)
         return dict(zip(self._to_encode, rows, strict=True))
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, StoredFeature
-from retrieval.errors import EncoderError, IndexNotFoundError, ItemError
-from retrieval.features import check_unit_rows
+from retrieval.errors import IndexNotFoundError, ItemError
+from retrieval.features import check_encoded
 from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.examine import EXHAUSTED, hash_bytes, hash_file, reason_of
 from retrieval.ingest.items import (
@@ -275,12 +274,7 @@ class IndexWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _store(self, picture: Picture, feature: Feature | StoredFeature) -> int:
@@ -377,7 +371,5 @@ class IndexWriter:
         assert self._encoder is not None
         rows = self._encoder.encode_pixels(pixels)
         remedy = "The encoder is at fault; nothing of this call was stored."
-        check_unit_rows(rows, self._catalogue.embed_dim, EncoderError, remedy)
-        if len(rows) != len(pixels):
-            raise EncoderError(f"expected {len(pixels)} features, got {len(rows)}. {remedy}")
+        check_encoded(rows, len(pixels), self._catalogue.embed_dim, remedy)
         return list(rows)
