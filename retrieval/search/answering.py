@@ -95,7 +95,7 @@ def nearest(state: State, features: Features, top_k: int, among: Rows | None) ->
         among: Looks at these rows only; None for all.
     """
     hits_of = _look_up(state, features, top_k, among)
-    most = len(state.index) if among is None else min(len(among), len(state.index))
+    most = _searched(state, among)
     wanted, candidates = min(top_k, most), top_k
     most = min(most, max(_MOST_CANDIDATES, top_k))
     while candidates < most:
@@ -107,6 +107,12 @@ def nearest(state: State, features: Features, top_k: int, among: Rows | None) ->
         for i, hits in zip(short, wider, strict=True):
             hits_of[i] = hits[:top_k]
     return hits_of
+
+
+def _searched(state: State, among: Rows | None) -> int:
+    """Count the pictures that are searched."""
+    count = len(state.index)
+    return count if among is None else min(len(among), count)
 
 
 def _by_both(state: State, query: Query, feature: Features, among: Rows | None) -> Answer:
@@ -123,11 +129,11 @@ def _joined(
     state: State, query: Query, feature: Features, among: Rows | None, top_k: int
 ) -> list[Hit]:
     """Find the best hits by features and by words; scores are cosines whichever found a picture."""
-    blend, words, depth = query.blend, query.words, DEPTH
+    blend, words = query.blend, query.words
     assert blend is not None
     assert words is not None
-    (scores,), (near,) = state.index.search(feature, depth, among)
-    worded = state.catalogue.words.rank(words, depth, among)
+    (scores,), (near,) = state.index.search(feature, DEPTH, among)
+    worded = state.catalogue.words.rank(words, DEPTH, among)
     cosines = dict(zip(near.tolist(), scores.tolist(), strict=True))
     ranked = join(near, worded, blend)
     if absent := sorted(set(ranked) - cosines.keys()):
@@ -139,7 +145,7 @@ def _joined(
     while ranked and len(hits) < top_k:  # some may be gone
         page, ranked = ranked[:top_k], ranked[top_k:]
         hits += _hits([cosines[row] for row in page], page, *_known(state, page))
-    if len(hits) < top_k and len(cosines) >= depth:  # nearly all are
+    if len(hits) < top_k and len(cosines) >= DEPTH:  # nearly all are
         known = {hit.row for hit in hits}
         hits += [hit for hit in nearest(state, feature, top_k, among)[0] if hit.row not in known]
     said = dict(zip(worded.rows.tolist(), worded.scores.tolist(), strict=True))
@@ -155,15 +161,13 @@ def _judged(
     """Say how likely each hit of a query that is one text is right, from the best one on."""
     if state.judge is None or query.words is None or not hits:
         return Answer(hits, None, nothing_matches=not hits)
-    count = len(state.index)
-    searched = count if among is None else min(len(among), count)
-    scores = [hit.score for hit in hits]
-    ((of_hits, probability),) = state.judge.judge(feature, [query.words], [scores], searched)
+    scores, searched = [hit.score for hit in hits], _searched(state, among)
+    of_hits, probability = state.judge.judge(feature, query.words, scores, searched)
     told = [
         dataclasses.replace(hit, probability=of_hit)
         for hit, of_hit in zip(hits, of_hits, strict=True)
     ]
-    is_nothing = probability is None or probability < state.judge.calibration.nothing_below
+    is_nothing = probability < state.judge.calibration.nothing_below
     return Answer(told, None, probability, is_nothing)
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from cachetools import LRUCache
 
-from retrieval.errors import EncoderError, QueryError
-from retrieval.features import check_unit_rows
+from retrieval.errors import QueryError
+from retrieval.features import check_encoded
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.search.combining import combine
 from retrieval.search.windows import windows
@@ -117,9 +117,5 @@ class QueryRows:
             rows = self._encoder.encode_text(texts)
         else:
             rows, categories = self._classify(texts)
-        check_unit_rows(rows, self._embed_dim, EncoderError, REMEDY)
-        if len(rows) != len(texts):
-            raise EncoderError(
-                f"expected {len(texts)} rows, one for each query, got {len(rows)}. {REMEDY}"
-            )
+        check_encoded(rows, len(texts), self._embed_dim, REMEDY, "rows, one for each query")
         return rows, categories

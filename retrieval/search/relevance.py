@@ -216,38 +216,26 @@ class Judge:
         return cls(calibration, background) if len(background) >= FEWEST_ROWS else None
 
     def judge(
-        self,
-        queries: Features,
-        texts: Sequence[str],
-        scores_of: Sequence[Sequence[float]],
-        size: int,
-    ) -> list[tuple[list[float], float | None]]:
-        """Give the probabilities of queries' hits.
+        self, query: Features, text: str, scores: Sequence[float], size: int
+    ) -> tuple[list[float], float]:
+        """Give the probabilities of a query's hits.
 
         Args:
-            queries: Their unit rows, [n, embed_dim].
-            texts: The queries themselves.
-            scores_of: Of each query, the scores of its hits, best first.
+            query: Its unit row, [1, embed_dim].
+            text: The query itself.
+            scores: Of its hits, at least one, best first.
             size: How many pictures were searched.
 
         Returns:
-            Of each query, the probability of each hit that it is right, and that the index holds
-            a right picture at all: None for a query without hits.
+            The probability of each hit that it is right, and that the index holds a right picture
+            at all.
         """
-        over = queries @ self.background.T
-        means, deviations = over.mean(axis=1), over.std(axis=1)
-        judged: list[tuple[list[float], float | None]] = []
-        for i, scores in enumerate(scores_of):
-            if not scores:
-                judged.append(([], None))
-                continue
-            part = slice(i, i + 1)
-            evidence = evidence_of(
-                np.array([scores]), means[part], deviations[part], size, [length_of(texts[i])]
-            )
-            hits = self.calibration.hit.probability(evidence)[0].tolist()
-            judged.append((hits, float(self.calibration.answer.probability(evidence)[0, 0])))
-        return judged
+        over = query @ self.background.T
+        evidence = evidence_of(
+            np.array([scores]), over.mean(axis=1), over.std(axis=1), size, [length_of(text)]
+        )
+        hits: list[float] = self.calibration.hit.probability(evidence)[0].tolist()
+        return hits, float(self.calibration.answer.probability(evidence)[0, 0])
 
 
 def calibration_of(catalogue: Catalogue) -> Calibration | None:

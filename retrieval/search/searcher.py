@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from retrieval.catalogue import Catalogue, Facet
@@ -322,12 +321,7 @@ class Searcher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _latest(self) -> State | None:
@@ -341,12 +335,10 @@ class Searcher:
         if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
             return self._begin_anew(feed)
         index, generation = follow(self._index_dir, now.index, now.generation, feed)
-        if index is not now.index:
-            return State(now.catalogue, index, generation, *self._judging(feed))
-        if (self._calibration or calibration_of(feed)) == now.calibration:
+        calibration = self._calibration or calibration_of(feed)
+        if index is now.index and calibration == now.calibration:
             return None
-        calibration, judge = self._judging(feed)
-        return dataclasses.replace(now, calibration=calibration, judge=judge)
+        return State(now.catalogue, index, generation, calibration, Judge.of(feed, calibration))
 
     def _judging(self, catalogue: Catalogue) -> tuple[Calibration | None, Judge | None]:
         """Find the calibration, and draw the background of the pictures that are there now."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import EncoderError, QueryError
-from retrieval.features import check_unit_rows
+from retrieval.errors import QueryError
+from retrieval.features import check_encoded
 from retrieval.filters.shown import shown
 from retrieval.protocols import Encoder, Feature, Features, Pixels
 from retrieval.search.combining import combine
@@ -83,11 +83,7 @@ def _encode_pictures(
     if not terms:
         return ()
     rows = encoder.encode_pixels([_pixels(term, encoder) for term in terms])
-    check_unit_rows(rows, embed_dim, EncoderError, REMEDY)
-    if len(rows) != len(terms):
-        raise EncoderError(
-            f"expected {len(terms)} rows, one for each picture, got {len(rows)}. {REMEDY}"
-        )
+    check_encoded(rows, len(terms), embed_dim, REMEDY, "rows, one for each picture")
     return rows
 
 
