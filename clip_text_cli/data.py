@@ -1,12 +1,11 @@
 """The commands ``clip-text data …``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from clip_text_cli.options import AsJson, Model, listed
+from clip_text_cli.options import AsJson, Model, PictureFolder, listed
 from clip_text_cli.output import named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -48,9 +47,7 @@ def check_data(
         str,
         typer.Option("--kinds", "--kind", help="Fields of captions, like zh,en; the usual one."),
     ] = "",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
-    ] = None,
+    images: PictureFolder = None,
     image_field: Annotated[
         str | None, typer.Option(help="Field of the picture, if it has an uncommon name.")
     ] = None,

@@ -1,10 +1,14 @@
 """Options that several commands have, and how their lists are written."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from platformdirs import user_data_path
 
 from clip_text_cli.wiring import RuntimeName
+
+DEFAULT_INDEX = user_data_path("clip-text") / "index"
 
 Model = Annotated[
     str,
@@ -25,6 +29,17 @@ Dimensions = Annotated[
     int | None,
     typer.Option(min=1, help="Keep so many of each row's first dimensions; all if not given."),
 ]
+IndexDir = Annotated[
+    Path,
+    typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),
+]
+PictureFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
+]
+CaptionKinds = Annotated[
+    str, typer.Option(help="Fields of captions, like zh,en; the data's usual one if none.")
+]
+Resamples = Annotated[int, typer.Option(min=100, help="Draws behind the intervals.")]
 LearningRate = Annotated[
     float | None, typer.Option("--learning-rate", "--lr", help="Suggested if not given.")
 ]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from platformdirs import user_data_path
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -31,7 +30,7 @@ from clip_text_cli.hits import (
     tell_notes,
     titled,
 )
-from clip_text_cli.options import AsJson, Dimensions, Model, Runtime
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, Dimensions, IndexDir, Model, Runtime
 from clip_text_cli.output import err, out, print_json
 from clip_text_cli.queries import (
     Diverse,
@@ -50,12 +49,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
 
 SOME_FILES_SET_ASIDE = 3
 SHOWN_FAILURES = 10
-DEFAULT_INDEX = user_data_path("clip-text") / "index"
-IndexDir = Annotated[
-    Path,
-    typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),
-]
-
 REPORTED = (
     *("added", "updated", "unchanged", "duplicates", "moved", "removed", "failed", "ignored"),
     *("encoded", "total", "seconds", "images_per_second"),

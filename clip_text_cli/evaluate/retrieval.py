@@ -10,7 +10,16 @@ from rich.table import Table
 
 from clip_text_cli import wiring
 from clip_text_cli.drawing.figure import check_drawable, new_figure, save_figure
-from clip_text_cli.options import AsJson, Dimensions, Runtime, listed, numbers
+from clip_text_cli.options import (
+    AsJson,
+    CaptionKinds,
+    Dimensions,
+    PictureFolder,
+    Resamples,
+    Runtime,
+    listed,
+    numbers,
+)
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -233,12 +242,8 @@ def draw_worst(report: Report, file: Path, count: int = 12, shown: int = 6) -> N
 
 def command(
     data: Annotated[Path, typer.Argument(help="A file or folder of captioned pictures.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="Fields of captions, like zh,en; the data's usual one if none.")
-    ] = "",
+    images: PictureFolder = None,
+    kind: CaptionKinds = "",
     split: Annotated[str | None, typer.Option(help="Of a folder with several splits.")] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", envvar="CLIP_TEXT_MODEL", help="What to measure.")
@@ -252,7 +257,7 @@ def command(
     merge_duplicates: Annotated[
         bool, typer.Option(help="Count the twin of a right picture or text as right too.")
     ] = False,
-    resamples: Annotated[int, typer.Option(min=100, help="Draws behind the intervals.")] = 2000,
+    resamples: Resamples = 2000,
     plot: Annotated[Path | None, typer.Option(help="Draw recall@k over k into this file.")] = None,
     worst: Annotated[
         Path | None, typer.Option(help="Draw the worst texts with their right pictures.")

@@ -8,7 +8,16 @@ import typer
 from rich.table import Table
 
 from clip_text_cli import wiring
-from clip_text_cli.options import AsJson, Model, Runtime, listed, numbers
+from clip_text_cli.options import (
+    AsJson,
+    CaptionKinds,
+    Model,
+    PictureFolder,
+    Resamples,
+    Runtime,
+    listed,
+    numbers,
+)
 from clip_text_cli.output import named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
@@ -73,19 +82,15 @@ def as_json(costs: "Sequence[VectorCost]") -> list[dict[str, Any]]:
 
 def command(
     data: Annotated[Path, typer.Argument(help="A file or folder of captioned pictures.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="Fields of captions, like zh,en; the data's usual one if none.")
-    ] = "",
+    images: PictureFolder = None,
+    kind: CaptionKinds = "",
     split: Annotated[str | None, typer.Option(help="Of a folder with several splits.")] = None,
     model: Model = "starter",
     runtime: Runtime = None,
     dimensions: Annotated[
         str, typer.Option(help="Like 256,64; all, half and a quarter of the model's if none.")
     ] = "",
-    resamples: Annotated[int, typer.Option(min=100, help="Draws behind the intervals.")] = 2000,
+    resamples: Resamples = 2000,
     as_json_: AsJson = False,
 ) -> None:
     """Measure what smaller vectors cost: fp16, int8, sign bits, fewer dimensions.

@@ -12,9 +12,17 @@ from rich.table import Table
 from clip_text_cli import wiring
 from clip_text_cli.drawing.figure import check_drawable
 from clip_text_cli.drawing.reliability import draw_reliability
-from clip_text_cli.options import AsJson, Model, Runtime, listed
+from clip_text_cli.options import (
+    DEFAULT_INDEX,
+    AsJson,
+    CaptionKinds,
+    IndexDir,
+    Model,
+    PictureFolder,
+    Runtime,
+    listed,
+)
 from clip_text_cli.output import err, named_bars, out, print_json
-from clip_text_cli.pictures import DEFAULT_INDEX, IndexDir
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -32,12 +40,8 @@ def calibrate(
         list[str], typer.Argument(help="Captioned pictures like those that are searched.")
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
-    kind: Annotated[
-        str, typer.Option(help="Fields of captions, like zh,en; the data's usual one if none.")
-    ] = "",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")
-    ] = None,
+    kind: CaptionKinds = "",
+    images: PictureFolder = None,
     split: Annotated[str | None, typer.Option(help="Of data with several splits.")] = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Search DATA's pictures without the index's others.")

@@ -9,9 +9,8 @@ import typer
 from rich.table import Table
 
 from clip_text_cli import wiring
-from clip_text_cli.options import AsJson, Model, Runtime
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Model, Runtime
 from clip_text_cli.output import err, out, print_json
-from clip_text_cli.pictures import DEFAULT_INDEX, IndexDir
 
 if TYPE_CHECKING:
     from retrieval.index import Manifest, Trial

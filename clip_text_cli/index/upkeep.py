@@ -8,9 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text_cli.options import AsJson
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir
 from clip_text_cli.output import out, print_json
-from clip_text_cli.pictures import DEFAULT_INDEX, IndexDir
 
 UNSOUND = 1
 
