@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from models import shared_checkpoint, tiny_checkpoint
 from PIL import Image
 
+import clip_text
 from clip_text.checkpoints import save_checkpoint
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, MissingPackageError
@@ -83,6 +85,19 @@ def pictures():
 def test_pictures(encoder, number):
     images = pictures()[:number]
     assert_near(encoder, encoder.encode_image(images), TORCH.encode_image(images))
+
+
+@pytest.mark.skipif(not processor.has_bf16(), reason="the processor has no bfloat16")
+def test_photographs_in_bfloat16_stay_within_the_bound_of_auto():
+    """The first convolutions in bfloat16, too, would make it 0.9965 of the worst photo."""
+    photos = sorted((Path(clip_text.__file__).parents[1] / "retrieval/gallery/photos").iterdir())[
+        ::5
+    ]
+    rows = [
+        Encoder.from_pretrained("starter", runtime=name).encode_image(photos)
+        for name in ("openvino", "openvino-bf16")
+    ]
+    assert auto.LOWEST_COSINE < (rows[0] * rows[1]).sum(1).min() < 0.99999
 
 
 def test_threads_calling_at_once(encoder):

@@ -25,7 +25,7 @@ __all__ = ["Stamp", "cache_folder"]
 
 _log = logging.getLogger(__name__)
 
-GRAPHS = 1
+GRAPHS = 2
 """Version of the graphs' arithmetic and inputs: raised when a compiled one would be another."""
 
 _DIGEST_SIZE = 16
