@@ -50,7 +50,7 @@ ImageSource = _Undecoded | NDArray[np.generic]
 _Box = tuple[float, float, float, float] | None
 
 _LARGE = 1 << 26  # bytes of a file that is not read whole before its header is judged
-_KEEP = 2.5
+_KEEP = 3.0
 """The fast path never decodes below this multiple of the size asked for: see docs/pictures.md."""
 
 
