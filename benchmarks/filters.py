@@ -9,7 +9,6 @@ the same question once more.
 
 import argparse
 import json
-import os
 import random
 import tempfile
 import time
@@ -94,51 +93,74 @@ def write(folder: Path, count: int, *, fields: bool) -> tuple[float, int]:
     return took, sum(path.stat().st_size for path in folder.iterdir())
 
 
+def run(count: int, *, brute_force: bool) -> dict[str, float]:
+    """Write with and without the table, then ask."""
+    figures: dict[str, float] = {"pictures": count}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "with"
+        for told, where in (("without", Path(name) / "without"), ("with", folder)):
+            seconds, size = write(where, count, fields=told == "with")
+            figures[f"{told}_table_write_us"] = 1e6 * seconds / count
+            figures[f"{told}_table_bytes"] = size / count
+        with Catalogue.open(folder) as catalogue:
+            return figures | measure(catalogue, brute_force=brute_force)
+
+
+def measure(catalogue: Catalogue, *, brute_force: bool) -> dict[str, float]:
+    """Give how many pictures filters find, and what they and facets cost."""
+    filters = catalogue.filters
+    figures: dict[str, float] = {}
+
+    def forget() -> None:
+        filters._version = None
+
+    def time_both(what: str, ask: Callable[[], object]) -> None:
+        figures[f"{what}: first_ms"] = cpu_ms(ask, forget)
+        figures[f"{what}: again_ms"] = cpu_ms(ask)
+
+    for text in FILTERS:
+        where = parse_where(text)
+        time_both(text, partial(filters.rows, where))
+        rows = filters.rows(where)
+        figures[f"{text}: pictures"] = len(rows)
+        if brute_force:
+            assert rows.tolist() == [one.row for one in catalogue if matches(where, one)]
+    for field, text in FACETS:
+        where = None if text is None else parse_where(text)
+        told = f"facets of {field}" + (f" where {text}" if text else "")
+        time_both(told, partial(filters.facets, field, where))
+    return figures
+
+
+def show(figures: dict[str, float]) -> None:
+    """Print a table."""
+    for told in ("without", "with"):
+        print(
+            f"writing {figures['pictures']:,} pictures {told} the table: "
+            f"{figures[f'{told}_table_write_us']:.0f} µs of CPU and "
+            f"{figures[f'{told}_table_bytes']:.0f} bytes each"
+        )
+    print(f"{'pictures':>10} {'first':>8} {'again':>8}  ms of CPU")
+    for what in (name.removesuffix(": first_ms") for name in figures if name.endswith("first_ms")):
+        found = figures.get(f"{what}: pictures")
+        first, again = figures[f"{what}: first_ms"], figures[f"{what}: again_ms"]
+        print(f"{'' if found is None else f'{found:,}':>10} {first:>8.2f} {again:>8.2f}  {what}")
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--brute-force", action="store_true", help="Check each answer.")
+    parser.add_argument("--quick", action="store_true", help="Under a minute.")
+    parser.add_argument("--json", action="store_true", help="A flat object of figures.")
     options = parser.parse_args()
-    count = options.pictures
-    with tempfile.TemporaryDirectory() as name:
-        without = write(Path(name) / "without", count, fields=False)
-        folder = Path(name) / "with"
-        within = write(folder, count, fields=True)
-        for told, (seconds, size) in (("without", without), ("with", within)):
-            print(
-                f"writing {count:,} pictures {told} the table: {1e6 * seconds / count:.0f} µs of "
-                f"CPU and {size / count:.0f} bytes each"
-            )
-        with Catalogue.open(folder) as catalogue:
-            measure(catalogue, brute_force=options.brute_force)
-    print(f"on {os.cpu_count()} cores")
-
-
-def measure(catalogue: Catalogue, *, brute_force: bool) -> None:
-    """Print what filters and facets cost."""
-    filters = catalogue.filters
-
-    def forget() -> None:
-        filters._version = None
-
-    print(f"{'pictures':>10} {'first':>8} {'again':>8}  ms of CPU")
-    for text in FILTERS:
-        where = parse_where(text)
-        ask = partial(filters.rows, where)
-        first, again = cpu_ms(ask, forget), cpu_ms(ask)
-        rows = filters.rows(where)
-        print(f"{len(rows):>10,} {first:>8.2f} {again:>8.2f}  {text}")
-        if brute_force:
-            assert rows.tolist() == [one.row for one in catalogue if matches(where, one)]
-    for field, text in FACETS:
-        where = None if text is None else parse_where(text)
-        ask = partial(filters.facets, field, where)
-        first, again = cpu_ms(ask, forget), cpu_ms(ask)
-        print(
-            f"{'facets':>10} {first:>8.2f} {again:>8.2f}  {field}"
-            + (f" where {text}" if text else "")
-        )
+    count = 5_000 if options.quick else options.pictures
+    figures = run(count, brute_force=options.brute_force)
+    if options.json:
+        print(json.dumps(figures, ensure_ascii=False))
+    else:
+        show(figures)
 
 
 if __name__ == "__main__":
