@@ -15,6 +15,7 @@ __all__ = [
     "breaks_text",
     "displayed",
     "displayed_id",
+    "is_gone",
 ]
 
 _SEPARATOR = os.fsencode(os.sep)
@@ -116,6 +117,22 @@ def displayed_id(root: bytes, path: bytes) -> str:
     """Spell the path below the indexed folder, with ``/`` between its parts, safe to print."""
     below = path[len(root) :].lstrip(_SEPARATOR)
     return "/".join(displayed(part) for part in below.split(_SEPARATOR))
+
+
+def is_gone(path: Path | None) -> bool:
+    """Say whether there is no such file any more; a picture without one misses none.
+
+    What is out of reach is not thereby gone.
+    """
+    if path is None:
+        return False
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def breaks_text(char: str) -> bool:

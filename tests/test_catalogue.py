@@ -323,6 +323,8 @@ def test_a_reader_sees_one_moment_while_another_connection_writes(tmp_path):
                 with writer.transaction():
                     writer.add(picture(b"/p/b"), row_of(0, 1))
                 assert reader.generation == 1
+                with reader.snapshot():  # the moment of the outer one
+                    assert reader.rows().tolist() == [1]
                 assert reader.rows().tolist() == [1]
             assert reader.generation == 2
             assert reader.rows().tolist() == [1, 2]

@@ -65,8 +65,14 @@ class Connection:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Let everything read inside belong to one moment, whoever writes meanwhile."""
+        """Let everything read inside belong to one moment, whoever writes meanwhile.
+
+        Inside another one, or a transaction, that is the moment of the outer one.
+        """
         with self._lock:
+            if self.db.in_transaction:
+                yield
+                return
             self.db.execute("BEGIN")
             try:
                 yield

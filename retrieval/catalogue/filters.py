@@ -26,6 +26,7 @@ from retrieval.catalogue.follower import has_follower
 from retrieval.errors import QueryError
 from retrieval.filters.matching import FieldsOf
 from retrieval.filters.tree import (
+    OWN_FIELDS,
     And,
     Compare,
     Filter,
@@ -36,11 +37,11 @@ from retrieval.filters.tree import (
     check_size,
     leaves_of,
 )
-from retrieval.filters.values import NUMBER, TEXT, Value, as_scalar, stored_name
+from retrieval.filters.values import KINDS, NUMBER, TEXT, Value, as_scalar, stored_name
 from retrieval.protocols import Rows
 from retrieval.records import Picture
 
-__all__ = ["Facet", "Filters"]
+__all__ = ["Facet", "Field", "Filters"]
 
 _Bitmap = NDArray[np.uint8]
 """A bit for each row from 0 on, the first of eight in the lowest place."""
@@ -61,6 +62,23 @@ class Facet:
 
     value: Scalar
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of metadata, and what there is of it.
+
+    Args:
+        name: As filters call it.
+        kinds: What its values are: texts, numbers, true and false, null.
+        pictures: How many have it.
+        values: How many different values they have.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    pictures: int
+    values: int
 
 
 class Filters:
@@ -127,7 +145,49 @@ class Filters:
         best = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
         return [Facet(as_scalar(*value), count) for value, count in best[:limit]]
 
+    def check(self, field: str) -> None:
+        """Refuse a field that no picture has.
+
+        Raises:
+            QueryError: If so; the message names similar fields, or those that there are.
+        """
+        with self._connection.snapshot():
+            self._look()
+            check_field(field, self._known)
+
+    def fields(self, where: Filter | None = None) -> list[Field]:
+        """Tell which fields of metadata there are; every picture has others beside them.
+
+        Args:
+            where: Looks only at the pictures that this holds of.
+
+        Returns:
+            In the order of their names; those that none of the pictures has are left out.
+
+        Raises:
+            QueryError: As for :meth:`rows`.
+        """
+        if where is not None:
+            check_size(where)
+        with self._connection.snapshot():
+            self._look()
+            among = None if where is None else _flags(self._select(where))
+            fields = [self._field(name, among) for name in sorted(self._known)]
+        return [field for field in fields if field.pictures]
+
     # All that follows inside the snapshot of the above
+
+    def _field(self, stored: str, among: NDArray[np.bool_] | None) -> Field:
+        name = f"metadata.{stored}" if stored in OWN_FIELDS else stored
+        have = np.zeros(self._size, np.bool_)
+        values: set[Value] = set()
+        for value, rows in self._rows_by_value(name):
+            held = rows if among is None else rows[among[rows]]
+            if len(held):
+                values.add(value)
+                have[held] = True
+        kinds = tuple(KINDS[kind] for kind in sorted({kind for kind, _ in values}))
+        return Field(name, kinds, int(np.count_nonzero(have)), len(values))
 
     def _look(self) -> None:
         """See whether anything was written since; what is kept of before is void then."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.records import Record
+from retrieval.records import Record, is_gone
 
 __all__ = ["Answer", "Hit", "hit_of"]
 
@@ -50,15 +50,7 @@ class Hit:
 
         A picture that was added without a file misses none.
         """
-        if self.path is None:
-            return False
-        try:
-            self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:  # out of reach, which is not to say that it is gone
-            return False
-        return False
+        return is_gone(self.path)
 
 
 @dataclass(frozen=True, slots=True)
