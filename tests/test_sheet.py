@@ -8,7 +8,7 @@ from PIL import Image
 
 from retrieval.pictures import open_thumbnail, shown_size
 from retrieval.search import Hit
-from retrieval.sheet import contact_sheet
+from retrieval.sheet import Tile, contact_sheet, draw_tiles
 from retrieval.sheet.fonts import Face, find_font
 
 TILE = 100
@@ -67,6 +67,32 @@ def test_more_hits_than_columns_go_on_below(tmp_path):
     assert sheet.width == 2 * MARGIN + 2 * TILE + GAP
     assert at(sheet, MARGIN + 50, MARGIN + 22 + 50 + 2 * cell) == (255, 0, 0)
     assert at(sheet, MARGIN + TILE + GAP + 50, MARGIN + 22 + 50 + 2 * cell) == (255, 255, 255)
+
+
+def test_small_groups_lie_side_by_side(tmp_path):
+    red, lime, blue = (solid(tmp_path / f"{c}.png", c) for c in ("red", "lime", "blue"))
+    groups = [
+        (name, [Tile(path, "line", "text", "name") for path in paths])
+        for name, paths in (
+            ("a", [red]),
+            ("b", [lime, lime]),
+            ("c", [blue, red]),
+            ("d", [lime] * 4),
+        )
+    ]
+    out = tmp_path / "sheet.png"
+    draw_tiles(groups, out, tile=TILE, columns=3, side_by_side=True)
+    sheet = opened(out)
+    assert sheet.width == 2 * MARGIN + 3 * TILE + 2 * GAP
+    step, row = TILE + GAP, 22 + TILE + 13 + 2 * 10 + GAP
+    names = {(255, 0, 0): "r", (0, 255, 0): "g", (0, 0, 255): "b", (255, 255, 255): "-"}
+    middle = MARGIN + 22 + TILE / 2
+    tops = [middle, middle + row, middle + 2 * row, middle + 2 * row + row - 22]
+    shown = [
+        "".join(names[at(sheet, MARGIN + i * step + TILE / 2, top)] for i in range(3))
+        for top in tops
+    ]
+    assert shown == ["rgg", "br-", "ggg", "g--"]
 
 
 def test_what_cannot_be_shown_is_a_grey_tile(tmp_path):

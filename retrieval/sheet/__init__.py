@@ -1,5 +1,5 @@
-"""Hits as one picture to look at."""
+"""Pictures to look at in one: hits, and what looks alike."""
 
-from retrieval.sheet.sheet import contact_sheet
+from retrieval.sheet.sheet import SHEET_SUFFIXES, Tile, contact_sheet, draw_tiles
 
-__all__ = ["contact_sheet"]
+__all__ = ["SHEET_SUFFIXES", "Tile", "contact_sheet", "draw_tiles"]
