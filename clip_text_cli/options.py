@@ -47,6 +47,10 @@ HeadName = Annotated[str, typer.Option(help="Of the head.")]
 Random = Annotated[
     bool, typer.Option("--random", help="The model's shape with random weights: the control.")
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(help="Only the pictures this holds of: 'year >= 2020 and tags = \"海边\"'."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 

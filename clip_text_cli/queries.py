@@ -66,7 +66,7 @@ def make_query(
         *(images or ()),
         like=likes or (),
         without=without or (),
-        where=None if where is None else _parsed(where),
+        where=parse_filter(where),
         top_k=top_k,
         offset=offset,
         fold=FOLD_AT if fold and fold_at is None else fold_at,
@@ -75,7 +75,14 @@ def make_query(
     )
 
 
-def _parsed(where: str) -> "Filter":
+def parse_filter(where: str | None) -> "Filter | None":
+    """Read a filter, where one is given.
+
+    Raises:
+        QueryError: If it cannot be read.
+    """
+    if where is None:
+        return None
     from retrieval.filters.language import parse_where  # brings its parser with it
 
     return parse_where(where)

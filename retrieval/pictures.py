@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from clip_text_pictures import (
@@ -29,6 +31,7 @@ __all__ = [
     "open_thumbnail",
     "render_thumbnail",
     "shown_size",
+    "tiny_pixels",
 ]
 
 _ORIENTATION = 0x0112
@@ -101,6 +104,23 @@ def render_thumbnail(path: Path, size: int) -> bytes:
     return webp.getvalue()
 
 
+def tiny_pixels(source: Path | bytes, side: int) -> NDArray[np.uint8] | None:
+    """Average a picture, upright and over white, into a few squares; None if it cannot be shown.
+
+    Args:
+        source: The picture, or what would be in its file.
+        side: How many squares across, and down.
+
+    Returns:
+        RGB, [side, side, 3].
+    """
+    try:
+        picture = over_white(_loaded(source, (4 * side, 4 * side)))
+    except (PictureError, OSError):
+        return None
+    return np.asarray(picture.resize((side, side), Image.Resampling.BOX), np.uint8)
+
+
 def _ends_with_pixels(image: Image.Image) -> bool:
     """Say whether nothing but its end stands behind the pixels of a PNG that was just opened."""
     if not isinstance(image, PngImagePlugin.PngImageFile) or image.fp is None:
@@ -119,7 +139,7 @@ def _ends_with_pixels(image: Image.Image) -> bool:
     return set(behind) <= {b"IDAT", b"IEND"}
 
 
-def _loaded(path: Path, size: tuple[int, int]) -> Image.Image:
+def _loaded(path: Path | bytes, size: tuple[int, int]) -> Image.Image:
     """Decode a picture, upright, in RGB or RGBA, a JPEG in no more detail than the size needs."""
     with _opened(path) as image, damage_told():
         if image.format == "JPEG":

@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "retrieval.index": (*FLOOR, "retrieval.catalogue"),
     "retrieval.ingest": (*INDEX, "clip_text_pictures"),
     "retrieval.search": INDEX,
+    "retrieval.overview": (*INDEX, "clip_text_pictures"),
     "retrieval.sheet": (*FLOOR, "retrieval.search"),
     "retrieval.service": (*INDEX, "retrieval.search"),
     "clip_text_pictures": (),

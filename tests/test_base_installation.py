@@ -45,6 +45,8 @@ def cases(folder, tiny):
         ["index", "build", "--queries", texts, "--index", index, *model],
         ["index", "advise", "--queries", texts, "--index", index, *model],
         ["index", "text", "--index", index],
+        ["index", "stats", "--index", index],
+        ["index", "duplicates", "--index", index, "--sheet", folder / "sheet.png"],
         ["index", "remove", "--root", folder / "images", "--index", index],
         ["index", folder / "images", "--index", index, *model],
         ["search", "红色", "--index", index, *model, "--sheet", folder / "sheet.png"],
@@ -70,6 +72,9 @@ def cases(folder, tiny):
         ("evaluate", ["evaluate", "languages", captions, *model, "--plot", drawn]),
         ("evaluate", [*zero_shot, "--confusion", drawn]),
         ("evaluate", [*zero_shot, "--probe"]),
+        ("evaluate", ["index", "map", drawn, "--index", index]),
+        ("evaluate", ["index", "map", "--index", index, "--json"]),
+        ("evaluate", ["index", "stats", "--index", index, "--figure", drawn]),
         (
             "evaluate",
             ["index", "calibrate", captions, *("--index", index), *model, "--plot", drawn],

@@ -31,6 +31,9 @@ GROUPS = {
         "advise",
         "calibrate",
         "text",
+        "stats",
+        "duplicates",
+        "map",
     ),
 }
 PAGES = ("export", "runtimes")

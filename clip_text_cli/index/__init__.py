@@ -4,7 +4,7 @@ import typer
 
 from clip_text_cli import pictures
 from clip_text_cli.groups import with_default
-from clip_text_cli.index import relevance, sealing, upkeep
+from clip_text_cli.index import duplicates, layout, relevance, sealing, statistics, upkeep
 
 app = typer.Typer(
     cls=with_default("folder"),
@@ -28,5 +28,8 @@ app.command("advise")(sealing.advise)
 app.command("info")(upkeep.info)
 app.command("verify")(upkeep.verify)
 app.command("remove")(upkeep.remove)
+app.command("stats")(statistics.stats)
+app.command("duplicates")(duplicates.duplicates)
+app.command("map")(layout.draw)
 app.command("calibrate")(relevance.calibrate)
 app.command("text")(upkeep.text)
