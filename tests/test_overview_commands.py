@@ -151,7 +151,7 @@ def test_statistics_are_told_and_drawn(run, index_dir, tmp_path):
 
 def test_counts_are_drawn_whatever_there_is(tmp_path):
     draw_counts({}, tmp_path / "none.png", title="0 pictures")
-    draw_counts({"a": {}, "b": {"名字" * 40: 3}}, tmp_path / "one.png", title="3")
+    draw_counts({"a": {}, "b": {"名字" * 40: 3, r"$\frac$": 1}}, tmp_path / "one.png", title="3")
     assert rgb(tmp_path / "one.png").std() > rgb(tmp_path / "none.png").std()
 
 
@@ -246,6 +246,7 @@ def test_what_cannot_be_shown_makes_way_or_is_grey(tmp_path):
         [None] * 30,
         [True, False, 1, "true", None] * 6,
         [f"名字 {i} " + "长" * 100 for i in range(30)],
+        [r"$\frac$", "$", "$x$"] * 10,
     ],
 )
 def test_values_of_any_kind_have_colours(tmp_path, values):

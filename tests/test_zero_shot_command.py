@@ -230,3 +230,13 @@ def test_a_picture_that_cannot_be_drawn_is_refused_early(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ClipTextError, match=r"pip install 'clip-text\[evaluate\]'"):
         check_drawable(tmp_path / "c.png")
+
+
+def test_a_dollar_in_a_name_is_one(tmp_path):
+    from clip_text_cli.drawing.bars import draw_bars
+    from clip_text_cli.drawing.confusion import draw_confusion
+
+    names = [r"$\frac$", "$", "$x$"]
+    draw_confusion(np.ones((3, 3)), names, tmp_path / "a.png", title=r"$\frac$", of="pictures")
+    draw_bars(tmp_path / "b.png", names, [0.1, 0.2, 0.3], title=r"$\frac$", label="points")
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("a.png", "b.png"))

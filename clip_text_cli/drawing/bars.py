@@ -31,11 +31,11 @@ def draw_bars(
     bars = axes.barh(range(len(names)), percent, color=colours)
     texts = ["none" if isnan(value) else f"{100 * value:.1f}" for value in values]
     axes.bar_label(bars, texts, padding=3, fontsize=8)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(label)
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, out)

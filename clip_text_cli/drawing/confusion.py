@@ -49,7 +49,7 @@ def draw_confusion(
         _number_cells(axes, shares)
     left_out = len(names) - len(shown)
     most = f"; the {len(shown)} most confused of {len(names):,} classes"
-    axes.set_title(title + most * bool(left_out))
+    axes.set_title(title + most * bool(left_out), parse_math=False)
     save_figure(figure, out)
 
 
@@ -73,8 +73,8 @@ def _name_axes(axes: Any, names: list[str]) -> None:  # noqa: ANN401
     written = [face.writable(name) for name in fits]
     font = FontProperties(fname=path) if path else None
     ticks = range(len(names))
-    axes.set_xticks(ticks, written, rotation=90, fontproperties=font)
-    axes.set_yticks(ticks, written, fontproperties=font)
+    axes.set_xticks(ticks, written, rotation=90, fontproperties=font, parse_math=False)
+    axes.set_yticks(ticks, written, fontproperties=font, parse_math=False)
     axes.set_xlabel("answer")
     axes.set_ylabel("right class")
 

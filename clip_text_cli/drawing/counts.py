@@ -44,7 +44,7 @@ def draw_counts(of: Mapping[str, Mapping[str, int]], out: Path, *, title: str) -
         bars = axes.barh(places, list(counts.values()), color="#3b6ea5")
         axes.bar_label(bars, [f"{count:,}" for count in counts.values()], padding=3, fontsize=8)
         names = [face.writable(_fitting(each)) for each in counts]
-        axes.set_yticks(places, names, fontproperties=font)
+        axes.set_yticks(places, names, fontproperties=font, parse_math=False)
         axes.set_ylim(most[i // _ACROSS] - 0.5, -0.5)  # bars of all panels are as thick
         axes.margins(x=0.15)
         axes.set_xticks([])

@@ -210,7 +210,8 @@ def _draw_key(
         title=face.writable(title),
         title_fontproperties=font,
     )
-    legend.set_in_layout(False)
+    for text in (legend.get_title(), *legend.get_texts()):
+        text.set_parse_math(False)  # a dollar is one
 
 
 def _draw_shades(
