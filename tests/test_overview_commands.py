@@ -155,7 +155,7 @@ def test_counts_are_drawn_whatever_there_is(tmp_path):
     assert rgb(tmp_path / "one.png").std() > rgb(tmp_path / "none.png").std()
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "svg", "pdf"])
+@pytest.mark.parametrize("ending", ["jpg", "svg"])
 def test_a_map_is_drawn(run, index_dir, tmp_path, ending):
     drawn = tmp_path / "drawn" / f"map.{ending}"
     code, out, err = run("index", "map", drawn, "--index", index_dir, "--color-by", "folder")
