@@ -200,7 +200,8 @@ def _with_exact_stem(model: "openvino.Model") -> "openvino.Model":
     with TemporaryDirectory() as folder:
         file = Path(folder, "graph.xml")
         openvino.serialize(model, file)
-        graph, weights = ElementTree.parse(file), np.fromfile(file.with_suffix(".bin"), np.uint8)
+        graph = ElementTree.parse(file)  # noqa: S314  (written by the line above)
+        weights = np.fromfile(file.with_suffix(".bin"), np.uint8)
     layers = graph.findall("./layers/layer")
     places = [i for i, layer in enumerate(layers) if "Convolution" in layer.get("type", "")]
     if len(places) <= _STEM:
