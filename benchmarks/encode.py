@@ -1,9 +1,10 @@
 """Texts and pictures a second to unit rows, against what else one would take.
 
-    python benchmarks/encode.py --data ../shared/data/flickr8k-cn       # tables in Markdown
-    python benchmarks/encode.py --device cuda                           # big batches on a GPU
-    python benchmarks/encode.py --quick --json                          # a tiny model, one thread
+    python benchmarks/encode.py --data FLICKR8K_CN  # tables in Markdown
+    python benchmarks/encode.py --device cuda       # big batches on a GPU
+    python benchmarks/encode.py --quick --json      # a tiny model, one thread
 
+FLICKR8K_CN is a folder of that data set: ``train.jsonl``, and its photos in ``images/``.
 Text: a RoBERTa-base of random weights, the same for all, on real captions (without ``--data`` on
 others of the same lengths). Every contender takes the same texts in turns, in one process. Beside
 each rate stands the lowest cosine to our rows by torch in float32, and the rate as a share of what
