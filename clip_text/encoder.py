@@ -185,7 +185,9 @@ class Encoder(TextHeads):
         return int(dimensions)
 
     def save_pretrained(self, folder: str | Path, dtype: "torch.dtype | None" = None) -> None:
-        """Write the model as a folder that :meth:`from_pretrained` reads.
+        """Write the model as a folder that :meth:`from_pretrained` reads, whole.
+
+        Of an encoder that keeps some ``dimensions``, too: they are asked for anew.
 
         Args:
             folder: Created with its parents.
@@ -200,7 +202,8 @@ class Encoder(TextHeads):
     def save_sentence_transformers(self, folder: str | Path) -> None:
         """Write the text half as a folder that ``SentenceTransformer(folder)`` loads.
 
-        It needs nothing of this package to load, and gives the rows of :meth:`encode_text`.
+        It needs nothing of this package to load, and gives the rows of :meth:`encode_text`, with
+        as many dimensions as this encoder keeps.
 
         Raises:
             CheckpointError: If the tokeniser contract or the backbone cannot be carried over; see
@@ -209,7 +212,7 @@ class Encoder(TextHeads):
         """
         from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
 
-        save_sentence_transformers(self.checkpoint, Path(folder))
+        save_sentence_transformers(self.checkpoint, Path(folder), self.embed_dim)
 
     @property
     def checkpoint(self) -> "Checkpoint":
