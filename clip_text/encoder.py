@@ -354,6 +354,8 @@ class Encoder(TextHeads):
         check_batch_size(batch_size)
         texts = check_texts(texts)
         out = np.empty((len(texts), self._checked(dimensions)), np.float32)
+        if texts:
+            self.runtime_of("text")  # auto chooses before a thread tokenises beside it
         for places, tokens in self._padded_batches(texts, batch_size):
             out[places] = truncate(self.runtime.text(tokens), out.shape[1])
         return out
@@ -449,6 +451,7 @@ class Encoder(TextHeads):
             return map(self.load_pixels, images)
         from clip_text.features import ahead
 
+        self.runtime_of("image")  # auto chooses before threads decode beside it
         return ahead(self.load_pixels, images, available_cores(), depth)
 
     def load_pixels(self, source: ImageSource) -> Pixels:
