@@ -25,9 +25,9 @@ from clip_text import Encoder
 from clip_text.checkpoints import Checkpoint, Preprocessing
 from clip_text.checkpoints.cn_clip import chinese_tokenizer
 from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
+from clip_text.names import RUNTIMES
 from clip_text.precision import bf16_pays
 from clip_text.runtimes.calibration import bundled_calibration
-from clip_text.runtimes.choice import RUNTIMES
 from clip_text.runtimes.openvino import convert, the_core
 from clip_text.runtimes.processor import available_cores, has_bf16
 from clip_text.tokenizer import CONTEXT_LENGTH

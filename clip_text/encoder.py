@@ -16,11 +16,11 @@ from PIL import Image
 from clip_text.errors import CheckpointError, needs
 from clip_text.images import ImageSource, Preprocessing, load_square
 from clip_text.lengths import by_length
+from clip_text.names import Compat, Precision
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.auto import AutoRuntime, Tower
 from clip_text.runtimes.exported import is_exported, load_exported
 from clip_text.runtimes.names import (
-    Precision,
     asked_for,
     blaming_variable,
     computes_on,
@@ -28,7 +28,7 @@ from clip_text.runtimes.names import (
 )
 from clip_text.runtimes.processor import available_cores
 from clip_text.text_heads import TextHeads, check_batch_size
-from clip_text.tokenizer import Compat, TokenReport
+from clip_text.tokenizer import TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
 from clip_text.vectors import check_dimensions, truncate
 
@@ -55,7 +55,7 @@ class Encoder(TextHeads):
             that was exported: it encodes, and has neither weights to train nor heads.
         device: Where to compute; the GPU if there is one and the runtime computes there, else the
             CPU.
-        runtime: How, one of :data:`clip_text.runtimes.names.RUNTIMES`; ``torch`` runs the
+        runtime: How, one of :data:`clip_text.names.RUNTIMES`; ``torch`` runs the
             modules themselves, so that rows follow weights that change. All others compute with
             the weights as they are when texts or pictures are first encoded.
         dimensions: How many of each row's first dimensions are kept, made unit rows again; all

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from clip_text.names import Compat, RuntimeName
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -17,22 +19,10 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.runtimes.exported import Family
     from retrieval.protocols import EncodeAndClassify, TextReader
 
-Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
-RuntimeName = Literal[
-    "auto",
-    "torch",
-    "torch-bf16",
-    "openvino",
-    "openvino-bf16",
-    "openvino-int8",
-    "onnxruntime",
-    "onnxruntime-int8",
-]
-
 
 def load_encoder(
     model: str,
-    compat: Contract | None = None,
+    compat: Compat | None = None,
     runtime: RuntimeName | None = None,
     *,
     queries_only: bool = False,
