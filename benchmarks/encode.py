@@ -310,7 +310,7 @@ def _chosen(contenders: Mapping[str, T], options: argparse.Namespace) -> dict[st
     """Leave out what is slow where it is to be quick, and what was not asked for but the first."""
     left_out = _LEFT_OUT if options.quick else ()
     first, *others = (name for name in contenders if not any(part in name for part in left_out))
-    asked = [name for name in others if any(word in name for word in options.contenders)]
+    asked = [name for name in others if name.endswith(tuple(options.contenders))]
     return {name: contenders[name] for name in [first, *asked]}
 
 
@@ -329,8 +329,8 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--contenders",
         nargs="+",
         default=[""],
-        metavar="WORD",
-        help="Beside the first, which all are held against, those whose names hold one of these.",
+        metavar="END",
+        help="Beside the first, which all are held against, those whose names end so.",
     )
     parser.add_argument("--device", default="cpu", help="cuda: big batches on a GPU instead.")
     parser.add_argument("--device-texts", type=int, default=4096, help="In a batch on a GPU.")
