@@ -1,8 +1,8 @@
 """Classifiers on one encoder beside two controls: its architecture untrained, and words alone.
 
-python benchmarks/classification.py ../shared/data/text/tnews/train.tsv --hold-out 5000
-python benchmarks/classification.py ../shared/data/text/chnsenticorp/train.tsv \
-    --val ../shared/data/text/chnsenticorp/dev.tsv
+python benchmarks/classification.py TNEWS/train.tsv --hold-out 5000
+python benchmarks/classification.py CHNSENTICORP/train.tsv \
+    --val CHNSENTICORP/dev.tsv
 
 Rows: ``tfidf`` is jieba's words and pairs of them, TF-IDF, and logistic regression; ``head`` a
 head on the frozen tower; ``copy`` fine-tuning of a copy; ``mlm`` the same from ``--start``, which

@@ -1,9 +1,10 @@
 """Texts and pictures a second to unit rows, against what else one would take.
 
-    python benchmarks/encode.py --data ../shared/data/flickr8k-cn       # tables in Markdown
-    python benchmarks/encode.py --device cuda                           # big batches on a GPU
-    python benchmarks/encode.py --quick --json                          # a tiny model, one thread
+    python benchmarks/encode.py --data FLICKR8K_CN  # tables in Markdown
+    python benchmarks/encode.py --device cuda       # big batches on a GPU
+    python benchmarks/encode.py --quick --json      # a tiny model, one thread
 
+FLICKR8K_CN is a folder of that data set: ``train.jsonl``, and its photos in ``images/``.
 Text: a RoBERTa-base of random weights, the same for all, on real captions (without ``--data`` on
 others of the same lengths). Every contender takes the same texts in turns, in one process. Beside
 each rate stands the lowest cosine to our rows by torch in float32, and the rate as a share of what
@@ -230,7 +231,7 @@ def text_section(checkpoint: Checkpoint, shape: Shape, options: argparse.Namespa
     """Race texts, and lay out what came of it."""
     texts = read_captions(options.data, max(256, *options.batches) * 2)
     tokens = statistics.mean(map(len, checkpoint.tokenizer.token_ids(texts)))
-    contenders = _without_slow(text_contenders(checkpoint, shape), options.quick)
+    contenders = _chosen(text_contenders(checkpoint, shape), options)
     largest = max(options.batches)
     rounds = {
         size: options.queries if size == 1 else options.rounds * min(4, largest // size)
@@ -262,7 +263,7 @@ def picture_section(checkpoint: Checkpoint, options: argparse.Namespace) -> Sect
         if not options.quick:  # seconds a picture, where the starter takes a tenth
             models.append(("ViT-B/16", checkpoint, files[:64]))
         for name, parts, some in models:
-            contenders = _without_slow(picture_contenders(parts), options.quick)
+            contenders = _chosen(picture_contenders(parts), options)
             figures |= race_pictures(name, contenders, some, options.rounds)
             names[name] = list(contenders)
     return picture_table(names, figures), figures
@@ -305,12 +306,12 @@ def device_section(checkpoint: Checkpoint, shape: Shape, options: argparse.Names
     return device_table(title, names, figures), figures
 
 
-def _without_slow(contenders: Mapping[str, T], quick: bool) -> dict[str, T]:
-    return {
-        name: contender
-        for name, contender in contenders.items()
-        if not (quick and any(part in name for part in _LEFT_OUT))
-    }
+def _chosen(contenders: Mapping[str, T], options: argparse.Namespace) -> dict[str, T]:
+    """Leave out what is slow where it is to be quick, and what was not asked for but the first."""
+    left_out = _LEFT_OUT if options.quick else ()
+    first, *others = (name for name in contenders if not any(part in name for part in left_out))
+    asked = [name for name in others if name.endswith(tuple(options.contenders))]
+    return {name: contenders[name] for name in [first, *asked]}
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -323,6 +324,13 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photos", type=int, default=256, help="For the starter; 64 for a ViT.")
     parser.add_argument(
         "--sections", nargs="+", default=["texts", "pictures"], choices=["texts", "pictures"]
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        default=[""],
+        metavar="END",
+        help="Beside the first, which all are held against, those whose names end so.",
     )
     parser.add_argument("--device", default="cpu", help="cuda: big batches on a GPU instead.")
     parser.add_argument("--device-texts", type=int, default=4096, help="In a batch on a GPU.")

@@ -1,8 +1,10 @@
 """What benchmarks/encode.py races: ways from texts, and from JPEG files, to unit rows."""
 
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,9 +27,9 @@ from clip_text import Encoder
 from clip_text.checkpoints import Checkpoint, Preprocessing
 from clip_text.checkpoints.cn_clip import chinese_tokenizer
 from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
+from clip_text.names import RUNTIMES
 from clip_text.precision import bf16_pays
 from clip_text.runtimes.calibration import bundled_calibration
-from clip_text.runtimes.choice import RUNTIMES
 from clip_text.runtimes.openvino import convert, the_core
 from clip_text.runtimes.processor import available_cores, has_bf16
 from clip_text.tokenizer import CONTEXT_LENGTH
@@ -139,12 +141,14 @@ def _plainly(checkpoint: Checkpoint, kind: str) -> EncodeTexts:
 
 def _quantised(model: "openvino.Model", checkpoint: Checkpoint) -> "openvino.Model":
     """Quantise as NNCF's own examples do, on the captions that our runtime takes."""
+    os.environ.setdefault("NNCF_CI", "1")  # it reports its use otherwise
     import nncf  # noqa: PLC0415  (may not be installed)
 
     tokens = bundled_calibration().tokens(checkpoint.tokenizer)
     samples = [{"input_ids": each, "attention_mask": np.ones_like(each)} for each in tokens]
     transformer = nncf.ModelType.TRANSFORMER
-    return nncf.quantize(model, nncf.Dataset(samples), model_type=transformer)
+    with redirect_stdout(sys.stderr):  # its bars
+        return nncf.quantize(model, nncf.Dataset(samples), model_type=transformer)
 
 
 def others(checkpoint: Checkpoint, shape: Shape) -> dict[str, EncodeTexts]:

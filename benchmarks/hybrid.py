@@ -1,7 +1,10 @@
 """What searching words beside features finds, where it loses, and what it costs.
 
-    python benchmarks/hybrid.py --data ../shared/data          # three minutes of CPU
-    python benchmarks/hybrid.py --data ../shared/data --quick  # some hundred pictures
+    python benchmarks/hybrid.py DATA          # three minutes of CPU
+    python benchmarks/hybrid.py DATA --quick  # some hundred pictures
+
+DATA is a folder of ``flickr8k-cn/val.jsonl``, ``more/howtocook/train.jsonl`` and
+``more/grocery/train.jsonl``, each with its pictures, as docs/data.md has them.
 
 Plain descriptions: the first 1,000 photos of Flickr8k-CN's val, each asked for by one human
 caption, while what is said of it is nothing, or the caption of another person, of all photos or of
@@ -238,7 +241,7 @@ def one_by_one(searcher: Searcher, queries: Iterable[str], *, hybrid: bool) -> N
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("data", type=Path, metavar="DATA", help="Folder of the three data sets.")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--quick", action="store_true", help="A few pictures of each.")
     parser.add_argument("--json", type=Path, help="Also write the figures into this file.")

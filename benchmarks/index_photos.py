@@ -1,6 +1,6 @@
 """Indexing rate, memory and how busy the model is, against plain loops over open_clip.
 
-    python benchmarks/index_photos.py --images ../shared/data/flickr8k-cn/images
+    python benchmarks/index_photos.py --images PHOTOS  # a folder of JPEG files
 
 Every contender runs in a process of its own, so that each has its own peak of memory, and they take
 turns, so that a machine whose speed drifts treats them alike. *index* is what ``clip-text index``

@@ -1,6 +1,6 @@
 """Plain text to pre-train on: what the measured sets have, without what they are measured on.
 
-python benchmarks/pretraining_text.py ../shared/data text/
+python benchmarks/pretraining_text.py DATA text/
 
 A file a source, documents with blank lines between, for ``clip-text train mlm``: headlines of
 TNEWS without the 5,000 that classification.py holds out, reviews (ChnSentiCorp's train,

@@ -1,10 +1,10 @@
 """What the settings of queries are worth: without, fold, diversity, templates, windows.
 
-    python benchmarks/queries.py shared/data --rows .rows
+    python benchmarks/queries.py DATA --rows .rows
 
-The starter on the 1,000 photos of flickr8k-cn/val (five captions each) and 1,941 of COCO with
-labels; data that is not part of the project. A photo shows a word if at least two of its five
-captions have it. --rows keeps the rows of photos, some two minutes of one core.
+The starter on the 1,000 photos of DATA/flickr8k-cn/val.jsonl (five captions each) and 1,941 of
+DATA/more/coco with labels; data that is not part of the project. A photo shows a word if at least
+two of its five captions have it. --rows keeps the rows of photos, some two minutes of one core.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Training pairs a second, against the steps of cn_clip's and open_clip's own training loops.
 
-    python benchmarks/train_steps.py --data ../shared/data/flickr8k-cn
+    python benchmarks/train_steps.py --data FLICKR8K_CN  # its train.jsonl, photos in images/
 
 RoBERTa-base and ViT-B/16 start from one set of random weights and see the same pictures and
 captions, in turns. A step is everything from pixels (or, in ours with a frozen image tower,

@@ -16,11 +16,11 @@ from PIL import Image
 from clip_text.errors import CheckpointError, needs
 from clip_text.images import ImageSource, Preprocessing, load_square
 from clip_text.lengths import by_length
+from clip_text.names import Compat, Precision
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.auto import AutoRuntime, Tower
 from clip_text.runtimes.exported import is_exported, load_exported
 from clip_text.runtimes.names import (
-    Precision,
     asked_for,
     blaming_variable,
     computes_on,
@@ -28,7 +28,7 @@ from clip_text.runtimes.names import (
 )
 from clip_text.runtimes.processor import available_cores
 from clip_text.text_heads import TextHeads, check_batch_size
-from clip_text.tokenizer import Compat, TokenReport
+from clip_text.tokenizer import TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
 from clip_text.vectors import check_dimensions, truncate
 
@@ -55,7 +55,7 @@ class Encoder(TextHeads):
             that was exported: it encodes, and has neither weights to train nor heads.
         device: Where to compute; the GPU if there is one and the runtime computes there, else the
             CPU.
-        runtime: How, one of :data:`clip_text.runtimes.names.RUNTIMES`; ``torch`` runs the
+        runtime: How, one of :data:`clip_text.names.RUNTIMES`; ``torch`` runs the
             modules themselves, so that rows follow weights that change. All others compute with
             the weights as they are when texts or pictures are first encoded.
         dimensions: How many of each row's first dimensions are kept, made unit rows again; all
@@ -185,7 +185,9 @@ class Encoder(TextHeads):
         return int(dimensions)
 
     def save_pretrained(self, folder: str | Path, dtype: "torch.dtype | None" = None) -> None:
-        """Write the model as a folder that :meth:`from_pretrained` reads.
+        """Write the model as a folder that :meth:`from_pretrained` reads, whole.
+
+        Of an encoder that keeps some ``dimensions``, too: they are asked for anew.
 
         Args:
             folder: Created with its parents.
@@ -200,7 +202,8 @@ class Encoder(TextHeads):
     def save_sentence_transformers(self, folder: str | Path) -> None:
         """Write the text half as a folder that ``SentenceTransformer(folder)`` loads.
 
-        It needs nothing of this package to load, and gives the rows of :meth:`encode_text`.
+        It needs nothing of this package to load, and gives the rows of :meth:`encode_text`, with
+        as many dimensions as this encoder keeps.
 
         Raises:
             CheckpointError: If the tokeniser contract or the backbone cannot be carried over; see
@@ -209,7 +212,7 @@ class Encoder(TextHeads):
         """
         from clip_text.checkpoints.sentence_transformers import save_sentence_transformers
 
-        save_sentence_transformers(self.checkpoint, Path(folder))
+        save_sentence_transformers(self.checkpoint, Path(folder), self.embed_dim)
 
     @property
     def checkpoint(self) -> "Checkpoint":
@@ -351,6 +354,8 @@ class Encoder(TextHeads):
         check_batch_size(batch_size)
         texts = check_texts(texts)
         out = np.empty((len(texts), self._checked(dimensions)), np.float32)
+        if texts:
+            self.runtime_of("text")  # auto chooses before a thread tokenises beside it
         for places, tokens in self._padded_batches(texts, batch_size):
             out[places] = truncate(self.runtime.text(tokens), out.shape[1])
         return out
@@ -446,6 +451,7 @@ class Encoder(TextHeads):
             return map(self.load_pixels, images)
         from clip_text.features import ahead
 
+        self.runtime_of("image")  # auto chooses before threads decode beside it
         return ahead(self.load_pixels, images, available_cores(), depth)
 
     def load_pixels(self, source: ImageSource) -> Pixels:

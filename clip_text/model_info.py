@@ -4,25 +4,37 @@ A model that was exported is told of without torch: what its manifest says is al
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from clip_text.encoder import Encoder
+from clip_text.errors import CheckpointError
 from clip_text.images import Preprocessing
-from clip_text.runtimes.auto import AutoRuntime, Choice, Samples, Tower, best_seconds
-from clip_text.runtimes.exported import TowerFacts, is_exported, read_manifest
+from clip_text.names import Precision
+from clip_text.runtimes.auto import CLOCK, AutoRuntime, Choice, Samples, Tower, best_seconds
+from clip_text.runtimes.exported import Family, TowerFacts, is_exported, read_manifest
+from clip_text.runtimes.kept import RUN_BY, kept_starter
 from clip_text.runtimes.names import precision_of
 
 if TYPE_CHECKING:
     from clip_text.checkpoints import Checkpoint
 
-__all__ = ["ModelInfo", "RuntimeInfo", "describe_model", "tower_facts"]
+__all__ = [
+    "KeptForm",
+    "ModelInfo",
+    "RuntimeInfo",
+    "describe_kept",
+    "describe_model",
+    "tower_facts",
+]
 
 CARD_FILE = "README.md"
 
 _UNITS = {"text": ("text", "texts"), "image": ("picture", "pictures")}
+_TIME = {"cpu": "CPU ms", "wall": "ms"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,8 @@ class RuntimeInfo:
         is_chosen: Whether ``auto`` chose it, or is to.
         rows: Of each batch that was timed, how many texts or pictures it has; empty where
             nothing was timed.
-        milliseconds: By name of runtime, the time that each batch took at best.
+        milliseconds: By name of runtime, the time that each batch took at best, by
+            :data:`clip_text.runtimes.auto.CLOCK`.
         refused: By name, why ``auto`` does not take it.
     """
 
@@ -52,15 +65,49 @@ class RuntimeInfo:
         told = f"{self.name}, {self.precision}{by}" if self.name else "auto has not chosen yet"
         hint = "" if self.milliseconds else "; --measure times it"
         out = [f"{tower + ' runs by':<17}{told}{hint}"]
-        for name, taken in sorted(self.milliseconds.items(), key=lambda pair: pair[1]):
-            figures = [
-                f"{time:.2f} ms for {rows} {_UNITS[tower][rows > 1]}"
-                for rows, time in zip(self.rows, taken, strict=True)
-            ]
+        for name, _ in sorted(self.milliseconds.items(), key=lambda pair: pair[1]):
             why = f"; out: {self.refused[name]}" if name in self.refused else ""
-            out.append(f"  {name:<15}{', '.join(figures)}{why}")
+            out.append(f"  {name:<15}{self.times_of(name, tower)}{why}")
         untimed = self.refused.keys() - self.milliseconds.keys()
         return out + [f"  {name:<15}out: {self.refused[name]}" for name in sorted(untimed)]
+
+    def times_of(self, name: str, tower: Tower) -> str:
+        """Say what a runtime that was timed took for each batch."""
+        return ", ".join(
+            f"{time:.2f} {_TIME[CLOCK]} for {rows} {_UNITS[tower][rows > 1]}"
+            for rows, time in zip(self.rows, self.milliseconds[name], strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptForm:
+    """The exported form of a model that some commands run in its place.
+
+    Args:
+        commands: Their names.
+        place: Its folder; whoever needs it first makes it.
+        name: Name of the runtime that runs it.
+        precision: What it computes in.
+        runtimes: How each tower computes; empty where it is not made yet.
+    """
+
+    commands: list[str]
+    place: Path
+    name: str
+    precision: Precision
+    runtimes: dict[Tower, RuntimeInfo]
+
+    def lines(self) -> list[str]:
+        """Say it, with its times where they were taken, and that all else is said of the model."""
+        made = "" if self.runtimes else ", which is made at first use"
+        *others, last = self.commands
+        out = [
+            f"{', '.join(others)} and {last} run an exported form ({self.name}, {self.precision}) "
+            f"in {self.place}{made}"
+        ]
+        for tower, each in self.runtimes.items():
+            out += [f"  {tower:<15}{each.times_of(name, tower)}" for name in each.milliseconds]
+        return [*out, "other commands and Python run the model itself:"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +131,7 @@ class ModelInfo:
         licence: What its model card says; None without a card, or where that says nothing.
         fingerprint: As an index remembers it.
         runtimes: How each tower computes here.
+        kept: What some commands run in its place; None where all run the model itself.
     """
 
     name: str
@@ -102,6 +150,7 @@ class ModelInfo:
     licence: str | None
     fingerprint: str
     runtimes: dict[Tower, RuntimeInfo]
+    kept: KeptForm | None = None
 
     @property
     def parameters(self) -> int | None:
@@ -128,11 +177,15 @@ class ModelInfo:
         if self.made_from:
             facts["made from"] = ", ".join(f"{k} {v}" for k, v in self.made_from.items())
         out = [f"{name:<17}{told}" for name, told in facts.items()]
+        out += self.kept.lines() if self.kept else []
         return out + [line for tower, each in self.runtimes.items() for line in each.lines(tower)]
 
     def as_json(self) -> dict[str, Any]:
-        """Say it as JSON does; times in milliseconds, sizes in bytes."""
-        return {**asdict(self), "place": str(self.place), "parameters": self.parameters}
+        """Say it as JSON does; times in milliseconds of what ``clock`` names, sizes in bytes."""
+        told = {**asdict(self), "place": str(self.place), "parameters": self.parameters}
+        if self.kept:
+            told["kept"]["place"] = str(self.kept.place)
+        return told | {"clock": CLOCK}
 
 
 def describe_model(
@@ -168,6 +221,24 @@ def describe_model(
         runtimes={tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)},
         **told,
     )
+
+
+def describe_kept(family: Family, commands: Sequence[str], *, measure: bool = False) -> KeptForm:
+    """Say what some commands run in place of the starter; nothing is made for that.
+
+    Args:
+        family: Of its graphs.
+        commands: Their names.
+        measure: Whether to time it now, if it is there.
+    """
+    folder = kept_starter(family)
+    runtimes: dict[Tower, RuntimeInfo] = {}
+    with suppress(CheckpointError):  # it is not made yet, or damaged, and will be made anew
+        if is_exported(folder):
+            encoder = Encoder.from_pretrained(folder)
+            runtimes = {tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)}
+    name = RUN_BY[family]
+    return KeptForm(list(commands), folder, name, precision_of(name), runtimes)
 
 
 def tower_facts(checkpoint: "Checkpoint") -> dict[Tower, TowerFacts]:

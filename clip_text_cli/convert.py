@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from clip_text.names import Format
 from clip_text_cli.options import AsJson
 from clip_text_cli.output import err, out, print_json
 
-ModelFormat = Literal["cn_clip", "hf", "open_clip"]
 StoredAs = Literal["fp32", "fp16"]
 
 
@@ -18,7 +18,7 @@ def convert(
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="A new folder; for cn_clip a new .pt file.")
     ],
-    to: Annotated[ModelFormat, typer.Option(help="Format to write.")],
+    to: Annotated[Format, typer.Option(help="Format to write.")],
     dtype: Annotated[StoredAs, typer.Option(help="Type of the stored weights.")] = "fp32",
     context_length: Annotated[
         int | None, typer.Option(min=3, help="Tokens, if not what the source says.")

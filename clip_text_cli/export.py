@@ -1,11 +1,12 @@
 """A model as files that run without torch: ``clip-text export``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from clip_text.names import Precision, Target
 from clip_text_cli.options import AsJson
 from clip_text_cli.output import err, named_bars, out, print_json
 
@@ -13,15 +14,12 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data import RetrievalSet
     from clip_text.evaluation.measure import PictureEncoder
 
-Target = Literal["onnx", "openvino", "immich"]
-ExportPrecision = Literal["fp32", "bf16", "int8"]
-
 
 def export(
     model: Annotated[str, typer.Argument(help="starter, a folder, a file, or a hub name.")],
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     to: Annotated[Target, typer.Option(help="What is to run it.")],
-    precision: Annotated[ExportPrecision, typer.Option(help="What it computes in.")] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="What it computes in.")] = "fp32",
     data: Annotated[
         Path | None,
         typer.Option(help="Captions and pictures: measures what the export costs in recall@10."),

@@ -1,5 +1,6 @@
 """What a model is, and how it computes here: ``clip-text info``."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ from rich.markup import escape
 
 from clip_text_cli.options import AsJson, Runtime
 from clip_text_cli.output import out, print_json
-from clip_text_cli.wiring import checked_runtime
+from clip_text_cli.wiring import checked_runtime, kept_form
 
 
 def info(
@@ -23,17 +24,22 @@ def info(
 ) -> None:
     """Say what a model is, which runtime computes it here, and how fast.
 
-    Without --measure the times are those of the choice that auto remembers, if it has chosen.
+    Without --measure the times are those of the choice that auto remembers, if it has chosen. Of
+    the starter it also says what search, serve, index and demo run in its place.
 
     Examples:
         clip-text info starter
 
         clip-text info ./my-model --measure
     """
-    checked_runtime(runtime)
-    from clip_text.model_info import describe_model
+    wanted = checked_runtime(runtime)
+    from clip_text.model_info import describe_kept, describe_model
 
     told = describe_model(model, runtime, measure=measure)
+    if family := kept_form(model, wanted, in_number=False):
+        in_number = kept_form(model, wanted, in_number=True)
+        commands = ["search", "serve", *(["index", "demo"] if in_number else [])]
+        told = replace(told, kept=describe_kept(family, commands, measure=measure))
     if as_json:
         print_json(told.as_json())
         return

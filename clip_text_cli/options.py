@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from platformdirs import user_data_path
 
-from clip_text_cli.wiring import RuntimeName
+from clip_text.names import RuntimeName
 
 DEFAULT_INDEX = user_data_path("clip-text") / "index"
 

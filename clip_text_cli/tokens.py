@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from clip_text.names import Compat
 from clip_text_cli import wiring
 from clip_text_cli.options import AsJson, Model
 from clip_text_cli.output import out, print_json
@@ -24,7 +25,7 @@ def command(
     file: Annotated[Path, typer.Argument(allow_dash=True, help="Texts, one a line; - is stdin.")],
     model: Model = "starter",
     compat: Annotated[
-        wiring.Contract | None, typer.Option(help="Whose tokens; by default those of the model.")
+        Compat | None, typer.Option(help="Whose tokens; by default those of the model.")
     ] = None,
     json: AsJson = False,
 ) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from clip_text.names import Compat, RuntimeName
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
@@ -17,22 +19,10 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.runtimes.exported import Family
     from retrieval.protocols import EncodeAndClassify, TextReader
 
-Contract = Literal["clip_text", "cn_clip", "hf", "open_clip"]
-RuntimeName = Literal[
-    "auto",
-    "torch",
-    "torch-bf16",
-    "openvino",
-    "openvino-bf16",
-    "openvino-int8",
-    "onnxruntime",
-    "onnxruntime-int8",
-]
-
 
 def load_encoder(
     model: str,
-    compat: Contract | None = None,
+    compat: Compat | None = None,
     runtime: RuntimeName | None = None,
     *,
     queries_only: bool = False,
@@ -57,14 +47,29 @@ def load_encoder(
         typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
     """
     from clip_text import Encoder
-    from clip_text.runtimes.processor import may_have_gpu
 
     wanted = checked_runtime(runtime)
-    quick = queries_only or (rows_only and not may_have_gpu())
-    is_starter = model == "starter" and compat is None and wanted == "auto"
-    if quick and is_starter and (kept := _kept_starter()):
-        return kept if dimensions is None else kept.truncated(dimensions)
+    if (queries_only or rows_only) and compat is None:
+        family = kept_form(model, wanted, in_number=not queries_only)
+        if family and (kept := _kept_starter(family)):
+            return kept if dimensions is None else kept.truncated(dimensions)
     return Encoder.from_pretrained(model, compat=compat, runtime=runtime, dimensions=dimensions)
+
+
+def kept_form(model: str, runtime: str, *, in_number: bool) -> "Family | None":
+    """Say for what the exported form is written that stands for a model; None where none does.
+
+    Args:
+        model: As ``--model`` names it.
+        runtime: As :func:`checked_runtime` gives it.
+        in_number: Whether pictures in number are encoded, which a GPU would do quicker.
+    """
+    from clip_text.runtimes.kept import kept_family
+    from clip_text.runtimes.processor import may_have_gpu
+
+    if model != "starter" or runtime != "auto" or (in_number and may_have_gpu()):
+        return None
+    return kept_family()
 
 
 def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
@@ -118,16 +123,13 @@ def checked_runtime(runtime: RuntimeName | None) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
-def _kept_starter() -> "Encoder | None":
+def _kept_starter(family: "Family") -> "Encoder | None":
     """Load the starter's exported form, or make it first; None where it cannot be."""
     from clip_text import Encoder
     from clip_text.errors import ClipTextError
     from clip_text.runtimes.exported import is_exported
-    from clip_text.runtimes.kept import kept_family, kept_starter
+    from clip_text.runtimes.kept import kept_starter
 
-    family = kept_family()
-    if family is None:
-        return None
     folder = kept_starter(family)
     if is_exported(folder):
         with suppress(ClipTextError):  # truncated, say: it is made anew

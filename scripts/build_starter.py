@@ -1,6 +1,6 @@
 """Regenerate the bundled starter checkpoint.
 
-    python scripts/build_starter.py --data ../shared/data
+    python scripts/build_starter.py --data DATA
 
 Two CPU cores: under two hours. Everything computed on the way is kept under --work, and the same
 command again goes on from there.
@@ -141,7 +141,7 @@ def main(
 ) -> None:
     """Train the starter checkpoint from public data and packages.
 
-    Example: python scripts/build_starter.py --data ../shared/data
+    Example: python scripts/build_starter.py --data DATA
     """
     keep_freed_memory()
     started = time.monotonic()

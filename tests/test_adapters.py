@@ -75,6 +75,18 @@ def test_clip_benchmark_gets_our_rows(encoder, photos, rows):
         assert np.abs(model.encode_image(images).numpy() - rows[1]).max() < 1e-6
 
 
+def test_clip_benchmark_gets_rows_as_short_as_ours(encoder, photos):
+    cut = encoder.truncated(16)
+    model, transform, tokenizer = for_clip_benchmark(cut)
+    texts, images = [text.text for text in photos.texts], photos.images
+    with torch.no_grad():
+        found = model.encode_text(tokenizer(texts)).numpy()
+        seen = model.encode_image(torch.stack([transform(each) for each in images])).numpy()
+    assert (found.shape, seen.shape) == ((2 * PICTURES, 16), (PICTURES, 16))
+    assert np.abs(found - cut.encode_text(texts)).max() < 1e-6
+    assert np.abs(seen - cut.encode_image(images)).max() < 1e-6
+
+
 def test_clip_benchmark_retrieval(encoder, photos, rows):
     model, transform, tokenizer = for_clip_benchmark(encoder)
     captions = [[photos.texts[at].text for at in its] for its in photos.texts_of]

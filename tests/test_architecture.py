@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = (
     *("clip_text.errors", "clip_text.packed", "clip_text.precision", "clip_text.allocator"),
     *("clip_text.losses", "clip_text.progress", "clip_text.lengths", "clip_text.vectors"),
+    "clip_text.names",
 )
 TOKENS = (*GROUND, "clip_text.storage", "clip_text.tokenizer")
 PICTURES = (*TOKENS, "clip_text.images", "clip_text.features")

@@ -59,6 +59,17 @@ def test_another_starts_each_turn_and_the_first_rows_are_kept(encode):
     assert [len(each.times.cpu) for each in raced.values()] == [2, 2]
 
 
+def test_contenders_are_chosen_by_their_ends_beside_the_first(encode):
+    names = dict.fromkeys(["ours, torch", "ours, int8", "plain, int8", "plain", "cn_clip"], 0)
+    for arguments, chosen in (
+        ([], list(names)),
+        (["--contenders", "int8", "clip"], ["ours, torch", "ours, int8", "plain, int8", "cn_clip"]),
+        (["--quick"], ["ours, torch", "plain", "cn_clip"]),
+        (["--quick", "--contenders", "int8"], ["ours, torch"]),
+    ):
+        assert list(encode._chosen(names, encode.read_options(arguments))) == chosen
+
+
 def test_a_device_is_raced_with_big_batches(encode):
     # meant for a GPU; the same calls on the CPU, which is named so that it is taken for a device
     options = encode.read_options(["--quick", "--device", "cpu", "--sections", "texts", "pictures"])

@@ -69,7 +69,7 @@ def test_other_models_and_runtimes_are_loaded_as_they_are(tmp_path, monkeypatch,
 
 def test_pictures_in_number_are_encoded_by_it_but_where_a_gpu_may_be(monkeypatch):
     kept = object()
-    monkeypatch.setattr(wiring, "_kept_starter", lambda: kept)
+    monkeypatch.setattr(wiring, "_kept_starter", lambda family: kept)
     for devices, found in (((), True), ((Path(__file__),), False)):
         monkeypatch.setattr(processor, "_GPU_DEVICES", devices)
         monkeypatch.setattr(processor, "find_library", lambda name: None)

@@ -5,10 +5,12 @@ import json
 import pytest
 from models import CONTEXT_LENGTH, VOCABULARY, shared_checkpoint, tiny_checkpoint
 
-from clip_text import CheckpointError, Encoder
+from clip_text import CheckpointError, Encoder, model_info
 from clip_text.checkpoints import WEIGHTS_FILE, save_checkpoint
-from clip_text.model_info import RuntimeInfo, describe_model
-from clip_text.runtimes import auto
+from clip_text.model_info import KeptForm, RuntimeInfo, describe_kept, describe_model
+from clip_text.runtimes import auto, processor
+from clip_text.runtimes.kept import kept_family, kept_starter
+from clip_text_cli.wiring import load_encoder
 
 CARD = """---
 language: zh
@@ -92,7 +94,7 @@ def test_a_runtime_that_was_named_is_timed_by_itself(new_cache, tiny_folder):
     assert all(time > 0 for time in told["text"].milliseconds["torch"])
 
 
-def test_lines_name_figures_and_reasons():
+def test_lines_name_figures_and_reasons(monkeypatch):
     told = RuntimeInfo(
         name="openvino-bf16",
         precision="bf16",
@@ -103,12 +105,14 @@ def test_lines_name_figures_and_reasons():
     )
     assert told.lines("text") == [
         "text runs by     openvino-bf16, bf16 (chosen by auto)",
-        "  openvino-bf16  0.25 ms for 1 text, 2.12 ms for 16 texts",
-        "  torch          1.50 ms for 1 text, 4.00 ms for 16 texts",
-        "  slow           9.00 ms for 1 text, 9.00 ms for 16 texts; out: it takes 6.00 times as "
-        "long as torch",
+        "  openvino-bf16  0.25 CPU ms for 1 text, 2.12 CPU ms for 16 texts",
+        "  torch          1.50 CPU ms for 1 text, 4.00 CPU ms for 16 texts",
+        "  slow           9.00 CPU ms for 1 text, 9.00 CPU ms for 16 texts; out: it takes 6.00 "
+        "times as long as torch",
         "  wrong          out: a cosine of 0.99",
     ]
+    monkeypatch.setattr(model_info, "CLOCK", "wall")  # as on Windows
+    assert told.lines("text")[1] == "  openvino-bf16  0.25 ms for 1 text, 2.12 ms for 16 texts"
     unknown = RuntimeInfo(None, None, True, [], {}, {})
     assert unknown.lines("image") == [
         "image runs by    auto has not chosen yet; --measure times it"
@@ -126,7 +130,56 @@ def test_the_command(run, tiny_folder, monkeypatch):
     told = json.loads(out)
     assert code == 0
     assert (told["name"], told["place"]) == (str(tiny_folder), str(tiny_folder))
+    assert (told["kept"], told["clock"]) == (None, "cpu")
     assert told["towers"]["text"]["layers"] == 2
     assert told["parameters"] == sum(tower["parameters"] for tower in told["towers"].values())
     assert told["runtimes"]["image"]["name"] == "torch"
     assert run("info", tiny_folder / "none")[0] == 1
+
+
+def test_what_commands_run_in_place_of_the_starter_is_told(run, new_cache, monkeypatch):
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "auto")
+    family = kept_family()
+    folder = kept_starter(family)
+    for gpu, commands in ((False, "search, serve, index and demo"), (True, "search and serve")):
+        monkeypatch.setattr(processor, "may_have_gpu", lambda gpu=gpu: gpu)
+        code, out, err = run("info")
+        assert (code, err) == (0, "")
+        runs = f"{commands} run an exported form (openvino, fp32) in {folder}"
+        assert f"{runs}, which is made at first use\n" in out
+    monkeypatch.setattr(processor, "may_have_gpu", lambda: False)
+    assert not folder.exists()  # nothing is made in order to tell of it
+    assert load_encoder("starter", queries_only=True).runtime.name == "openvino"
+    code, out, _ = run("info", "--json")
+    kept = json.loads(out)["kept"]
+    assert (kept["place"], kept["commands"][0], kept["commands"][-1]) == (
+        str(folder),
+        "search",
+        "demo",
+    )
+    assert (kept["runtimes"]["text"]["name"], kept["name"], kept["precision"]) == (
+        "openvino",
+        "openvino",
+        "fp32",
+    )
+    told = describe_kept(family, ["search", "serve"], measure=True)
+    assert (told.runtimes["text"].rows, told.runtimes["image"].rows) == ([1, 16], [2])
+    # one that is damaged will be made anew
+    (folder / "text.bin").unlink()
+    assert describe_kept(family, ["search", "serve"]).runtimes == {}
+    for named in (("--runtime", "torch"), ("--runtime", "openvino")):
+        assert "exported form" not in run("info", *named)[1]
+
+
+def test_lines_of_a_kept_form_name_its_times(tmp_path):
+    runtimes = {
+        "text": RuntimeInfo("openvino", "fp32", False, [1, 16], {"openvino": [0.5, 3.0]}, {}),
+        "image": RuntimeInfo("openvino", "fp32", False, [2], {"openvino": [30.0]}, {}),
+    }
+    told = KeptForm(["search", "serve", "index"], tmp_path, "openvino", "fp32", runtimes)
+    assert told.lines() == [
+        f"search, serve and index run an exported form (openvino, fp32) in {tmp_path}",
+        "  text           0.50 CPU ms for 1 text, 3.00 CPU ms for 16 texts",
+        "  image          30.00 CPU ms for 2 pictures",
+        "other commands and Python run the model itself:",
+    ]

@@ -8,8 +8,9 @@ from models import shared_checkpoint
 
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
+from clip_text.names import RUNTIMES
 from clip_text.runtimes.auto import AutoRuntime
-from clip_text.runtimes.names import RUNTIMES, precision_of
+from clip_text.runtimes.names import precision_of
 from retrieval.catalogue import Catalogue
 from retrieval.ingest import IndexWriter, index_folder
 from retrieval.search import Searcher

@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,14 +16,18 @@ from models import shared_checkpoint, tiny_checkpoint
 from PIL import Image
 
 import clip_text
+from clip_text import encoder as encoders
 from clip_text.checkpoints import save_checkpoint
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, MissingPackageError
+from clip_text.evaluation.measure import encode_images
+from clip_text.names import RUNTIMES
 from clip_text.runtimes import auto, cache, choice, processor
 from clip_text.runtimes.auto import AutoRuntime, Samples
 from clip_text.runtimes.cache import Stamp
-from clip_text.runtimes.packing import Packing
-from clip_text_cli import wiring
+from clip_text.runtimes.names import asked_for
+from clip_text.runtimes.packing import Packing, Padding
+from retrieval.ingest import index_folder
 
 TORCH = Encoder(shared_checkpoint(), "cpu")
 # the largest distance of a row: a cosine of 1 - d²/2; these weights are ten times the usual
@@ -174,10 +178,10 @@ def test_the_variable_gives_way_where_an_argument_does_not(monkeypatch, caplog):
         (None, torch.device("cuda:1")): "auto",
         ("onnxruntime", "cuda"): "onnxruntime",  # refused where it is made
     }
-    assert {case: choice.asked_for(*case) for case in asked} == asked
+    assert {case: asked_for(*case) for case in asked} == asked
     assert "CLIP_TEXT_RUNTIME=openvino does not compute on cuda:1: auto does" in caplog.text
     monkeypatch.setenv("CLIP_TEXT_RUNTIME", "torch-bf16")
-    assert choice.asked_for(None, "cuda") == "torch-bf16"
+    assert asked_for(None, "cuda") == "torch-bf16"
 
 
 def test_a_runtime_of_the_cpu_computes_there_where_there_is_a_gpu(monkeypatch):
@@ -327,6 +331,17 @@ def test_auto_measures_no_longer_than_it_takes_to_know(new_cache, clock, monkeyp
     assert calls == {0.01: 1 + 1 + 1, 0.03: 1 + 1 + 2, 0.045: 1 + 1 + 3, 2.0: 1 + 1}
 
 
+def test_who_is_clearly_slower_takes_no_more_turns(new_cache, clock, monkeypatch):
+    monkeypatch.setattr(auto, "_AT_MOST_SECONDS", 1.0)
+    seconds = {"torch": 0.1, "close": 0.012, "quick": 0.01, "middling": 0.02}
+    runtimes = {name: Slowed(name, each) for name, each in seconds.items()}
+    found = auto.best_seconds(runtimes, "image", pictures()[2][None])
+    assert found == pytest.approx(seconds)
+    # 3 times as slow after one turn, 1.5 times after two
+    turns = {name: each.calls for name, each in runtimes.items()}
+    assert turns == {"torch": 1, "close": 3, "quick": 3, "middling": 2}
+
+
 def test_one_runtime_alone_is_timed_for_all_turns(new_cache, clock, monkeypatch):
     monkeypatch.setattr(auto, "_AT_MOST_SECONDS", 1.0)
     alone = Slowed("torch", 0.05)
@@ -347,6 +362,48 @@ def test_auto_measures_a_tower_when_it_is_first_used_and_once(new_cache, clock):
     assert (again.recall("text").chosen, again.recall("image"), made) == ("quick", None, [])
     again.text(tokens)
     assert made == ["quick"]
+
+
+class Watched(Slowed):
+    """A runtime that notes which other threads there are while it is timed."""
+
+    def __init__(self, name, seconds):
+        super().__init__(name, seconds)
+        self.beside = set()
+
+    def _rows(self, rows):
+        self.beside |= set(threading.enumerate())
+        return super()._rows(rows)
+
+
+def index(encoder, folder):
+    index_folder(folder / "photos", folder / "index", encoder, batch_size=2)
+
+
+USES = {
+    "texts": lambda encoder, _: encoder.encode_text(["dog"] * 20, batch_size=4),
+    "pictures": lambda encoder, _: encoder.encode_image(pictures()[:8], batch_size=2),
+    "an index": index,
+    "a data set": lambda encoder, _: encode_images(encoder, pictures()[:8], range(8), batch_size=2),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_the_choice_is_made_before_threads_work_beside_it(
+    new_cache, clock, use, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(encoders, "_TOKENISED_AT_ONCE", 4)
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(pictures()[3:8]):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{number}.png")
+    before = set(threading.enumerate())
+    plain, quick = Watched("torch", 0.05), Watched("quick", 0.001)
+    encoder = Encoder(shared_checkpoint(), "cpu")
+    encoder.runtime, _ = make_auto(plain, quick)
+    use(encoder, tmp_path)
+    assert plain.calls >= 2  # for the expected rows, and to be timed
+    assert plain.beside <= before
+    assert quick.beside - before  # which went on beside them when it was chosen
 
 
 @pytest.mark.parametrize(
@@ -430,7 +487,7 @@ def test_auto_on_a_real_model(new_cache):
     cosines = (encoder.encode_text(texts) * TORCH.encode_text(texts)).sum(1)
     assert cosines.min() >= 0.99
     assert (encoder.encode_image(images) * TORCH.encode_image(images)).sum(1).min() >= 0.99
-    assert {part.removesuffix(",") for part in encoder.runtime.name.split()} & set(choice.RUNTIMES)
+    assert {part.removesuffix(",") for part in encoder.runtime.name.split()} & set(RUNTIMES)
 
 
 def test_packing_by_hand():
@@ -458,9 +515,21 @@ def test_one_text_is_rounded_up_to_few_lengths():
     assert shapes == {(1, 4), (1, 8), (1, 12), (1, 16)}
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
-def test_single_queries_of_every_length_give_torchs_rows(kind):
-    checkpoint = tiny_checkpoint(kind=kind)
+def test_one_text_over_token_ids_is_lengthened_within_the_context():
+    padding = Padding(pad_id=1, context_length=10)
+    assert padding.pad(np.array([[0, 5, 2]])).tolist() == [[0, 5, 2, 1]]
+    shapes = {padding.pad(np.full((1, n), 7)).shape for n in range(2, 11)}
+    assert shapes == {(1, 4), (1, 8), (1, 10)}
+    several = np.full((2, 3), 7)
+    assert padding.pad(several) is several
+
+
+# "max" is not written out over packed rows: the graph is one over token ids
+@pytest.mark.parametrize(
+    ("kind", "pooler"), [("bert", "mean"), ("xlm-roberta", "mean"), ("bert", "max")]
+)
+def test_single_queries_of_every_length_give_torchs_rows(kind, pooler):
+    checkpoint = tiny_checkpoint(kind=kind, pooler=pooler)
     encoder, plain = Encoder(checkpoint, "cpu", "openvino"), Encoder(checkpoint, "cpu")
     for length in (0, 1, 2, 3, 13, 14, 15, 2, 0):  # with [CLS] and [SEP] up to the context's 16
         texts = ["大小一只狗红白马花树草水天人跑"[:length]]
@@ -497,7 +566,6 @@ def test_cores_are_those_the_process_may_use(monkeypatch, tmp_path):
 
 
 def test_the_command_offers_the_runtimes_there_are(run):
-    assert get_args(wiring.RuntimeName) == choice.RUNTIMES
     for command in ("index folder", "search", "serve", "demo"):
         code, told, _ = run(*command.split(), "--help")
         assert (code, "--runtime" in told, "CLIP_TEXT_RUNTIME" in told) == (0, True, True)

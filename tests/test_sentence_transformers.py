@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, T5Config
 from clip_text import Encoder
 from clip_text.checkpoints import Checkpoint, resolve
 from clip_text.checkpoints import sentence_transformers as module
-from clip_text.errors import CheckpointError
+from clip_text.errors import CheckpointError, DimensionsError
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import build_model
@@ -55,6 +55,27 @@ def test_same_rows(pooler, projection, tmp_path):
     assert model.max_seq_length == encoder.context_length
     assert model.get_embedding_dimension() == width
     assert model.similarity_fn_name == "cosine"
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp", "tanh", "none"])
+def test_an_encoder_that_keeps_some_dimensions_writes_those(projection, tmp_path):
+    width = WIDTH if projection == "none" else 24
+    checkpoint = tiny_checkpoint(projection=projection, embed_dim=width)
+    encoder = Encoder(checkpoint, "cpu", dimensions=8)
+    before = torch.random.get_rng_state()
+    encoder.save_sentence_transformers(tmp_path / "st")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    rows, model = their_rows(tmp_path / "st", ODD)
+    assert rows.shape == (200, 8)
+    assert np.abs(rows - encoder.encode_text(ODD)).max() < 1e-5
+    assert model.get_embedding_dimension() == 8
+    assert checkpoint.model.text.output_dim == width  # what was written is a copy
+
+
+def test_dimensions_that_rows_have_not_leave_nothing(tmp_path):
+    with pytest.raises(DimensionsError, match=r"from 1 to 24 .*, got 25\."):
+        module.save_sentence_transformers(tiny_checkpoint(), tmp_path / "st", 25)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("compat", ["cn_clip", "hf"])

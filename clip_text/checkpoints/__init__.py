@@ -24,13 +24,13 @@ from clip_text.checkpoints.parts import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Checkpoint,
-    Format,
     LoadedTextTower,
 )
 from clip_text.checkpoints.places import STARTER, resolve
 from clip_text.checkpoints.recognition import Description, load_checkpoint, recognise
 from clip_text.checkpoints.weights import load_weights
 from clip_text.images import Preprocessing
+from clip_text.names import Format
 
 __all__ = [
     "CONFIG_FILE",

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -17,10 +17,9 @@ from clip_text.checkpoints.weights import first_few, misfits
 from clip_text.errors import CheckpointError
 from clip_text.heads import Head, StandaloneHead
 from clip_text.images import Preprocessing
+from clip_text.names import Format
 from clip_text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_text.towers import Pooler, Projection, TextTower, TowerConfig, build_model, is_vit
-
-Format = Literal["cn_clip", "hf", "open_clip"]
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"

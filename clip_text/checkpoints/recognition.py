@@ -15,7 +15,6 @@ from clip_text.checkpoints.parts import (
     BROKEN,
     CONFIG_FILE,
     Checkpoint,
-    Format,
     Source,
     check_positions,
     check_tokenizer,
@@ -24,7 +23,8 @@ from clip_text.checkpoints.parts import (
 from clip_text.checkpoints.places import INDEX, resolve
 from clip_text.checkpoints.weights import load_weights
 from clip_text.errors import CheckpointError
-from clip_text.tokenizer import Compat, Tokenizer
+from clip_text.names import Compat, Format
+from clip_text.tokenizer import Tokenizer
 from clip_text.towers import build_model
 
 _EXPORTED = "clip_text_model.json"  # clip_text.runtimes, a room above this one, reads these

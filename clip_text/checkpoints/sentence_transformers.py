@@ -11,6 +11,7 @@ Written here file by file, in the layout every version of it reads::
 
 import copy
 import json
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from clip_text.storage import check_new, partial_folder, write_json
 from clip_text.tokenizer import Tokenizer
 from clip_text.tokenizer.portable import portable
 from clip_text.towers import TextTower
+from clip_text.vectors import check_dimensions
 
 # our word: the library's word, in the files of all its versions
 _POOLING = {
@@ -35,7 +37,9 @@ _POOLING = {
 }
 
 
-def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
+def save_sentence_transformers(
+    checkpoint: Checkpoint, folder: Path, dimensions: int | None = None
+) -> None:
     """Write the text tower and its tokenizer for ``SentenceTransformer(folder)``.
 
     Its rows are those of ``Encoder.encode_text``, in fp32. See
@@ -44,29 +48,36 @@ def save_sentence_transformers(checkpoint: Checkpoint, folder: Path) -> None:
     Args:
         checkpoint: What to write; pictures stay behind.
         folder: Created with its parents; must not exist yet.
+        dimensions: How many of each row's first dimensions its rows have; all if not given.
 
     Raises:
         CheckpointError: If the contract is open_clip's, or the backbone no plain encoder.
+        DimensionsError: If rows have not so many dimensions.
         FileExistsError: If the folder exists.
     """
     tower = checkpoint.model.text
     assert isinstance(tower, TextTower)
-    save_text_tower(tower, checkpoint.tokenizer, folder)
+    save_text_tower(tower, checkpoint.tokenizer, folder, dimensions)
 
 
-def save_text_tower(tower: TextTower, own: Tokenizer, folder: Path) -> None:
+def save_text_tower(
+    tower: TextTower, own: Tokenizer, folder: Path, dimensions: int | None = None
+) -> None:
     """Write a text tower that belongs to no pair, as :func:`save_sentence_transformers` does.
 
     Args:
         tower: What to write.
         own: Its tokenizer.
         folder: Created with its parents; must not exist yet.
+        dimensions: How many of each row's first dimensions its rows have; all if not given.
 
     Raises:
         CheckpointError: If the contract is open_clip's, or the backbone no plain encoder.
+        DimensionsError: If rows have not so many dimensions.
         FileExistsError: If the folder exists.
     """
     check_new(folder)
+    layers = _layers(tower, tower.output_dim if dimensions is None else dimensions)
     try:
         tokenizer = portable(own)
     except ValueError as error:
@@ -88,7 +99,7 @@ def save_text_tower(tower: TextTower, own: Tokenizer, folder: Path) -> None:
             "similarity_fn_name": "cosine",
         }
         write_json(partial / "config_sentence_transformers.json", settings)
-        write_json(partial / "modules.json", _save_modules(tower, partial))
+        write_json(partial / "modules.json", _save_modules(tower, layers, partial))
 
 
 def _backbone(tower: TextTower) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
@@ -113,14 +124,37 @@ def _backbone(tower: TextTower) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     return config, weights
 
 
-def _save_modules(tower: TextTower, folder: Path) -> list[dict[str, Any]]:
+def _layers(tower: TextTower, dimensions: int) -> list[nn.Module]:
+    """Give the layers of the projection, of which the last linear one computes what is kept."""
+    check_dimensions(dimensions, tower.output_dim)
+    layers = list(tower.proj) if isinstance(tower.proj, nn.Sequential) else [tower.proj]
+    if dimensions == tower.output_dim:
+        return layers
+    linear = [at for at, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    if not linear:  # projection "none": the first of the backbone's own
+        return [_linear({"weight": torch.eye(dimensions, tower.width)})]
+    weights = layers[linear[-1]].state_dict()
+    layers[linear[-1]] = _linear({name: value[:dimensions] for name, value in weights.items()})
+    return layers
+
+
+def _linear(weights: dict[str, Tensor]) -> nn.Linear:
+    """Make a layer of its weights; nothing is drawn at random for it."""
+    rows, columns = weights["weight"].shape
+    layer = nn.Linear(columns, rows, bias="bias" in weights, device="meta")
+    layer.load_state_dict(weights, assign=True)
+    return layer
+
+
+def _save_modules(
+    tower: TextTower, layers: Sequence[nn.Module], folder: Path
+) -> list[dict[str, Any]]:
     """Write pooling and projection; returns what modules.json says of all modules."""
     modules: list[tuple[str, str, dict[str, Any]]] = [("", "Transformer", {})]
     pooling: dict[str, Any] = {"word_embedding_dimension": tower.width}
     pooling |= {theirs: name == tower.pooler for name, theirs in _POOLING.items()}
     modules.append(("1_Pooling", "Pooling", pooling))
     number = count(2)
-    layers = list(tower.proj) if isinstance(tower.proj, nn.Sequential) else [tower.proj]
     for at, layer in enumerate(layers):
         if not isinstance(layer, nn.Linear):
             continue  # an activation, which Dense holds, or the identity of projection "none"

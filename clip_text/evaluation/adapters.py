@@ -33,14 +33,19 @@ class ClipBenchmarkModel(torch.nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.towers = encoder.model
+        self.embed_dim = encoder.embed_dim
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode what the transform gave, float32 [n, 3, size, size], into unit rows."""
-        return normalize(self.towers.encode_image(images).float(), dim=-1)
+        """Encode what the transform gave, float32 [n, 3, size, size]; unit rows [n, embed_dim]."""
+        return self._unit_rows(self.towers.encode_image(images))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode what the tokenizer gave, int64 [n, length], into unit rows."""
-        return normalize(self.towers.encode_text(tokens).float(), dim=-1)
+        """Encode what the tokenizer gave, int64 [n, length]; unit rows [n, embed_dim]."""
+        return self._unit_rows(self.towers.encode_text(tokens))
+
+    def _unit_rows(self, features: Tensor) -> Tensor:
+        """Keep what the encoder keeps of rows; see :func:`clip_text.vectors.truncate`."""
+        return normalize(features[:, : self.embed_dim].float(), dim=-1)
 
 
 @dataclass(frozen=True)

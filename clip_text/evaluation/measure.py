@@ -142,6 +142,8 @@ def encode_images(
             raise DataError(f"{names[at]}: {error} Replace or remove the picture.") from error
 
     advance = counted("pictures", len(images), progress)
+    # an encoder that has yet to choose how it computes times that, before threads decode beside it
+    getattr(encoder, "image_precision", None)
     rows: list[Features] = []
     digests: list[str] = []
     for batch in _batches(ahead(load, range(len(images)), workers, 2 * batch_size), batch_size):

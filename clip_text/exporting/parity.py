@@ -9,8 +9,8 @@ import numpy as np
 
 from clip_text.conversion import TEXTS, distance, picture
 from clip_text.images import load_image, squash
+from clip_text.names import Precision
 from clip_text.runtimes import Features, Pixels, TokenIds
-from clip_text.runtimes.names import Precision
 from clip_text.tokenizer import Tokenizer
 
 TextTower = Callable[[TokenIds], Features]

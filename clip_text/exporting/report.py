@@ -1,12 +1,11 @@
 """What was measured of an export."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from clip_text.exporting.parity import ExportParity
+from clip_text.names import Target
 from clip_text.runtimes.onnxruntime import OPSET
-
-Target = Literal["onnx", "openvino", "immich"]
 
 REPORT_FILE = "report.json"
 

@@ -17,8 +17,9 @@ from clip_text.exporting import immich
 from clip_text.exporting.card import CARD_FILE, card
 from clip_text.exporting.graphs import write_onnx, write_openvino
 from clip_text.exporting.parity import ExportParity, compare_shapes, pictures, token_rows
-from clip_text.exporting.report import REPORT_FILE, ExportReport, Target
+from clip_text.exporting.report import REPORT_FILE, ExportReport
 from clip_text.model_info import tower_facts
+from clip_text.names import Precision, Target
 from clip_text.runtimes import Pixels, TokenIds
 from clip_text.runtimes.calibration import Calibration, bundled_calibration
 from clip_text.runtimes.exported import (
@@ -31,7 +32,6 @@ from clip_text.runtimes.exported import (
     write_manifest,
 )
 from clip_text.runtimes.graph import ImageGraph, TextGraph
-from clip_text.runtimes.names import Precision
 from clip_text.runtimes.onnxruntime import OPSET
 from clip_text.runtimes.processor import has_bf16
 from clip_text.storage import check_new, partial_folder, write_json

@@ -15,7 +15,7 @@ from clip_text.runtimes import Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.cache import Stamp
 from clip_text.tokenizer import Tokenizer
 
-__all__ = ["LOWEST_COSINE", "AutoRuntime", "Choice", "Samples", "Tower", "best_seconds"]
+__all__ = ["CLOCK", "LOWEST_COSINE", "AutoRuntime", "Choice", "Samples", "Tower", "best_seconds"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _SECONDS, _TURNS, _AT_MOST_SECONDS = 0.15, 3, 1.0
 """How long the contenders take turns for a batch, and how often at least, but for slow models."""
 
 _CLEAR = {1: 3.0, 2: 1.5}
-"""By what factor the quickest may win after so many turns, for no more to be taken."""
+"""After so many turns, a contender that is so many times as slow as the quickest takes no more."""
 
 _TEXTS = (
     *("红色的心", "一只狗", "夕阳下的海滩", "两个孩子在草地上踢足球", "雪山", "a red car", "猫"),
@@ -38,6 +38,14 @@ _TEXTS = (
         "Ｔ恤，￥９９",
     ),
 )
+
+CLOCK: Literal["cpu", "wall"] = "wall" if os.name == "nt" else "cpu"
+"""What contenders are timed by: the processor's time in all threads of this process.
+
+By the wall's clock a choice would depend on what other processes do while it is made, and it is
+remembered. Windows counts the processor's time in steps of 16 ms. Threads of this process count:
+who starts some has the choice made before, by :meth:`AutoRuntime.of`.
+"""
 
 Tower = Literal["text", "image"]
 Make = Callable[[], Runtime]
@@ -87,8 +95,8 @@ class Choice:
         chosen: Name of the runtime.
         among: Names of the contenders, in alphabetical order.
         rows: Of each batch that was timed, how many texts or pictures it has.
-        milliseconds: By name, the time that each batch took at best; of contenders that compute
-            within the bound.
+        milliseconds: By name, the time by :data:`CLOCK` that each batch took at best; of
+            contenders that compute within the bound.
         refused: By name, why a contender is out.
     """
 
@@ -243,37 +251,26 @@ def best_seconds(
         batch: What :meth:`Samples.batches` gives of the tower.
 
     Returns:
-        By name, the shortest time for the batch in seconds, of the processor where it can be told.
+        By name, the shortest time for the batch in seconds by :data:`CLOCK`.
     """
     best = dict.fromkeys(runtimes, float("inf"))
+    racing = list(runtimes)
     start, turns = _now(), 0
     while True:
-        for name, runtime in runtimes.items():
+        for name in racing:
             begun = _now()
-            getattr(runtime, tower)(batch)
+            getattr(runtimes[name], tower)(batch)
             best[name] = min(best[name], max(_now() - begun, 1e-9))  # a clock may stand still
         turns += 1
         spent = _now() - start
-        if (
-            spent > _AT_MOST_SECONDS
-            or (turns >= _TURNS and spent > _SECONDS)
-            or _is_clear(list(best.values()), turns)
-        ):
+        if spent > _AT_MOST_SECONDS or (turns >= _TURNS and spent > _SECONDS):
+            return best
+        beyond = min(best.values()) * _CLEAR.get(turns, min(_CLEAR.values()))
+        racing = [name for name in racing if best[name] <= beyond]
+        if len(racing) == 1 < len(runtimes):  # of one alone it is the time that is wanted
             return best
 
 
-def _is_clear(seconds: Sequence[float], turns: int) -> bool:
-    """Say whether more turns would hardly change who wins; of one alone it is the time we want."""
-    if len(seconds) == 1 or turns not in _CLEAR:
-        return False
-    first, second = sorted(seconds)[:2]
-    return second > first * _CLEAR[turns]
-
-
 def _now() -> float:
-    """Seconds that the processor worked for this process, in all its threads.
-
-    By the wall's clock a choice would depend on what else runs while it is made, and it is
-    remembered. On Windows, whose count steps by 16 ms, it is the wall's clock nevertheless.
-    """
-    return time.perf_counter() if os.name == "nt" else time.process_time()
+    """Seconds by :data:`CLOCK`."""
+    return time.perf_counter() if CLOCK == "wall" else time.process_time()

@@ -16,8 +16,8 @@ from clip_text.runtimes.auto import AutoRuntime, Samples
 from clip_text.runtimes.cache import GRAPHS, Stamp
 from clip_text.runtimes.calibration import bundled_calibration
 from clip_text.runtimes.graph import ImageGraph, PackedText, TextGraph, can_pack, first_position
-from clip_text.runtimes.names import RUNTIMES, RuntimeName, asked_for, computes_on, precision_of
-from clip_text.runtimes.packing import Packing
+from clip_text.runtimes.names import asked_for, computes_on, precision_of
+from clip_text.runtimes.packing import Packing, Padding
 from clip_text.runtimes.processor import has_bf16
 from clip_text.runtimes.torch_runtime import TorchRuntime
 from clip_text.storage import digest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from clip_text.runtimes.openvino import Precision
 
-__all__ = ["RUNTIMES", "Parts", "RuntimeName", "asked_for", "make_runtime", "rows_of"]
+__all__ = ["Parts", "make_runtime", "rows_of"]
 
 _PRECISIONS: "dict[str, Precision]" = {"openvino": "f32", "openvino-bf16": "bf16"}
 
@@ -63,7 +63,7 @@ def rows_of(name: str, fingerprint: str) -> str:
     quantised it. It is known before any graph is made, and the same on every machine.
 
     Args:
-        name: One of :data:`RUNTIMES`.
+        name: One of :data:`clip_text.names.RUNTIMES`.
         fingerprint: Of the model.
     """
     if precision_of(name) != "int8":
@@ -78,7 +78,7 @@ def make_runtime(name: str, parts: Parts) -> Runtime:
     """Make a runtime; its graphs are made when they are first needed.
 
     Args:
-        name: One of :data:`RUNTIMES`. On a GPU, ``auto`` is ``torch``.
+        name: One of :data:`clip_text.names.RUNTIMES`. On a GPU, ``auto`` is ``torch``.
         parts: Of the model.
 
     Raises:
@@ -138,25 +138,27 @@ class _OpenVinoGraphs:
     def __init__(self, parts: Parts) -> None:
         tower = parts.model.text
         self._parts = parts
-        self.packing = Packing(tower.pad_id, first_position(tower)) if can_pack(tower) else None
+        self.laid_out: Packing | Padding = Padding(tower.pad_id, tower.context_length)
+        if can_pack(tower):
+            self.laid_out = Packing(tower.pad_id, first_position(tower))
 
     @cached_property
     def text(self) -> "openvino.Model":
-        """Over packed rows, where there is a packing, else over token ids."""
+        """Over packed rows, where texts can be packed, else over token ids."""
         from clip_text.runtimes.openvino import convert
 
         tower = self._parts.model.text
         example = _tokens(tower.pad_id)
-        if self.packing is None:
+        if isinstance(self.laid_out, Padding):
             return convert(TextGraph(tower), {"tokens": example}, [(-1, -1)])
         inputs = {n: _tensor(array) for n, array in self.text_inputs(example.numpy()).items()}
         return convert(PackedText(tower), inputs, [(-1, -1)] * len(inputs))
 
     def text_inputs(self, tokens: TokenIds) -> dict[str, TokenIds]:
         """Give what the text graph takes for int64 [n, length], by name."""
-        if self.packing is None:
+        if isinstance(self.laid_out, Padding):
             return {"tokens": tokens}
-        packed, _, _ = self.packing.pack(tokens)
+        packed, _, _ = self.laid_out.pack(tokens)
         return {name: np.ascontiguousarray(array) for name, array in packed._asdict().items()}
 
     @cached_property
@@ -175,8 +177,8 @@ def _openvino(parts: Parts, graphs: _OpenVinoGraphs, precision: "Precision") -> 
     return OpenVinoRuntime(
         _or_say(lambda: graphs.text, "OpenVINO"),
         _or_say(lambda: graphs.image, "OpenVINO"),
+        graphs.laid_out,
         precision,
-        graphs.packing,
         lambda: Stamp.here(parts.fingerprint()),
     )
 
@@ -198,8 +200,8 @@ def _openvino_int8(parts: Parts) -> Runtime:
     return OpenVinoRuntime(
         _or_say(text, "OpenVINO in int8"),
         _or_say(image, "OpenVINO in int8"),
+        graphs.laid_out,
         "i8",
-        graphs.packing,
         lambda: Stamp.here(rows_of("openvino-int8", parts.fingerprint())),
     )
 

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clip_text.errors import CheckpointError, needs
 from clip_text.images import Preprocessing
+from clip_text.names import Compat, Precision
 from clip_text.runtimes import ExportedModel, Runtime
 from clip_text.runtimes.cache import Stamp
-from clip_text.runtimes.names import Precision
 from clip_text.runtimes.onnxruntime import OnnxRuntime
 from clip_text.runtimes.openvino import OpenVinoRuntime, read
+from clip_text.runtimes.packing import Padding
 from clip_text.runtimes.processor import has_bf16
 from clip_text.storage import digest, write_json
-from clip_text.tokenizer import Compat, Tokenizer
+from clip_text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import openvino
@@ -262,6 +263,7 @@ def _runtime(folder: Path, manifest: Manifest) -> Runtime:
     return OpenVinoRuntime(
         lambda: graph("text"),
         lambda: graph("image"),
+        Padding(manifest.pad_id, manifest.context_length),
         _computed_in(manifest.precision),
         stamp=lambda: Stamp.here(digest(digests)),
     )

@@ -160,15 +160,21 @@ def first_position(tower: TextTower) -> int | None:
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """Have modules computed by operations that other libraries know, without gradients."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+    """Have modules computed by operations that other libraries know, without gradients.
+
+    By one thread: an example is small, and threads that wait for each other on busy cores took
+    three times the processor's time for it.
+    """
+    fast, threads = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.set_num_threads(1)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, and read best by all
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.set_num_threads(threads)
 
 
 class ImageGraph(nn.Module):

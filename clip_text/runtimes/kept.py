@@ -7,11 +7,15 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from clip_text.names import RuntimeName
 from clip_text.runtimes.cache import GRAPHS, cache_folder
 from clip_text.runtimes.exported import VERSION, Family
 from clip_text.storage import digest
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+
+RUN_BY: dict[Family, RuntimeName] = {"openvino": "openvino", "onnx": "onnxruntime"}
+"""What runs a kept form; it is written in float32."""
 
 
 def kept_family() -> Family | None:

@@ -1,18 +1,16 @@
-"""The names of runtimes, and how one is asked for; importing this imports no library of theirs."""
+"""How a runtime is asked for by its name; importing this imports no library of theirs."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from clip_text.errors import MissingPackageError
+from clip_text.names import RUNTIMES, Precision
 
 __all__ = [
-    "RUNTIMES",
     "VARIABLE",
-    "Precision",
-    "RuntimeName",
     "asked_for",
     "blaming_variable",
     "computes_on",
@@ -20,21 +18,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-RuntimeName = Literal[
-    "auto",
-    "torch",
-    "torch-bf16",
-    "openvino",
-    "openvino-bf16",
-    "openvino-int8",
-    "onnxruntime",
-    "onnxruntime-int8",
-]
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
-
-Precision = Literal["fp32", "bf16", "int8"]
-"""What the matrix products of a tower are computed in."""
 
 VARIABLE = "CLIP_TEXT_RUNTIME"
 """The environment variable that names a runtime where no argument does."""
@@ -71,7 +54,7 @@ def computes_on(name: str, device: object) -> bool:
     """Say whether a runtime computes on a device: all do on the CPU, PyTorch's on any.
 
     Args:
-        name: One of :data:`RUNTIMES`.
+        name: One of :data:`clip_text.names.RUNTIMES`.
         device: A string or a ``torch.device``.
     """
     return str(device).partition(":")[0] == "cpu" or name in {"auto", "torch", "torch-bf16"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clip_text.errors import needs
 from clip_text.runtimes import Features, Pixels, TokenIds
 from clip_text.runtimes.cache import Stamp
-from clip_text.runtimes.packing import Packing, unpack
+from clip_text.runtimes.packing import Packing, Padding, unpack
 from clip_text.runtimes.processor import available_cores
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class OpenVinoRuntime:
     Args:
         text: Makes the text graph: over token ids, or over packed rows.
         image: Makes the image graph.
+        laid_out: How texts become what the text graph takes: packed rows, or token ids.
         precision: What matrix products are computed in; ``i8`` says that the graphs are quantised,
             and what is not is computed in float32.
-        packing: How texts are packed, where the text graph is one over packed rows.
         stamp: Makes the stamp under which compiled graphs are kept on disk; if None they are not.
 
     Raises:
@@ -60,14 +60,14 @@ class OpenVinoRuntime:
         self,
         text: "Callable[[], openvino.Model]",
         image: "Callable[[], openvino.Model]",
+        laid_out: Packing | Padding,
         precision: Precision = "f32",
-        packing: Packing | None = None,
         stamp: Callable[[], Stamp] | None = None,
     ) -> None:
         with needs("clip-text[openvino]", "this runtime"):
             import openvino  # noqa: F401
         self.name = _NAMES[precision]
-        self._packing = packing
+        self._laid_out = laid_out
         self._text = _Compiled(text, precision, stamp, f"text-{precision}.blob")
         self._image = _Compiled(
             (lambda: _with_exact_stem(image())) if precision == "bf16" else image,
@@ -78,9 +78,9 @@ class OpenVinoRuntime:
 
     def text(self, tokens: TokenIds) -> Features:
         """Encode token ids; see :class:`clip_text.runtimes.Runtime`."""
-        if self._packing is None:
-            return self._text([tokens])
-        packed, row_of, place_of = self._packing.pack(tokens)
+        if isinstance(self._laid_out, Padding):
+            return self._text([self._laid_out.pad(tokens)])
+        packed, row_of, place_of = self._laid_out.pack(tokens)
         return unpack(self._text(packed), row_of, place_of)
 
     def image(self, pixels: Pixels) -> Features:

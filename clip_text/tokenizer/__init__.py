@@ -24,7 +24,8 @@ library, token for token: ``cn_clip``, ``hf`` (transformers) and ``open_clip``. 
 shows the four side by side.
 """
 
-from clip_text.tokenizer.contracts import VERSIONS, Compat, normalise
+from clip_text.names import Compat
+from clip_text.tokenizer.contracts import VERSIONS, normalise
 from clip_text.tokenizer.report import TextReport, TokenReport
 from clip_text.tokenizer.tokenizer import CONTEXT_LENGTH, Aligned, Tokenizer, check_texts
 

@@ -7,19 +7,18 @@ runs afterwards, and whether a special token typed by a user counts as one.
 import html
 import unicodedata
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from tokenizers import Tokenizer as Pipeline
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import CharDelimiterSplit
 
 from clip_text.errors import needs
+from clip_text.names import Compat
 from clip_text.tokenizer.files import copy_of
 
 if TYPE_CHECKING:
     from clip_text.tokenizer.files import Backend
-
-Compat = Literal["clip_text", "cn_clip", "hf", "open_clip"]
 
 VERSIONS: dict[Compat, str] = {
     "clip_text": "clip_text/1",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clip_text.tokenizer.contracts import Compat
+from clip_text.names import Compat
 
 
 @dataclass(frozen=True, slots=True)

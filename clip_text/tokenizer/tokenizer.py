@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
+from clip_text.names import Compat
 from clip_text.tokenizer.contracts import (
     PREPARE,
     VERSIONS,
-    Compat,
     check_compat,
     origins,
     pipeline,

@@ -105,6 +105,9 @@ def index_folder(
             annotations = Annotations(owner_of(root, catalogue), root)
             total = annotations.survey(walk)
             check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
+            if total:
+                # an encoder that has yet to choose how it computes times that: no thread beside it
+                precision_of(encoder, "image")
             sealer = BackgroundSealer(index_dir)
             pace = Pace(total, on_progress)
             run = _Run(root, catalogue, encoder, annotations, pace, sealer=sealer)
