@@ -1,4 +1,4 @@
-"""An index's life at scale: filled, sealed, opened, searched, refreshed, thinned out, sealed anew.
+"""An index's life at scale: filled, sealed, opened, searched, filtered, thinned out, sealed anew.
 
     python benchmarks/index_life.py --rows 1000000
 
@@ -21,6 +21,7 @@ from search_contenders import timed
 from search_data import Vectors, cross_modal
 
 from retrieval.catalogue import Catalogue
+from retrieval.filters.language import parse_where
 from retrieval.index import compact, follow, open_index
 from retrieval.ingest import IndexWriter, Item
 
@@ -59,6 +60,10 @@ def run(folder: Path, vectors: Vectors, *, quiet: bool) -> dict[str, float]:
     index, generation = step("open", lambda: open_index(folder, catalogue))
     step("first_search", lambda: index.search(vectors.texts[:1], K))
     step("searches_100", lambda: [index.search(text[None], K) for text in vectors.texts[:100]])
+    recent = parse_where("year >= 2020")
+    among = step("filter", lambda: catalogue.filters.rows(recent))
+    step("searches_100_filtered", lambda: [index.search(t[None], K, among) for t in vectors.texts])
+    step("facets", lambda: catalogue.filters.facets("year", None))
     fill(folder, vectors.pictures[count:], count)
     later, at = step("refresh_after_1000", lambda: follow(folder, index, generation, catalogue))
     assert (len(later), later.tail) == (count + BATCH, BATCH)
