@@ -67,17 +67,17 @@ class Connection:
     def snapshot(self) -> Iterator[None]:
         """Let everything read inside belong to one moment, whoever writes meanwhile.
 
-        Inside another one, or a transaction, that is the moment of the outer one.
+        Inside another one, or a transaction, it is part of that.
         """
         with self._lock:
-            if self.db.in_transaction:
+            if self.db.in_transaction:  # of this thread: others wait for the lock
                 yield
                 return
-            self.db.execute("BEGIN")
             try:
+                self.db.execute("BEGIN")
                 yield
             finally:
-                self.db.execute("ROLLBACK")
+                _roll_back(self.db)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -108,14 +108,19 @@ def one_step(db: sqlite3.Connection) -> Iterator[None]:
     Args:
         db: Open for writing, in no transaction.
     """
-    db.execute("BEGIN IMMEDIATE")
     try:
+        db.execute("BEGIN IMMEDIATE")
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+        _roll_back(db)
         raise
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    """End a transaction, unless what failed in it has done so, or it has not begun."""
+    if db.in_transaction:
+        db.execute("ROLLBACK")
 
 
 def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ import json
 import math
 import posixpath
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,20 +177,9 @@ class Words:
             np.array([shares[row] for row, _ in ranked], np.float64),
         )
 
-    def recognised(self, rows: Iterable[int]) -> dict[int, str]:
-        """Give the text that was read in pictures, by row, of those in which there was any."""
-        wanted = [int(row) for row in rows]
-        if not wanted or not self._is_there():
-            return {}
-        found: dict[int, str] = {}
-        for start in range(0, len(wanted), _PAGE):
-            part = wanted[start : start + _PAGE]
-            sql = (
-                "SELECT row, text FROM images JOIN recognised USING (content_hash) "  # noqa: S608
-                f"WHERE row IN ({', '.join('?' * len(part))}) AND text <> ''"
-            )
-            found |= dict(self._connection.read(sql, part))
-        return found
+    def keeps_texts(self) -> bool:
+        """Tell whether the catalogue has a table of what was read in pictures."""
+        return bool(self._connection.read("SELECT 1 FROM sqlite_master WHERE name = 'recognised'"))
 
     def unread(self, folder: bytes) -> list[tuple[bytes, bytes]]:
         """Name contents below a folder of which nobody has said what text stands in them.
