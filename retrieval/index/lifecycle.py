@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import CorruptIndexError, IndexLockedError
+from retrieval.errors import CorruptIndexError, IndexLockedError, StorageError
 from retrieval.index.engine import AnyIndex
 from retrieval.index.recipes import Recipe, choose_recipe
 from retrieval.index.sealed import Manifest, current, read_manifest, read_segment, seal
@@ -107,7 +107,7 @@ def seal_if_due(
         return seal(index_dir, catalogue, choose_recipe)
     except IndexLockedError:
         return None  # another process is at it
-    except OSError as error:
+    except StorageError as error:
         _LOG.warning("cannot seal the vectors in %s: %s", index_dir, error)
         return None
 
@@ -144,7 +144,7 @@ def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:
     Raises:
         IndexNotFoundError: If there is no index.
         IndexLockedError: If another process is sealing.
-        OSError: If the disk is full, or the folder cannot be written. What was there stays.
+        StorageError: If the disk is full, or the folder cannot be written. What was there stays.
     """
     with Catalogue.open(index_dir) as catalogue:
         return seal(index_dir, catalogue, choose_recipe if recipe is None else lambda *_: recipe)
@@ -153,7 +153,7 @@ def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:
 def state_of(index_dir: Path, catalogue: Catalogue) -> dict[str, int | str]:
     """Tell what the vector files of a catalogue hold, by name; numbers are counts.
 
-    Nothing but the manifest is read; :func:`~retrieval.index.sealed.verify` reads all.
+    Nothing but the manifest is read; :func:`~retrieval.index.upkeep.verify` reads all.
     """
     for _ in range(_ATTEMPTS):
         name = current(index_dir)

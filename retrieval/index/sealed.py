@@ -32,13 +32,21 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import CorruptIndexError, IndexLockedError
+from retrieval.errors import CorruptIndexError, IndexLockedError, StorageError
 from retrieval.features import Halves
 from retrieval.index.lists import ListsSegment
 from retrieval.index.recipes import Recipe, build_lists
 from retrieval.index.segments import FlatSegment, Segment
 
-__all__ = ["VECTORS", "Manifest", "current", "read_manifest", "read_segment", "seal", "verify"]
+__all__ = [
+    "VECTORS",
+    "Manifest",
+    "check_files",
+    "current",
+    "read_manifest",
+    "read_segment",
+    "seal",
+]
 
 VECTORS = "vectors"
 CURRENT = "CURRENT"
@@ -143,25 +151,16 @@ def read_segment(index_dir: Path, name: str, manifest: Manifest) -> Segment:
     return ListsSegment(rows, halves, lists, manifest.recipe)
 
 
-def verify(index_dir: Path) -> list[str]:
-    """Compare the files of the sealed segment that counts with the digests in its manifest.
+def check_files(index_dir: Path, name: str, manifest: Manifest) -> None:
+    """Compare the files of a sealed segment with the digests in its manifest; reads them whole.
 
-    Returns:
-        What is wrong, a line each; nothing for sound files, or where there are none.
+    Raises:
+        CorruptIndexError: If one is another.
     """
-    name = current(index_dir)
-    if not name:
-        return []
-    try:
-        manifest = read_manifest(index_dir, name)
-    except (CorruptIndexError, OSError) as error:
-        return [str(error)]
     folder = index_dir / VECTORS / name
-    return [
-        str(_corrupt(folder / file, "its digest does not fit"))
-        for file, (_, digest) in manifest.files.items()
-        if _digest(folder / file) != digest
-    ]
+    for file, (_, digest) in manifest.files.items():
+        if _digest(folder / file) != digest:
+            raise _corrupt(folder / file, "its digest does not fit")
 
 
 def seal(
@@ -181,11 +180,10 @@ def seal(
 
     Raises:
         IndexLockedError: If another process is sealing.
-        OSError: If the disk is full, or the folder cannot be written. The old segment stays.
+        StorageError: If the disk is full, or the folder cannot be written. The old segment stays.
     """
     vectors = index_dir / VECTORS
-    vectors.mkdir(parents=True, exist_ok=True)
-    with _sealing_alone(vectors):
+    with _writing_to(vectors), _sealing_alone(vectors):
         _sweep(vectors, keep=current(index_dir))
         with _partial_folder(vectors) as folder:
             manifest = _build(folder, catalogue, recipe_for)
@@ -276,6 +274,19 @@ def _npy_header(shape: tuple[int, ...], kind: str) -> bytes:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, _blake2b).hexdigest()
+
+
+@contextlib.contextmanager
+def _writing_to(vectors: Path) -> Iterator[None]:
+    """Have a folder to write to, and say so in our words where it cannot be written."""
+    try:
+        vectors.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"expected to write vectors to {vectors}, got: {error.strerror or error}. Free some "
+            "space on its disk, or make the folder writable; nothing stored is lost."
+        ) from error
 
 
 @contextlib.contextmanager
