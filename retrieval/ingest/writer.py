@@ -267,9 +267,9 @@ class IndexWriter:
         """Seal the vectors anew where that is due, and let the next one write; twice is once."""
         with self._calls, self._held:
             self._sealer.wait()
-            if not self._is_closed and self._catalogue.generation != self._generation:
+            was_closed, self._is_closed = self._is_closed, True
+            if not was_closed and self._catalogue.generation != self._generation:
                 seal_if_due(self._index_dir, self._catalogue)
-            self._is_closed = True
 
     def __enter__(self) -> Self:
         return self
