@@ -16,6 +16,7 @@ from retrieval.errors import (
     IndexNotFoundError,
     ItemError,
     ItemNotFoundError,
+    StorageError,
 )
 from retrieval.index import open_index
 from retrieval.ingest import IndexWriter, Item, index_folder
@@ -286,6 +287,35 @@ def test_closing_seals_what_is_due(index_dir, encoder, monkeypatch):
     with Catalogue.open(index_dir) as catalogue:
         index, _ = open_index(index_dir, catalogue)
     assert (index.sealed, index.tail) == (2, 0)
+
+
+def test_what_is_written_stays_acknowledged_where_no_thread_can_be_had(
+    index_dir, monkeypatch, caplog
+):
+    monkeypatch.setattr("retrieval.index.background._WORTH_A_LOOK", 1)
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with IndexWriter.open(index_dir, fingerprint="f", embed_dim=WIDTH) as writer:
+        assert writer.add("a", feature=unit_row(1)) == 1
+        assert "can't start new thread" in caplog.text
+        assert len(writer) == 1
+
+
+def test_a_writer_that_fails_to_close_is_closed(index_dir, monkeypatch):
+    def fail(*_):
+        raise StorageError("the disk is failing")
+
+    monkeypatch.setattr("retrieval.ingest.writer.seal_if_due", fail)
+    writer = IndexWriter.open(index_dir, fingerprint="f", embed_dim=WIDTH)
+    writer.add("a", feature=unit_row(1))
+    with pytest.raises(StorageError, match="the disk is failing"):
+        writer.close()
+    writer.close()
+    with IndexWriter.open(index_dir) as again:
+        assert len(again) == 1
 
 
 def test_acknowledged_writes_are_on_the_disk(writer):

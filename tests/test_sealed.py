@@ -222,7 +222,8 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path, catalogue, file, caplog):
     (problem,) = verify(tmp_path).problems
     assert f"{file} (its digest does not fit)" in problem.what
     assert "clip-text index compact" in problem.what
-    if file == "lists.faiss":  # FAISS may end the process over it, so it never gets there
+    if file != "features.npy":
+        # FAISS may end the process over lists, and other rows are other pictures
         assert open_index(tmp_path, catalogue)[0].origin == ""
         assert "digest" in caplog.text
 

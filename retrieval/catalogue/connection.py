@@ -24,7 +24,8 @@ class Connection:
     def __init__(self, db: sqlite3.Connection, path: Path, *, is_live: bool = True) -> None:
         self.db = db
         self._lock = threading.RLock()
-        self._path = path
+        self.path = path
+        """The file it leads to."""
         self._is_live = is_live
         self._identity = _identity(path, is_live=is_live)
 
@@ -35,7 +36,7 @@ class Connection:
         Or if it has changed and this connection, in a folder that could not be written,
         does not see that.
         """
-        return _identity(self._path, is_live=self._is_live) != self._identity
+        return _identity(self.path, is_live=self._is_live) != self._identity
 
     def read(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Give all rows that a statement selects.
@@ -48,7 +49,7 @@ class Connection:
             try:
                 return self.db.execute(sql, tuple(values)).fetchall()
             except sqlite3.DatabaseError as error:
-                raise_if_damaged(self._path, error)
+                raise_if_damaged(self.path, error)
                 raise
 
     def write(self, sql: str, values: Iterable[Any]) -> sqlite3.Cursor:
@@ -92,7 +93,7 @@ class Connection:
                 with one_step(self.db):
                     yield
             except BaseException as error:
-                raise_if_damaged(self._path, error)
+                raise_if_damaged(self.path, error)
                 raise
 
     def close(self) -> None:

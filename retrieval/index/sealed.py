@@ -126,12 +126,14 @@ def read_manifest(index_dir: Path, name: str) -> Manifest:
 
 
 def read_segment(index_dir: Path, name: str, manifest: Manifest) -> Segment:
-    """Open a sealed segment: its features are mapped, and only its lists are read.
+    """Open a sealed segment: its features are mapped, and only its rows and lists are read.
 
     Raises:
-        CorruptIndexError: If its files do not fit together, or the lists are damaged.
+        CorruptIndexError: If its files do not fit together, or rows or lists are damaged.
     """
     folder = index_dir / VECTORS / name
+    # A wrong feature is a wrong score; a wrong row is another picture.
+    _check_digest(folder / _ROWS, manifest)
     try:
         rows = np.load(folder / _ROWS, allow_pickle=False)
         mapped = manifest.count and not manifest.recipe.is_exact
@@ -158,9 +160,8 @@ def check_files(index_dir: Path, name: str, manifest: Manifest) -> None:
         CorruptIndexError: If one is another.
     """
     folder = index_dir / VECTORS / name
-    for file, (_, digest) in manifest.files.items():
-        if _digest(folder / file) != digest:
-            raise _corrupt(folder / file, "its digest does not fit")
+    for file in manifest.files:
+        _check_digest(folder / file, manifest)
 
 
 def seal(
@@ -224,8 +225,7 @@ def _build(
 def _read_lists(path: Path, manifest: Manifest) -> faiss.IndexIVF:
     # FAISS trusts its input, and damage may end the process, so nothing reaches it before the
     # digest is right. The lists are a quarter of the features, which are not read here.
-    if _digest(path) != manifest.files[_LISTS][1]:
-        raise _corrupt(path, "its digest does not fit")
+    _check_digest(path, manifest)
     with path.open("rb") as file:
         reader = faiss.PyCallbackIOReader(file.read, _BLOCK)  # type: ignore[attr-defined]
         try:
@@ -271,9 +271,11 @@ def _npy_header(shape: tuple[int, ...], kind: str) -> bytes:
     return header.getvalue()
 
 
-def _digest(path: Path) -> str:
+def _check_digest(path: Path, manifest: Manifest) -> None:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, _blake2b).hexdigest()
+        digest = hashlib.file_digest(file, _blake2b).hexdigest()
+    if digest != manifest.files[path.name][1]:
+        raise _corrupt(path, "its digest does not fit")
 
 
 @contextlib.contextmanager
@@ -292,7 +294,7 @@ def _writing_to(vectors: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _sealing_alone(vectors: Path) -> Iterator[None]:
     """Hold the lock of whoever seals; it guards what is not named yet from being swept."""
-    lock = FileLock(vectors / _LOCK, blocking=False)
+    lock = FileLock(vectors / _LOCK, blocking=False, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:
