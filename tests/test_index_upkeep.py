@@ -200,6 +200,8 @@ def test_what_is_derived_is_repaired_and_nothing_lost(run, index_dir, told):
     check_searchable(index_dir, 8)
 
 
+KEEP = "CREATE TEMP TABLE kept AS SELECT c0 FROM words_content WHERE id = 8"
+PUT_BACK = "UPDATE words_content SET c0 = (SELECT c0 FROM kept) WHERE id = 8"
 SAID = {
     "the table of fields is wrong about 1 pictures (row 2)": "UPDATE fields SET value = 'x' "
     "WHERE row = 2 AND value = '海边'",
@@ -210,6 +212,13 @@ SAID = {
     "words is wrong about 1 pictures (row 78)": "INSERT INTO words (rowid, name) VALUES (78, 'x')",
     "the table of words is damaged": "UPDATE words_data SET block = x'00' WHERE id > 10",
     "table of words is damaged": "DROP TABLE words",
+    # FTS5's own index knows fewer words than its lines have, or has one more often
+    "of words is damaged": (KEEP, "UPDATE words SET caption = '' WHERE rowid = 8", PUT_BACK),
+    "words is damaged": (
+        KEEP,
+        "UPDATE words SET caption = caption || ' ' || caption WHERE rowid = 8",
+        PUT_BACK,
+    ),
     "the table of fields is damaged": "DROP TABLE fields",
 }
 
@@ -229,7 +238,8 @@ def described(index_dir, photos):
 @pytest.mark.parametrize("told", SAID)
 def test_what_searches_in_words_and_fields_look_into_is_made_again(run, described, told):
     assert run("index", "verify", "--index", described)[:2] == (0, "sound\n")
-    alter(described, SAID[told])
+    change = SAID[told]
+    alter(described, *([change] if isinstance(change, str) else change))
     code, out, _ = run("index", "verify", "--index", described)
     assert (code, told in out) == (1, True), out
     code, out, err = run("index", "verify", "--index", described, "--repair")
