@@ -334,6 +334,22 @@ def test_a_reader_sees_one_moment_while_another_connection_writes(tmp_path):
             assert reader.rows().tolist() == [1, 2]
 
 
+def test_a_copy_that_sqlite_made_is_written_beside_its_readers(tmp_path):
+    options = {"fingerprint": "f", "embed_dim": 2}
+    with Catalogue.create_or_open(tmp_path / "a", **options) as catalogue:
+        (tmp_path / "b").mkdir()
+        catalogue.connection.read("VACUUM INTO ?", (str(tmp_path / "b" / CATALOGUE_NAME),))
+    with (
+        Catalogue.create_or_open(tmp_path / "b", **options) as writer,
+        Catalogue.open(tmp_path / "b") as reader,
+        reader.snapshot(),
+    ):
+        assert len(reader) == 0
+        with writer.transaction():  # it would wait for the reader half a minute, and give up
+            writer.add(picture(b"/p/a"), row_of(1, 0))
+        assert len(reader) == 0
+
+
 def test_a_replaced_file_is_noticed(tmp_path):
     Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
     with Catalogue.open(tmp_path) as reader:

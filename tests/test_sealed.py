@@ -212,6 +212,26 @@ def test_files_of_another_size_are_passed_over_and_said_so(tmp_path, catalogue, 
     assert open_index(tmp_path, catalogue)[0].origin == current(tmp_path)
 
 
+def test_damaged_files_are_read_once_by_who_follows(tmp_path, catalogue, caplog):
+    compact(tmp_path)
+    path = sealed_folder(tmp_path) / "rows.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    index, generation = open_index(tmp_path, catalogue)
+    for seed in range(3):
+        change(catalogue, seed)
+        index, generation = follow(tmp_path, index, generation, catalogue)
+        assert same_as_catalogue(index, catalogue)
+    assert caplog.text.count("without the sealed vectors") == 1
+    compact(tmp_path)
+    index, _ = follow(tmp_path, index, generation, catalogue)
+    assert index.origin == current(tmp_path)
+
+
+def test_a_recipe_for_more_rows_than_there_are_gives_way(tmp_path, catalogue):
+    assert compact(tmp_path, Recipe("IVF60,SQfp16", 8, 32)).recipe.lists == 60
+    assert compact(tmp_path, Recipe("IVF61,SQfp16", 8, 32)).recipe.is_exact
+
+
 @pytest.mark.parametrize("file", ["rows.npy", "features.npy", "lists.faiss"])
 def test_a_flipped_bit_is_found_by_verify(tmp_path, catalogue, file, caplog):
     compact(tmp_path, LISTS)

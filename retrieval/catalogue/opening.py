@@ -28,6 +28,8 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
         raise_if_damaged(path, error)
         raise
     try:
+        # Readers and the writer go on side by side. A file remembers it, but for some copies.
+        db.execute("PRAGMA journal_mode = WAL")
         if is_blank(db):
             create(db, fingerprint, embed_dim)
         stored_version(db, path)
