@@ -478,7 +478,9 @@ def test_a_transaction_that_is_stopped_as_it_begins_is_ended(tmp_path):
             assert not db.in_transaction
 
 
-def test_nothing_is_written_to_a_file_that_is_gone(tmp_path):
+def test_nothing_is_written_to_a_file_that_is_gone(tmp_path, tmp_path_factory):
+    Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+    copy = shutil.copy(tmp_path / CATALOGUE_NAME, tmp_path_factory.mktemp("copy"))
     with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as catalogue:
         with catalogue.transaction():
             catalogue.add(picture(b"/p/a"), row_of(1, 0))
@@ -490,9 +492,23 @@ def test_nothing_is_written_to_a_file_that_is_gone(tmp_path):
 
         with pytest.raises(StorageError, match=r"got none or another in its place\. Open"):
             add()
+        tmp_path.mkdir()
+        shutil.copy(copy, tmp_path / CATALOGUE_NAME)
+        with pytest.raises(StorageError, match=r"got none or another in its place\. Open"):
+            add()
+        (tmp_path / CATALOGUE_NAME).unlink()
         Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
         with pytest.raises(StorageError, match=r"got none or another in its place\. Open"):
             add()
+
+
+def test_a_file_that_is_numbered_anew_is_written_to(tmp_path):
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as catalogue:
+        catalogue.connection._identity = (0, 0)
+        for name in (b"/p/a", b"/p/b"):
+            with catalogue.transaction():
+                catalogue.add(picture(name), row_of(1, 0))
+        assert len(catalogue) == 2
 
 
 def test_the_lock_is_released_by_whichever_thread(tmp_path):
