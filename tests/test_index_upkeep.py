@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import sqlite3
 import sys
 
@@ -123,6 +125,24 @@ def test_info_tells_how_far_the_vectors_are_behind(run, index_dir):
     _, out, _ = run("index", "info", "--index", index_dir, "--json")
     vectors = json.loads(out)["vectors"]
     assert (vectors["state"], vectors["generation"], vectors["tombstones"]) == ("behind", 3, 1)
+
+
+def test_info_passes_over_files_that_go_meanwhile(index_dir, monkeypatch):
+    """Those of a segment that a sealing elsewhere has replaced."""
+    real, swept = os.scandir, []
+
+    def scan(folder):
+        if not swept and "sealed-" in str(folder):
+            swept.append(shutil.rmtree(folder))
+        return real(folder)
+
+    monkeypatch.setattr("os.scandir", scan)
+    files = describe(index_dir).files
+    assert swept
+    assert sorted(files) == [
+        *(CATALOGUE_NAME, f"{CATALOGUE_NAME}-shm", f"{CATALOGUE_NAME}-wal"),
+        *("vectors/CURRENT", "vectors/sealing.lock", "writer.lock"),
+    ]
 
 
 def test_info_tells_that_nothing_is_sealed(run, photos):

@@ -1,7 +1,7 @@
 """What an index is, and whether it is sound: told, checked, repaired."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -199,11 +199,9 @@ def _difference_from(
 
 def _files(index_dir: Path) -> list[tuple[str, int]]:
     found = []
-    for path in index_dir.rglob("*"):
-        try:
-            if path.is_file():
+    for folder, _, names in os.walk(index_dir):  # passes over folders that are gone meanwhile
+        for path in (Path(folder, name) for name in names):
+            with suppress(FileNotFoundError):
                 name = displayed(os.fsencode(path.relative_to(index_dir)))
                 found.append((name, path.stat().st_size))
-        except FileNotFoundError:  # gone meanwhile
-            continue
     return found
