@@ -46,7 +46,7 @@ def export(
     """
     from clip_text.data.readers import read_retrieval_set
     from clip_text.exporting import export as run
-    from clip_text.runtimes.calibration import Calibration
+    from clip_text.runtimes.calibration import CalibrationSet
 
     collection = None if data is None else read_retrieval_set(data)
 
@@ -59,7 +59,7 @@ def export(
             )
         real = read_retrieval_set(calibrate)
         texts = [text.text for text in real.texts]
-        calibration = Calibration.drawn_from(real.name, texts, real.images)
+        calibration = CalibrationSet.drawn_from(real.name, texts, real.images)
 
     def recall(encoder: "PictureEncoder") -> float:
         assert collection is not None

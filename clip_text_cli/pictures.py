@@ -128,6 +128,9 @@ def index(
             follow_directory_links=follow_links,
             prune=prune,
         )
+    if not as_json:  # before the text is read, which takes longer
+        for line in report.lines():
+            out.print(escape(line), soft_wrap=True)
     read = None
     if reader and folder.is_dir():  # gone, it was just forgotten
         with reading_bar() as on_read:
@@ -140,13 +143,10 @@ def index(
             unread = [{"path": printable(path), "reason": why} for path, why in read.failures]
             told["ocr"] = {**asdict(read), "failures": unread}
         print_json(told)
-    else:
-        for line in report.lines():
-            out.print(escape(line), soft_wrap=True)
-        if read:
-            out.print(read.line(), soft_wrap=True)
-            for path, why in read.failures[:SHOWN_FAILURES]:
-                out.print(escape(f"  not read: {printable(path)}: {why}"), soft_wrap=True)
+    elif read:
+        out.print(read.line(), soft_wrap=True)
+        for path, why in read.failures[:SHOWN_FAILURES]:
+            out.print(escape(f"  not read: {printable(path)}: {why}"), soft_wrap=True)
     if report.failed:
         raise typer.Exit(SOME_FILES_SET_ASIDE)
 

@@ -15,6 +15,7 @@ One tree, so a caller may catch the root or the leaf::
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
     ├── MissingPackageError     an optional package is not installed
     └── QueryError              the query or its settings cannot be used
+        └── RankingGoneError    the index that a ranking is of was built anew
 """
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ItemNotFoundError",
     "MissingPackageError",
     "QueryError",
+    "RankingGoneError",
     "RetrievalError",
     "StorageError",
 ]
@@ -84,3 +86,7 @@ class MissingPackageError(RetrievalError, ModuleNotFoundError):
 
 class QueryError(RetrievalError, ValueError):
     """The query is empty, of the wrong type, or its settings are out of range."""
+
+
+class RankingGoneError(QueryError):
+    """A ranking's rows are other pictures by now, so its pages would mix the two."""

@@ -4,6 +4,7 @@ Each operation chooses its arguments (JSON) by chance from what is there, does i
 model. Another kind of operation joins by one line in OPERATIONS.
 """
 
+import contextlib
 import io
 import random
 from collections.abc import Callable
@@ -14,10 +15,21 @@ import numpy as np
 from fakes import FakeEncoder, as_stored
 from PIL import Image
 
+from retrieval.errors import IndexLockedError
+from retrieval.index import Recipe, background, compact, lifecycle, seal_if_due
 from retrieval.ingest import IndexWriter, Item
 
 WIDTH = 16
 ENCODER = FakeEncoder(WIDTH)
+RECIPES = {
+    "exact": Recipe("exact"),
+    "lists": Recipe("IVF2,SQfp16", probes=2, candidates=32),  # so few rows it scores one by one
+}
+SEAL_EARLY = (
+    (lifecycle, "_TAIL_ROWS", 8),
+    (background, "_WORTH_A_LOOK", 5),
+)
+"""What is to be set where, so that few rows are sealed: at the end, and beside the writer."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,26 @@ def _reopen(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
     return IndexWriter.open(writer._index_dir, ENCODER)
 
 
+def _seal(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
+    """As every writer does at its end; the one beside this writer may be at it already."""
+    seal_if_due(writer._index_dir, writer._catalogue)
+    return writer
+
+
+def _choose_compact(chance: random.Random, ids: list[str]) -> list[Any]:
+    return [chance.choice(list(RECIPES)) if len(ids) > 1 else "exact"]
+
+
+def _compact(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
+    with contextlib.suppress(IndexLockedError):  # the one beside this writer is at it
+        compact(writer._index_dir, RECIPES[arguments[0]])
+    return writer
+
+
+def _tell_nothing(model: Model, arguments: list[Any]) -> Model:
+    return model
+
+
 OPERATIONS = {
     "add": Operation(
         _choose_add, _add, lambda model, told: model | {key: _to_entry(one) for key, one in told}
@@ -151,5 +183,7 @@ OPERATIONS = {
         _delete,
         lambda model, told: {key: one for key, one in model.items() if key not in told},
     ),
-    "reopen": Operation(lambda chance, ids: [], _reopen, lambda model, told: model),
+    "reopen": Operation(lambda chance, ids: [], _reopen, _tell_nothing),
+    "seal": Operation(lambda chance, ids: [], _seal, _tell_nothing),
+    "compact": Operation(_choose_compact, _compact, _tell_nothing),
 }

@@ -914,6 +914,21 @@ def test_pages_go_on_with_their_order_while_pictures_come(indexed):
     assert_error(client.search(page="\ud7ff" * 99), 410, "page_gone", "Ask the query again")
 
 
+def test_pages_end_with_the_index_that_they_are_of(indexed):
+    folder, index_dir, client = indexed
+    first = client.search(query="狗", top_k=1, paged=True).json()
+    rest = {"page": first["page"], "offset": 1}
+    assert len(client.search(**rest).json()["hits"]) == 2
+    shutil.rmtree(index_dir)
+    save_picture(folder / "0.png", seed=90)  # another picture is to have the first one's row
+    save_picture(folder / "new.png", seed=91)
+    index_folder(folder, index_dir, FakeEncoder())
+    eventually(lambda: client.get("/health").json()["total"] == 4)
+    for _ in range(2):
+        assert_error(client.search(**rest), 410, "page_gone", "Ask the query again")
+    assert len(client.search(query="狗", paged=True).json()["hits"]) == 4
+
+
 def test_a_lone_row_outside_the_index(indexed):
     for row in (0, 4, 2**63 - 1, 2**63):
         assert_error(indexed[2].get(f"/v1/images/{row}"), 404, "row_not_found")

@@ -1,5 +1,7 @@
+import contextlib
 import multiprocessing
 import os
+import shutil
 import sqlite3
 import sys
 import threading
@@ -13,12 +15,14 @@ from older_catalogues import as_schema_1
 
 from retrieval.catalogue import IndexLock
 from retrieval.catalogue.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.catalogue.connection import Connection
 from retrieval.errors import (
     CorruptIndexError,
     EncoderError,
     IndexLockedError,
     IndexMismatchError,
     IndexNotFoundError,
+    StorageError,
 )
 from retrieval.records import Picture, bounds_under
 
@@ -330,6 +334,22 @@ def test_a_reader_sees_one_moment_while_another_connection_writes(tmp_path):
             assert reader.rows().tolist() == [1, 2]
 
 
+def test_a_copy_that_sqlite_made_is_written_beside_its_readers(tmp_path):
+    options = {"fingerprint": "f", "embed_dim": 2}
+    with Catalogue.create_or_open(tmp_path / "a", **options) as catalogue:
+        (tmp_path / "b").mkdir()
+        catalogue.connection.read("VACUUM INTO ?", (str(tmp_path / "b" / CATALOGUE_NAME),))
+    with (
+        Catalogue.create_or_open(tmp_path / "b", **options) as writer,
+        Catalogue.open(tmp_path / "b") as reader,
+        reader.snapshot(),
+    ):
+        assert len(reader) == 0
+        with writer.transaction():  # it would wait for the reader half a minute, and give up
+            writer.add(picture(b"/p/a"), row_of(1, 0))
+        assert len(reader) == 0
+
+
 def test_a_replaced_file_is_noticed(tmp_path):
     Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
     with Catalogue.open(tmp_path) as reader:
@@ -394,6 +414,117 @@ def test_an_index_in_a_folder_that_cannot_be_written_can_be_read(tmp_path, schem
     finally:
         index_dir.chmod(0o755)
     assert child.exitcode == 2 + 10 * schema
+
+
+def _read_a_log_as_nobody(index_dir: str) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    try:
+        with Catalogue.open(Path(index_dir)) as catalogue:
+            sys.exit(len(catalogue))
+    except StorageError:
+        sys.exit(70)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+@pytest.mark.parametrize(("suffixes", "told"), [(("-wal", "-shm"), 2), (("-wal",), 70)])
+def test_what_a_killed_writer_left_in_its_log_is_read_or_said_to_be_out_of_reach(
+    tmp_path, suffixes, told
+):
+    index_dir = tmp_path / "index"
+    with Catalogue.create_or_open(tmp_path / "i", fingerprint="f", embed_dim=2) as catalogue:
+        with catalogue.transaction():
+            catalogue.add(picture(b"/p/a"), row_of(1, 0))
+        catalogue.connection.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        with catalogue.transaction():
+            catalogue.add(picture(b"/p/b"), row_of(0, 1))
+        index_dir.mkdir()
+        for suffix in ("", *suffixes):  # as they lie there when it is killed now
+            shutil.copy(tmp_path / "i" / f"{CATALOGUE_NAME}{suffix}", index_dir)
+    tmp_path.chmod(0o755)
+    index_dir.chmod(0o555)
+    try:
+        child = multiprocessing.get_context("fork").Process(
+            target=_read_a_log_as_nobody, args=(str(index_dir),)
+        )
+        child.start()
+        child.join()
+    finally:
+        index_dir.chmod(0o755)
+    assert child.exitcode == told
+    with Catalogue.open(index_dir) as catalogue:
+        assert len(catalogue) == 2
+
+
+class Interrupted(sqlite3.Connection):
+    """Stopped by Ctrl-C while it waits for a transaction to begin."""
+
+    def execute(self, sql, *values):
+        done = super().execute(sql, *values)
+        if sql.startswith("BEGIN"):
+            raise KeyboardInterrupt
+        return done
+
+
+def test_a_transaction_that_is_stopped_as_it_begins_is_ended(tmp_path):
+    Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+    path = tmp_path / CATALOGUE_NAME
+    with contextlib.closing(sqlite3.connect(path, factory=Interrupted, isolation_level=None)) as db:
+        connection = Connection(db, path)
+        for begin in (connection.snapshot, connection.transaction):
+            with pytest.raises(KeyboardInterrupt), begin():
+                pass
+            assert not db.in_transaction
+
+
+def test_nothing_is_written_to_a_file_that_is_gone(tmp_path, tmp_path_factory):
+    Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+    copy = shutil.copy(tmp_path / CATALOGUE_NAME, tmp_path_factory.mktemp("copy"))
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as catalogue:
+        with catalogue.transaction():
+            catalogue.add(picture(b"/p/a"), row_of(1, 0))
+        shutil.rmtree(tmp_path)
+
+        def add() -> None:
+            with catalogue.transaction():
+                catalogue.add(picture(b"/p/b"), row_of(0, 1))
+
+        with pytest.raises(StorageError, match=r"got none or another in its place\. Open"):
+            add()
+        tmp_path.mkdir()
+        shutil.copy(copy, tmp_path / CATALOGUE_NAME)
+        with pytest.raises(StorageError, match=r"got none or another in its place\. Open"):
+            add()
+        (tmp_path / CATALOGUE_NAME).unlink()
+        Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2).close()
+        with pytest.raises(StorageError, match=r"got none or another in its place\. Open"):
+            add()
+
+
+def test_a_file_that_is_numbered_anew_is_written_to(tmp_path):
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as catalogue:
+        catalogue.connection._identity = (0, 0)
+        for name in (b"/p/a", b"/p/b"):
+            with catalogue.transaction():
+                catalogue.add(picture(name), row_of(1, 0))
+        assert len(catalogue) == 2
+
+
+def test_the_lock_is_released_by_whichever_thread(tmp_path):
+    lock = IndexLock(tmp_path)
+    lock.__enter__()
+    thread = threading.Thread(target=lock.__exit__)
+    thread.start()
+    thread.join()
+    with IndexLock(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"a folder to write an index to, got .*file/index: Not"):
+        IndexLock(tmp_path / "file" / "index").__enter__()
 
 
 def test_one_writer_holds_the_lock_whichever_thread_asks(tmp_path):

@@ -26,7 +26,9 @@ from clip_text.storage import disk_trouble, partial_file, partial_folder
 from clip_text_cli import main, wiring
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import StorageError as RoomError
-from retrieval.ingest import IndexWriter
+from retrieval.index import Recipe, compact, verify
+from retrieval.index.sealed import current
+from retrieval.ingest import IndexWriter, Item
 
 FULL = "File too large"  # how the limit below reads; a full disk reads No space left on device
 
@@ -174,6 +176,102 @@ def test_an_item_that_finds_no_room_is_not_stored_and_those_before_stay(tmp_path
         assert len(writer) == stored > 2
         writer.add("after", feature=rows[stored])
         assert len(writer) == stored + 1
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An index of 200 items of width 512 with captions: features of 204,928 bytes."""
+    rows = np.random.default_rng(0).standard_normal((200, 512))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    with IndexWriter.open(tmp_path / "store", fingerprint="fake-1", embed_dim=512) as writer:
+        writer.add_many(
+            Item(f"{i}", feature=row, caption=f"第{i}张 一只猫 {'词' * 400} w{i}")
+            for i, row in enumerate(rows)
+        )
+    return tmp_path / "store"
+
+
+def contents(store):
+    """What is stored of each item, and what a search in words finds."""
+    with Catalogue.open(store) as catalogue:
+        told = {record.picture.image_id: record.picture.caption for record in catalogue}
+        return told, catalogue.words.rank("w7", 5).rows.tolist(), catalogue.generation
+
+
+LISTS = Recipe("IVF4,SQfp16", 4, 32)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [(None, 40_000), (LISTS, 40_000), (LISTS, 210_000)],  # the last: within the lists
+)
+def test_compacting_that_finds_no_room_leaves_what_was_sealed(store, recipe, size):
+    before = contents(store)
+    compact(store)
+    old = current(store)
+    with full_after(size), pytest.raises(RoomError, match=rf"vectors to {store}.*{FULL}.*Free"):
+        compact(store, recipe)
+    assert (current(store), contents(store)) == (old, before)
+    assert {path.name for path in (store / "vectors").iterdir()} == {"CURRENT", "sealing.lock", old}
+    assert verify(store).problems == []
+    compact(store, recipe)
+    assert current(store) != old
+
+
+def test_compacting_by_the_command_that_finds_no_room(store, run):
+    with full_after(40_000):
+        outcome = run("index", "compact", "--index", store)
+    check_told(outcome)
+    assert "nothing stored is lost" in outcome[2]
+
+
+def test_sealing_beside_a_writer_that_finds_no_room_leaves_the_writer_alone(
+    store, monkeypatch, caplog
+):
+    monkeypatch.setattr("retrieval.index.background._WORTH_A_LOOK", 1)
+    monkeypatch.setattr("retrieval.index.lifecycle._TAIL_ROWS", 0)
+    with IndexWriter.open(store) as writer:
+        with full_after(200_000):  # less than the features, more than the log needs for one
+            writer.delete(["199"])
+            writer._sealer.wait()
+        assert FULL in caplog.text
+        assert len(writer) == 199
+    assert verify(store).problems == []
+    assert current(store) != ""  # at the end there was room
+
+
+@pytest.mark.parametrize("size", [0, 40_000, 100_000])
+def test_a_text_index_that_finds_no_room_to_be_made_stays_as_it_was(store, run, tmp_path, size):
+    before = contents(store)
+    (tmp_path / "words.txt").write_text("一只猫\n", encoding="utf-8")
+    with full_after(size):
+        outcome = run("index", "text", "--words", tmp_path / "words.txt", "--index", store)
+        check_told(outcome)
+        assert str(store / CATALOGUE_NAME) in outcome[2]
+    assert contents(store) == before
+    assert verify(store).problems == []
+    assert run("index", "text", "--index", store)[0] == 0
+    assert contents(store) == before
+
+
+def test_whatever_is_written_that_finds_no_room_has_not_happened(store):
+    before = contents(store)
+    row = np.eye(512, dtype=np.float32)[0]
+    long = "字 " * 30_000
+    with IndexWriter.open(store) as writer:
+        for write in (
+            lambda: writer.add("new", feature=row, caption=long),
+            lambda: writer.add("7", feature=row, caption=long),
+            lambda: writer.update("7", caption=long),
+            lambda: writer.add_many(Item(f"n{i}", feature=row) for i in range(100)),
+            lambda: writer.delete([f"{i}" for i in range(200)]),
+        ):
+            with full_after(40_000), pytest.raises(RoomError, match=CATALOGUE_NAME):
+                write()
+            assert contents(store) == before
+        writer.update("7", caption="w7 w8")
+    assert contents(store)[0] == before[0] | {"7": "w7 w8"}
+    assert verify(store).problems == []
 
 
 @pytest.mark.usefixtures("encoder")

@@ -217,6 +217,16 @@ class TestReadText:
             shown = {hit.image_id: hit.recognised for hit in searcher.search("狗")}
             assert shown == {f"{i}.png": "营业中\nOPEN" if i == 3 else None for i in range(6)}
 
+    def test_it_is_read_with_the_pictures(self, folder):
+        """No search pays for it with a statement of its own."""
+        index_dir = folder.parent / "index"
+        statements = []
+        with Searcher.open(index_dir, FakeEncoder()) as searcher:
+            searcher.search("狗")
+            searcher._state.catalogue.connection.db.set_trace_callback(statements.append)
+            searcher.search("狗")
+        assert len(statements) == 1, statements
+
     def test_only_what_nobody_has_read_is_read(self, folder):
         index_dir = folder.parent / "index"
         recognise_texts(folder, index_dir, self.read)
@@ -247,7 +257,7 @@ class TestReadText:
         assert report.read == 2
         assert seen == [f"{i}.png" for i in range(6)]
         with Catalogue.open(index_dir) as catalogue:
-            assert len(catalogue.words.recognised(range(1, 7))) == 4
+            assert len(catalogue.records_and_texts(range(1, 7))[1]) == 4
 
     def test_what_cannot_be_read_is_told_and_tried_again(self, folder):
         index_dir = folder.parent / "index"
@@ -310,6 +320,16 @@ class TestCommands:
         code, out, _ = run("search", "营业中", *index, "--hybrid")
         assert "text in it" in out
         assert "营业中 OPEN" in out
+
+    def test_what_was_indexed_is_told_before_text_is_read(self, run, tmp_path, monkeypatch):
+        def stop(path):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(wiring, "text_reader", lambda: stop)
+        save_picture(tmp_path / "pictures" / "a.png", 1)
+        code, out, _ = run("index", tmp_path / "pictures", "--index", tmp_path / "i", "--ocr")
+        assert code == 130
+        assert out.startswith("1 pictures in the index: 1 added")
 
     def test_words_of_ones_own(self, run, index_dir, tmp_path):
         words = tmp_path / "words.txt"

@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+import os
+import shutil
 import sqlite3
+import sys
 
 import numpy as np
 import pytest
 from fakes import FakeEncoder, save_picture
 from older_catalogues import as_schema_1
 
-from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock
+from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, soundness
+from retrieval.catalogue.segmentation import Settings
+from retrieval.catalogue.words import store_settings
 from retrieval.errors import IndexLockedError
-from retrieval.index import compact, verify
+from retrieval.filters.language import parse_where
+from retrieval.index import compact, describe, verify
 from retrieval.index.sealed import current
 from retrieval.ingest import IndexWriter, index_folder
 from retrieval.search import Searcher
@@ -121,6 +127,24 @@ def test_info_tells_how_far_the_vectors_are_behind(run, index_dir):
     assert (vectors["state"], vectors["generation"], vectors["tombstones"]) == ("behind", 3, 1)
 
 
+def test_info_passes_over_files_that_go_meanwhile(index_dir, monkeypatch):
+    """Those of a segment that a sealing elsewhere has replaced."""
+    real, swept = os.scandir, []
+
+    def scan(folder):
+        if not swept and "sealed-" in str(folder):
+            swept.append(shutil.rmtree(folder))
+        return real(folder)
+
+    monkeypatch.setattr("os.scandir", scan)
+    files = describe(index_dir).files
+    assert swept
+    assert sorted(files) == [
+        *(CATALOGUE_NAME, f"{CATALOGUE_NAME}-shm", f"{CATALOGUE_NAME}-wal"),
+        *("vectors/CURRENT", "vectors/sealing.lock", "writer.lock"),
+    ]
+
+
 def test_info_tells_that_nothing_is_sealed(run, photos):
     index_folder(photos / "p", photos / "small", ENCODER)
     _, out, _ = run("index", "info", "--index", photos / "small", "--json")
@@ -194,6 +218,101 @@ def test_what_is_derived_is_repaired_and_nothing_lost(run, index_dir, told):
     assert run("index", "verify", "--index", index_dir)[:2] == (0, "sound\n")
     assert len(ids(index_dir)) == 8
     check_searchable(index_dir, 8)
+
+
+KEEP = "CREATE TEMP TABLE kept AS SELECT c0 FROM words_content WHERE id = 8"
+PUT_BACK = "UPDATE words_content SET c0 = (SELECT c0 FROM kept) WHERE id = 8"
+SAID = {
+    "the table of fields is wrong about 1 pictures (row 2)": "UPDATE fields SET value = 'x' "
+    "WHERE row = 2 AND value = '海边'",
+    "fields is wrong about 2 pictures (row 2, 8)": "DELETE FROM fields",
+    "fields is wrong about 1 pictures (row 77)": "INSERT INTO fields VALUES (1, 2, 5, 77)",
+    "words is wrong about 1 pictures (row 8)": "UPDATE words SET caption = '' WHERE rowid = 8",
+    "words is wrong about 1 pictures (row 3)": "DELETE FROM words WHERE rowid = 3",
+    "words is wrong about 1 pictures (row 78)": "INSERT INTO words (rowid, name) VALUES (78, 'x')",
+    "the table of words is damaged": "UPDATE words_data SET block = x'00' WHERE id > 10",
+    "table of words is damaged": "DROP TABLE words",
+    # FTS5's own index knows fewer words than its lines have, or has one more often
+    "of words is damaged": (KEEP, "UPDATE words SET caption = '' WHERE rowid = 8", PUT_BACK),
+    "words is damaged": (
+        KEEP,
+        "UPDATE words SET caption = caption || ' ' || caption WHERE rowid = 8",
+        PUT_BACK,
+    ),
+    "the table of fields is damaged": "DROP TABLE fields",
+}
+
+
+@pytest.fixture
+def described(index_dir, photos):
+    """The same index with words and fields, of a folder's picture and of an item."""
+    line = {"file_name": "in/p1.png", "text": "沙滩上的狗", "tags": ["海边", 3, None, 2.5]}
+    (photos / "p" / "metadata.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    index_folder(photos / "p", index_dir, ENCODER)
+    with IndexWriter.open(index_dir) as writer:
+        writer.update("an item", caption="一只猫", metadata={"标签": {"年": 2024}, "big": 10**30})
+    compact(index_dir)
+    return index_dir
+
+
+@pytest.mark.parametrize("told", SAID)
+def test_what_searches_in_words_and_fields_look_into_is_made_again(run, described, told):
+    assert run("index", "verify", "--index", described)[:2] == (0, "sound\n")
+    change = SAID[told]
+    alter(described, *([change] if isinstance(change, str) else change))
+    code, out, _ = run("index", "verify", "--index", described)
+    assert (code, told in out) == (1, True), out
+    code, out, err = run("index", "verify", "--index", described, "--repair")
+    assert (code, out.splitlines()[-1]) == (0, "sound"), (out, err)
+    assert len(ids(described)) == 8
+    with Catalogue.open(described) as catalogue:
+        rows = catalogue.filters.rows(parse_where('标签.年 = 2024 or tags = "海边"'))
+        assert rows.tolist() == [2, 8]
+        assert catalogue.words.rank("猫", 9).rows.tolist() == [8]
+
+
+def test_words_that_were_cut_with_opencc_are_not_called_wrong_where_there_is_none(
+    described, monkeypatch
+):
+    with Catalogue.open_for_writing(described) as catalogue, catalogue.transaction():
+        store_settings(catalogue.connection.db, Settings(simplify=True))
+        catalogue.connection.write("UPDATE words SET caption = '猫' WHERE rowid = 8", ())
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    monkeypatch.setattr("retrieval.catalogue.words.can_simplify", lambda: False)
+    assert verify(described).problems == []
+    alter(described, "DELETE FROM words WHERE rowid = 3")
+    assert len(verify(described).problems) == 1
+
+
+def test_an_index_is_checked_and_told_of_while_it_is_written_and_sealed(index_dir, monkeypatch):
+    """What is sealed after the check has begun is of a later generation than what it reads."""
+
+    def meanwhile():
+        with IndexWriter.open(index_dir) as writer:
+            writer.add("another", feature=np.eye(16, dtype=np.float32)[1])
+        compact(index_dir)
+
+    real = Catalogue.__len__
+
+    def counted(catalogue):  # in the middle of describe, within its snapshot
+        count = real(catalogue)
+        if calls:
+            calls.pop()()
+        return count
+
+    calls = [meanwhile]
+    monkeypatch.setattr(Catalogue, "__len__", counted)
+    told = describe(index_dir)
+    assert (told.pictures, told.vectors["state"]) == (8, "up to date")
+    checked = soundness.check_catalogue
+
+    def check(catalogue):
+        problems = checked(catalogue)
+        meanwhile()
+        return problems
+
+    monkeypatch.setattr("retrieval.index.upkeep.check_catalogue", check)
+    assert verify(index_dir).problems == []
 
 
 BROKEN = {

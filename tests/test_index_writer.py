@@ -6,7 +6,7 @@ import sqlite3
 
 import numpy as np
 import pytest
-from fakes import FakeEncoder, as_stored, save_picture
+from fakes import FakeEncoder, as_stored, decode, save_picture
 
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.errors import (
@@ -16,6 +16,7 @@ from retrieval.errors import (
     IndexNotFoundError,
     ItemError,
     ItemNotFoundError,
+    StorageError,
 )
 from retrieval.index import open_index
 from retrieval.ingest import IndexWriter, Item, index_folder
@@ -286,6 +287,53 @@ def test_closing_seals_what_is_due(index_dir, encoder, monkeypatch):
     with Catalogue.open(index_dir) as catalogue:
         index, _ = open_index(index_dir, catalogue)
     assert (index.sealed, index.tail) == (2, 0)
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(index_dir, tmp_path):
+    """Else its new pixels' feature would be that of whatever has its old content."""
+    file, other = save_picture(tmp_path / "a.png", 1), save_picture(tmp_path / "b.png", 1)
+
+    def load(source):
+        if source == file:
+            save_picture(file, 2, size=(20, 20))
+        return decode(source)
+
+    encoder = FakeEncoder(WIDTH, load=load)
+    with IndexWriter.open(index_dir, encoder) as writer:
+        with pytest.raises(ItemError, match="for 'a', got: It was written while it was read"):
+            writer.add("a", path=file)
+        writer.add("b", path=other)
+    best, *_ = found(index_dir, encoder, as_stored(encoder.encode_file(other)))
+    assert (best.image_id, best.score) == ("b", pytest.approx(1, abs=1e-6))
+
+
+def test_what_is_written_stays_acknowledged_where_no_thread_can_be_had(
+    index_dir, monkeypatch, caplog
+):
+    monkeypatch.setattr("retrieval.index.background._WORTH_A_LOOK", 1)
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with IndexWriter.open(index_dir, fingerprint="f", embed_dim=WIDTH) as writer:
+        assert writer.add("a", feature=unit_row(1)) == 1
+        assert "can't start new thread" in caplog.text
+        assert len(writer) == 1
+
+
+def test_a_writer_that_fails_to_close_is_closed(index_dir, monkeypatch):
+    def fail(*_):
+        raise StorageError("the disk is failing")
+
+    monkeypatch.setattr("retrieval.ingest.writer.seal_if_due", fail)
+    writer = IndexWriter.open(index_dir, fingerprint="f", embed_dim=WIDTH)
+    writer.add("a", feature=unit_row(1))
+    with pytest.raises(StorageError, match="the disk is failing"):
+        writer.close()
+    writer.close()
+    with IndexWriter.open(index_dir) as again:
+        assert len(again) == 1
 
 
 def test_acknowledged_writes_are_on_the_disk(writer):

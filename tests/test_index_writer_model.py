@@ -10,13 +10,21 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from item_operations import ENCODER, OPERATIONS, WIDTH, Entry, Model, unit_row
+from item_operations import ENCODER, OPERATIONS, SEAL_EARLY, WIDTH, Entry, Model, unit_row
 
+from retrieval.catalogue import Catalogue
 from retrieval.errors import ItemError, ItemNotFoundError
+from retrieval.index import open_index
 from retrieval.ingest import IndexWriter, Item
 from retrieval.search import Searcher
 
 CHANCE = st.randoms(use_true_random=False)
+
+
+@pytest.fixture(autouse=True)
+def seal_early(monkeypatch):
+    for module, name, value in SEAL_EARLY:
+        monkeypatch.setattr(module, name, value)
 
 
 def expected_hits(model: Model, query, k):
@@ -100,6 +108,21 @@ class ItemsAsADict(RuleBasedStateMachine):
             for key, entry in self.model.items()
         }
         assert len(self.writer) == len(self.model)
+
+    @invariant()
+    def searches_what_the_dict_holds(self):
+        """The sealed files, what came and what went since, as somebody opens them now."""
+        with Catalogue.open(self.index_dir) as catalogue:
+            index, generation = open_index(self.index_dir, catalogue)
+            rows = {record.picture.image_id: record.row for record in catalogue}
+            assert generation == catalogue.generation
+        assert sorted(index.rows.tolist()) == sorted(rows.values())
+        for image_id, entry in self.model.items():
+            scores, found = index.search(entry.feature[None], 1)
+            assert scores[0, 0] == pytest.approx(1, abs=1e-6)
+            same = [rows[key] for key, one in self.model.items() if one.source == entry.source]
+            assert rows[image_id] in same
+            assert found[0, 0] == min(same)
 
     def teardown(self):
         self.searcher.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeEncoder, decode, save_picture
+from fakes import FakeEncoder, as_stored, decode, save_picture
 from indexing_bench import Bench
 
 from retrieval.catalogue import Catalogue
@@ -20,6 +20,7 @@ from retrieval.errors import (
 from retrieval.ingest import Progress, index_folder
 from retrieval.ingest.walk import Walk
 from retrieval.records import displayed, displayed_id
+from retrieval.search import Searcher
 
 DAY = 86_400 * 10**9
 
@@ -557,3 +558,27 @@ def test_a_walk_yields_paths_in_byte_order(tmp_path):
     found = list(walk)
     assert found == sorted(os.fsencode(tmp_path / name) for name in names)
     assert list(walk) == found
+
+
+def test_a_file_that_is_written_while_it_is_read_waits_for_the_next_run(tmp_path):
+    """Else its new pixels' feature would be that of whatever has its old content."""
+    folder, index_dir = tmp_path / "p", tmp_path / "index"
+    file = save_picture(folder / "a.png", 1)
+    save_picture(folder / "b.png", 1)
+    written = []
+
+    def load(source):
+        if source == file and not written:
+            written.append(save_picture(file, 2, size=(20, 20)))
+        return decode(source)
+
+    encoder = FakeEncoder(load=load)
+    report = index_folder(folder, index_dir, encoder, workers=1)
+    assert (report.added, report.failures) == (1, [(file, "It was written while it was read.")])
+    report = index_folder(folder, index_dir, encoder)
+    assert (report.added, report.unchanged, report.failed) == (1, 1, 0)
+    with Searcher.open(index_dir, encoder) as searcher:
+        for name in ("a.png", "b.png"):
+            row = as_stored(encoder.encode_file(folder / name))
+            best, *_ = searcher.search_features(row[None])[0]
+            assert (best.image_id, best.score) == (name, pytest.approx(1, abs=1e-6))

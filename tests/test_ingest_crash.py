@@ -20,6 +20,9 @@ from retrieval.index import compact
 from retrieval.ingest import index_folder
 from retrieval.search import Searcher
 
+EVENLY = 80
+"""Of the hundreds of statements of a run, so many are those that it is killed at."""
+
 
 class Nursery:
     """Runs indexing processes one after the other, each forked from one with warm imports."""
@@ -137,8 +140,7 @@ def case(tmp_path_factory):
     nursery.close()
 
 
-def kill_at_statements(case: Case, tmp_path: Path, count: int) -> None:
-    moments = random.Random(count).sample(range(1, case.statements + 1), count)
+def kill_at_statements(case: Case, tmp_path: Path, moments: list[int]) -> None:
     for moment in moments:
         index_dir = case.lagging(f"{tmp_path.name}-{moment}")
         code, _ = case.run("kill-at", case.folder, index_dir, moment)
@@ -147,12 +149,14 @@ def kill_at_statements(case: Case, tmp_path: Path, count: int) -> None:
 
 
 def test_killed_within_a_transaction(case, tmp_path):
-    kill_at_statements(case, tmp_path, 25)
+    moments = random.Random(25).sample(range(1, case.statements + 1), 25)
+    kill_at_statements(case, tmp_path, moments)
 
 
 @pytest.mark.slow
-def test_killed_within_a_transaction_at_every_statement(case, tmp_path):
-    kill_at_statements(case, tmp_path, case.statements)
+def test_killed_within_a_transaction_from_its_first_statement_to_the_last(case, tmp_path):
+    moments = np.linspace(1, case.statements, EVENLY).round().astype(int).tolist()
+    kill_at_statements(case, tmp_path, moments)
 
 
 @pytest.mark.parametrize("lines", [1, 2, 4])
@@ -211,7 +215,7 @@ def test_an_index_of_schema_1_killed_while_it_is_upgraded(case, tmp_path):
     before = dump(older)
     as_schema_1(older)
     versions = []
-    for moment in range(1, 40, 3):
+    for moment in range(1, 46, 3):
         index_dir = Path(shutil.copytree(older, older.with_name(f"{tmp_path.name}-{moment}")))
         code, _ = case.run("kill-at", case.folder, index_dir, moment)
         assert code == -signal.SIGKILL

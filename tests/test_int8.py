@@ -22,7 +22,7 @@ from clip_text.data.readers import read_retrieval_set
 from clip_text.errors import MissingPackageError
 from clip_text.exporting import export, immich, parity
 from clip_text.runtimes import calibration, choice, nncf, onnx_quantization
-from clip_text.runtimes.calibration import Calibration, bundled_calibration
+from clip_text.runtimes.calibration import CalibrationSet, bundled_calibration
 from clip_text.runtimes.exported import verify
 from clip_text.runtimes.graph import ImageGraph
 from clip_text.runtimes.openvino import convert
@@ -39,7 +39,7 @@ def drawn(seed):
 
 @pytest.fixture(scope="module")
 def small():
-    return Calibration.drawn_from("some drawings", TEXTS, [drawn(seed) for seed in range(6)])
+    return CalibrationSet.drawn_from("some drawings", TEXTS, [drawn(seed) for seed in range(6)])
 
 
 @pytest.fixture
@@ -53,16 +53,16 @@ def quick(monkeypatch, tmp_path, small):
 def test_what_int8_is_calibrated_with():
     texts = [str(number) for number in range(1000)]
     pictures = [drawn(0), drawn(1), drawn(2)]
-    some = Calibration.drawn_from("some", texts, pictures)
+    some = CalibrationSet.drawn_from("some", texts, pictures)
     assert len(some.texts) == calibration.TEXTS
     assert (some.texts[0], some.texts[-1]) == ("0", "999")
     assert len(set(some.texts)) == calibration.TEXTS
     assert some.described == "300 texts and 3 pictures of some"
-    again = Calibration.drawn_from("other", texts, [picture.copy() for picture in pictures])
+    again = CalibrationSet.drawn_from("other", texts, [picture.copy() for picture in pictures])
     assert again.digest == some.digest
     others = [
-        Calibration.drawn_from("some", ["a", *texts[1:]], pictures),
-        Calibration.drawn_from("some", texts, [*pictures[:2], drawn(3)]),
+        CalibrationSet.drawn_from("some", ["a", *texts[1:]], pictures),
+        CalibrationSet.drawn_from("some", texts, [*pictures[:2], drawn(3)]),
     ]
     assert len({some.digest, *(other.digest for other in others)}) == 3
     tokens = some.tokens(TORCH.tokenizer)
@@ -71,13 +71,13 @@ def test_what_int8_is_calibrated_with():
     np.testing.assert_array_equal(pixels[1][0], TORCH.load_pixels(pictures[1]))
     for given in (([], pictures), (texts, [])):
         with pytest.raises(CheckpointError, match=r"expected texts and pictures to calibrate int8"):
-            Calibration.drawn_from("nothing", *given)
+            CalibrationSet.drawn_from("nothing", *given)
 
 
 def test_the_bundled_calibration_is_the_gallerys_photographs(monkeypatch):
     bundled = bundled_calibration()
     assert len(bundled.texts) > 200
-    assert "橙色的大丽花" in Calibration.drawn_from("all", bundled.texts, bundled.pictures).texts
+    assert "橙色的大丽花" in CalibrationSet.drawn_from("all", bundled.texts, bundled.pictures).texts
     assert len(bundled.pictures) == calibration.PICTURES
     assert all(Path(picture).parent.name == "photos" for picture in bundled.pictures)
     monkeypatch.setattr(calibration, "find_spec", lambda _: None)
@@ -98,7 +98,7 @@ def test_rows_in_int8_have_a_fingerprint_of_their_own(quick, small, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(nncf, "version", lambda _: "another")
         assert choice.rows_of("openvino-int8", TORCH.fingerprint) != rows["openvino-int8"]
-    other = Calibration.drawn_from("another", TEXTS, [drawn(9)])
+    other = CalibrationSet.drawn_from("another", TEXTS, [drawn(9)])
     monkeypatch.setattr(choice, "bundled_calibration", lambda: other)
     assert choice.rows_of("openvino-int8", TORCH.fingerprint) != rows["openvino-int8"]
     assert choice.rows_of("onnxruntime-int8", TORCH.fingerprint) == rows["onnxruntime-int8"]

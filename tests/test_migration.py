@@ -120,6 +120,40 @@ def test_a_reader_answers_before_during_and_after_the_upgrade(tmp_path, removals
         assert sorted(reader.records([1, 2, 3])) == [1, 3]
 
 
+READS = {
+    "rows": lambda reader: [reader.rows()],
+    "features": lambda reader: [page for pair in reader.features() for page in pair],
+    "features_of": lambda reader: list(reader.features_of([3, 1]).values()),
+    "draw": lambda reader: reader.draw(2),
+}
+
+
+@pytest.mark.parametrize("statement", ["FROM meta", "FROM images"])
+@pytest.mark.parametrize("name", READS)
+def test_a_reader_is_upgraded_under_between_two_of_its_statements(
+    tmp_path, name, statement, monkeypatch
+):
+    monkeypatch.setattr("retrieval.catalogue.reading._FEATURE_PAGE", 1)
+    build_history(tmp_path, removals=True)
+    upgraded = []
+
+    def upgrade(begun):
+        if statement in begun and not upgraded:
+            with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as writer:
+                upgraded.append(writer.schema_version)
+
+    with Catalogue.open(tmp_path) as reader:
+        before = READS[name](reader)
+        reader.connection.db.set_trace_callback(upgrade)
+        during = READS[name](reader)
+        reader.connection.db.set_trace_callback(None)
+        after = READS[name](reader)
+    assert upgraded == [2]
+    for one, two, three in zip(before, during, after, strict=True):
+        assert two == pytest.approx(one, abs=2e-4)
+        assert three == pytest.approx(one, abs=2e-4)
+
+
 def test_a_searcher_at_work_takes_the_upgraded_one_over(tmp_path):
     folder, index_dir, encoder = tmp_path / "p", tmp_path / "index", FakeEncoder()
     for i in range(5):

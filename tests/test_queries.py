@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import EncoderError, QueryError
+from retrieval.errors import EncoderError, QueryError, RankingGoneError
 from retrieval.filters.language import parse_where
 from retrieval.index import open_index
 from retrieval.ingest import index_folder
 from retrieval.records import Picture
 from retrieval.search import Hit, LikeTerm, PictureTerm, Query, Searcher, TextTerm
 from retrieval.search.combining import combine
+from retrieval.search.hybrid import Blend
 from retrieval.search.query import FOLD_AT, MAX_RANKED, MAX_TERMS, WITHOUT_WEIGHT
 from retrieval.search.query_rows import QueryRows
 from retrieval.search.reranking import DIVERSIFIED, diversify, fold, rank
@@ -143,6 +145,20 @@ class TestBadInput:
                 Query.of("狗", **options)
         with pytest.raises(QueryError, match="got one query"):
             searcher.answers(Query.of("狗"))
+
+    @pytest.mark.parametrize(
+        ("beside", "told"),
+        [
+            ({"where": parse_where("n < 3")}, "got where beside"),
+            ({"hybrid": True}, "got hybrid beside"),
+            ({"where": parse_where("n < 3"), "hybrid": Blend()}, "got where and hybrid beside"),
+        ],
+    )
+    def test_what_a_query_says_itself_is_not_said_beside_it(self, searcher, beside, told):
+        for ask in (searcher.search, searcher.answer, lambda *a, **b: searcher.answers([*a], **b)):
+            with pytest.raises(QueryError, match=told):
+                ask(Query.of("狗"), **beside)
+            assert ask("狗", **beside)
 
     @pytest.mark.parametrize("like", ["nowhere.png", 0, -1, 10**30, 999, "\ud800", "a" * 500, "\0"])
     def test_pictures_that_are_not_in_the_index(self, searcher, encoder, like):
@@ -391,6 +407,19 @@ class TestPaging:
             ranking.page(0, 0)
         assert ranking.page(0, 3) == searcher.search("狗", 3)
         assert ranking.page(7) == []
+
+    def test_a_ranking_ends_with_the_index_that_it_is_of(self, tmp_path):
+        encoder, rows = FakeEncoder(embed_dim=4), np.eye(4, dtype=np.float32)
+        fill(tmp_path / "index", encoder, rows)
+        with Searcher.open(tmp_path / "index", encoder) as searcher:
+            ranking = searcher.rank("狗")
+            shutil.rmtree(tmp_path / "index")
+            assert len(ranking.page()) == 4  # as long as that is what is searched
+            fill(tmp_path / "index", encoder, rows[:3])
+            assert searcher.refresh()
+            with pytest.raises(RankingGoneError, match="Rank the query again"):
+                ranking.page()
+            assert len(searcher.rank("狗").page()) == 3
 
     @settings(max_examples=8, deadline=None)
     @given(data=st.data())

@@ -288,6 +288,26 @@ def test_rows_are_drawn_at_random_and_the_same_each_time(index_dir):
     assert counts[:30].sum() == pytest.approx(600, abs=80)
 
 
+def test_rows_are_drawn_from_one_moment(index_dir):
+    removed, statements = [], []
+
+    def remove_all(statement):
+        statements.append(statement)
+        is_drawn = any(begun.startswith("SELECT row FROM features") for begun in statements[:-1])
+        if is_drawn and not removed:
+            with Catalogue.open_for_writing(index_dir) as writer, writer.transaction():
+                writer.remove(range(1, 61))
+                removed.append(True)
+
+    with Catalogue.open(index_dir) as catalogue:
+        expected, _ = catalogue.draw(10)
+        catalogue.connection.db.set_trace_callback(remove_all)
+        rows, features = catalogue.draw(10)
+    assert removed
+    assert rows.tolist() == expected.tolist()
+    assert len(features) == 10
+
+
 def test_rows_are_drawn_where_most_were_removed(index_dir):
     with Catalogue.open_for_writing(index_dir) as catalogue:
         with catalogue.transaction():

@@ -234,7 +234,7 @@ class TestTransactions:
             catalogue.keep_recognised(b"/p/c", "")
         assert rows_of(catalogue, "地滑") == rows_of(catalogue, "wet") == [1, 2]
         text = "小心地滑\nWET FLOOR"
-        assert catalogue.words.recognised([1, 2, 3, 99]) == {1: text, 2: text}
+        assert catalogue.records_and_texts([1, 2, 3, 99])[1] == {1: text, 2: text}
         assert [path for _, path in catalogue.words.unread(b"/p")] == [
             b"/p/" + name for name in (b"d", b"e", b"f", b"g")
         ]
@@ -242,7 +242,7 @@ class TestTransactions:
             catalogue.describe(1, picture("x/a", "新", **same))
             catalogue.remove([2])
         assert rows_of(catalogue, "地滑") == [1]
-        assert catalogue.words.recognised([1]) == {1: text}
+        assert catalogue.records_and_texts([1])[1] == {1: text}
         with catalogue.transaction():  # other content
             catalogue.replace(1, picture("x/a", content_hash=b"i"), FEATURE)
         assert rows_of(catalogue, "地滑") == []
@@ -269,7 +269,7 @@ class TestRemaking:
         with Catalogue.open(index_dir) as reader:
             with pytest.raises(QueryError, match="clip-text index text"):
                 reader.words.rank("虾", 5)
-            assert reader.words.recognised([2]) == {}
+            assert reader.records_and_texts([2])[1] == {2: "营业中"}
             assert remake_words(index_dir) == 4
             assert rows_of(reader, "大虾") == [1]
             assert rows_of(reader, "营业") == [2]  # what was read is still there

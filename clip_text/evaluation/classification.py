@@ -54,7 +54,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class TemperatureFit:
     """Calibration before and after the temperature.
 
     Args:
@@ -199,7 +199,7 @@ def fit_temperature(logits: Logits, targets: Targets, *, multi_label: bool) -> f
     return float(np.exp(found.x))
 
 
-def calibrate(logits: Logits, targets: Targets, *, multi_label: bool) -> Calibration:
+def calibrate(logits: Logits, targets: Targets, *, multi_label: bool) -> TemperatureFit:
     """Fit the temperature, and say what it is good for on texts it was not fitted on.
 
     Each half of the texts (every other one) is measured at the temperature of the other half.
@@ -209,7 +209,7 @@ def calibrate(logits: Logits, targets: Targets, *, multi_label: bool) -> Calibra
     for here, there in (halves, halves[::-1]):
         fitted = fit_temperature(logits[there], targets[there], multi_label=multi_label)
         warm[here] = logits[here] / fitted
-    return Calibration(
+    return TemperatureFit(
         temperature=fit_temperature(logits, targets, multi_label=multi_label),
         nll_before=negative_log_likelihood(logits, targets, multi_label=multi_label),
         nll_after=negative_log_likelihood(warm, targets, multi_label=multi_label),

@@ -21,7 +21,7 @@ from clip_text.exporting.report import REPORT_FILE, ExportReport
 from clip_text.model_info import tower_facts
 from clip_text.names import Precision, Target
 from clip_text.runtimes import Pixels, TokenIds
-from clip_text.runtimes.calibration import Calibration, bundled_calibration
+from clip_text.runtimes.calibration import CalibrationSet, bundled_calibration
 from clip_text.runtimes.exported import (
     Family,
     Manifest,
@@ -55,7 +55,7 @@ def export(
     to: Target,
     precision: Precision = "fp32",
     *,
-    calibration: Calibration | None = None,
+    calibration: CalibrationSet | None = None,
     recall: Recall | None = None,
     say: Say = lambda _: None,
 ) -> ExportReport:
@@ -146,7 +146,7 @@ def _load(folder: Path, to: Target) -> Encoder | immich.ImmichModel:
 
 
 def _write_graphs(
-    source: Encoder, folder: Path, to: Family, precision: Precision, samples: Calibration | None
+    source: Encoder, folder: Path, to: Family, precision: Precision, samples: CalibrationSet | None
 ) -> dict[str, str]:
     """Write both towers; give the versions of what did it."""
     graphs: dict[Tower, nn.Module] = {
@@ -203,7 +203,7 @@ def _write_immich(source: Encoder, folder: Path, *, int8: bool) -> None:
 
 
 def _real_inputs(
-    source: Encoder, tower: Tower, samples: Calibration
+    source: Encoder, tower: Tower, samples: CalibrationSet
 ) -> list[dict[str, TokenIds | Pixels]]:
     """Give what a tower is calibrated with, a text or picture at a time."""
     real: Sequence[TokenIds | Pixels] = (

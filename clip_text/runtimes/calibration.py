@@ -22,7 +22,7 @@ from clip_text.images import ImageSource, Preprocessing, load_image, load_square
 from clip_text.runtimes import Pixels, TokenIds
 from clip_text.tokenizer import Tokenizer
 
-__all__ = ["GROUPS", "PICTURES", "TEXTS", "Calibration", "bundled_calibration"]
+__all__ = ["GROUPS", "PICTURES", "TEXTS", "CalibrationSet", "bundled_calibration"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ channels come late, where maps are small and float costs little."""
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class CalibrationSet:
     """Texts and pictures to measure ranges with.
 
     Args:
@@ -54,7 +54,7 @@ class Calibration:
     @classmethod
     def drawn_from(
         cls, name: str, texts: Sequence[str], pictures: Sequence[ImageSource]
-    ) -> "Calibration":
+    ) -> "CalibrationSet":
         """Take :data:`TEXTS` and :data:`PICTURES` at most, evenly.
 
         Args:
@@ -92,7 +92,7 @@ class Calibration:
 
 
 @cache
-def bundled_calibration() -> Calibration:
+def bundled_calibration() -> CalibrationSet:
     """Take the gallery's photographs and their captions.
 
     Raises:
@@ -107,7 +107,7 @@ def bundled_calibration() -> Calibration:
             photos = [each for each in records if each["file_name"].startswith("photos/")]
             captions = [str(each["caption"]) for each in photos]
             pictures = [folder / each["file_name"] for each in photos]
-            return Calibration.drawn_from("the bundled gallery", captions, pictures)
+            return CalibrationSet.drawn_from("the bundled gallery", captions, pictures)
     raise CheckpointError(
         "expected the bundled gallery, to calibrate int8 with, got no retrieval/gallery beside "
         "this package. Install clip-text again, or give --calibrate DATA to clip-text export."

@@ -14,7 +14,7 @@ from clip_text.checkpoints.heads import check_name, export_head, heads_in
 from clip_text.data.labelled_texts import check_known
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError, ClipTextError
-from clip_text.evaluation.classification import Calibration, Scores, calibrate, decide, score
+from clip_text.evaluation.classification import Scores, TemperatureFit, calibrate, decide, score
 from clip_text.heads.classification import ClassificationHead, HeadConfig
 from clip_text.tokenizer import Tokenizer
 from clip_text.towers import TextTower
@@ -48,7 +48,7 @@ class TrainedClassifier(Trained[Checkpoint]):
 
     head: ClassificationHead
     scores: Scores
-    calibration: Calibration
+    calibration: TemperatureFit
     logits: NDArray[np.float32]
     targets: NDArray[np.int64]
     retrieval_before: dict[str, float]

@@ -19,6 +19,7 @@ from retrieval.catalogue.opening import connect_writer, prepare_for_writing
 from retrieval.catalogue.reading import COLUMNS, CatalogueReader
 from retrieval.catalogue.schema import CATALOGUE_NAME
 from retrieval.catalogue.words import store_words
+from retrieval.errors import RetrievalError, StorageError
 from retrieval.protocols import Feature
 from retrieval.records import Failure, Picture, bounds_under
 
@@ -92,15 +93,33 @@ class Catalogue(CatalogueReader):
         When it has ended, what was written is on the disk, and survives a power cut.
 
         Raises:
-            StorageError: If the disk is full or failing; none has happened then.
+            StorageError: If the disk is full or failing, or the file was deleted or replaced since
+                it was opened; none has happened then.
         """
         with self.connection.transaction():
             self._next_generation = self.generation + 1
             self._features_changed = False
             yield
+            if self._is_displaced():  # what is written to it is gone with the connection
+                raise StorageError(
+                    f"expected to write to the catalogue in {self.connection.path}, got none or "
+                    "another in its place. Open the index anew; nothing of this call was stored."
+                )
             if self._features_changed:
                 sql = "UPDATE meta SET value = ? WHERE key = 'generation'"
                 self.connection.write(sql, (str(self._next_generation),))
+
+    def _is_displaced(self) -> bool:
+        """Tell, inside a transaction, whether others find no file, or another one, in its place."""
+        if not self.connection.is_replaced:
+            return False
+        try:
+            # Some file systems number a file anew while it is open.
+            with type(self).open(self.connection.path.parent) as there:
+                state = there.uid, there.generation + 1
+        except RetrievalError:
+            return True
+        return state != (self.uid, self._next_generation)
 
     def add_precision(self, precision: str | None) -> None:
         """Note what features that are about to be stored were computed in; None if unknown.

@@ -24,7 +24,8 @@ class Connection:
     def __init__(self, db: sqlite3.Connection, path: Path, *, is_live: bool = True) -> None:
         self.db = db
         self._lock = threading.RLock()
-        self._path = path
+        self.path = path
+        """The file it leads to."""
         self._is_live = is_live
         self._identity = _identity(path, is_live=is_live)
 
@@ -35,7 +36,7 @@ class Connection:
         Or if it has changed and this connection, in a folder that could not be written,
         does not see that.
         """
-        return _identity(self._path, is_live=self._is_live) != self._identity
+        return _identity(self.path, is_live=self._is_live) != self._identity
 
     def read(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Give all rows that a statement selects.
@@ -48,7 +49,7 @@ class Connection:
             try:
                 return self.db.execute(sql, tuple(values)).fetchall()
             except sqlite3.DatabaseError as error:
-                raise_if_damaged(self._path, error)
+                raise_if_damaged(self.path, error)
                 raise
 
     def write(self, sql: str, values: Iterable[Any]) -> sqlite3.Cursor:
@@ -67,17 +68,17 @@ class Connection:
     def snapshot(self) -> Iterator[None]:
         """Let everything read inside belong to one moment, whoever writes meanwhile.
 
-        Inside another one, or a transaction, that is the moment of the outer one.
+        Inside another one, or a transaction, it is part of that.
         """
         with self._lock:
-            if self.db.in_transaction:
+            if self.db.in_transaction:  # of this thread: others wait for the lock
                 yield
                 return
-            self.db.execute("BEGIN")
             try:
+                self.db.execute("BEGIN")
                 yield
             finally:
-                self.db.execute("ROLLBACK")
+                _roll_back(self.db)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -92,7 +93,7 @@ class Connection:
                 with one_step(self.db):
                     yield
             except BaseException as error:
-                raise_if_damaged(self._path, error)
+                raise_if_damaged(self.path, error)
                 raise
 
     def close(self) -> None:
@@ -108,14 +109,19 @@ def one_step(db: sqlite3.Connection) -> Iterator[None]:
     Args:
         db: Open for writing, in no transaction.
     """
-    db.execute("BEGIN IMMEDIATE")
     try:
+        db.execute("BEGIN IMMEDIATE")
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+        _roll_back(db)
         raise
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    """End a transaction, unless what failed in it has done so, or it has not begun."""
+    if db.in_transaction:
+        db.execute("ROLLBACK")
 
 
 def _identity(path: Path, *, is_live: bool) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from ``images`` by an index for each.
 """
 
 import sqlite3
+from collections import defaultdict
 
 from retrieval.catalogue.follower import Follower
 from retrieval.filters.values import values_of
@@ -70,4 +71,22 @@ def _written(db: sqlite3.Connection, row: int, picture: Picture) -> None:
     db.executemany("INSERT INTO fields VALUES (?, ?, ?, ?)", lines)
 
 
-FIELDS = Follower("fields", 1, _CREATE, _DROP, _written)
+def _said(_db: sqlite3.Connection, picture: Picture) -> object:
+    """Give the lines that a picture should have, as :func:`_stored` reads them."""
+    return {
+        (field, *value) for field, values in values_of(picture.metadata).items() for value in values
+    } or None
+
+
+def _stored(db: sqlite3.Connection, first: int, last: int) -> dict[int, object]:
+    sql = (
+        "SELECT row, field, kind, value FROM fields LEFT JOIN field_names USING (name) "
+        "WHERE row BETWEEN ? AND ?"
+    )
+    stored: defaultdict[int, set[tuple[object, ...]]] = defaultdict(set)
+    for row, *line in db.execute(sql, (first, last)):
+        stored[row].add(tuple(line))
+    return dict(stored)
+
+
+FIELDS = Follower("fields", 1, _CREATE, _DROP, _written, _said, _stored)

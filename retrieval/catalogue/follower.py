@@ -25,6 +25,9 @@ class Follower:
         written: Stores what is said of a picture that is new or has changed, given the connection
             inside the transaction, the picture's row and the picture. None where triggers do it;
             ``create`` then fills the tables, too.
+        said: Gives what the tables should say of a picture; None for nothing.
+        stored: Reads what they do say of the rows from one to another, both included, by row.
+        fits: Tells whether what searches look into holds what is stored.
     """
 
     name: str
@@ -32,6 +35,9 @@ class Follower:
     create: tuple[str, ...]
     drop: tuple[str, ...]
     written: Callable[[sqlite3.Connection, int, Picture], None] | None = None
+    said: Callable[[sqlite3.Connection, Picture], object] = lambda _, __: None
+    stored: Callable[[sqlite3.Connection, int, int], dict[int, object]] = lambda *_: {}
+    fits: Callable[[sqlite3.Connection], bool] = lambda _: True
 
     @property
     def key(self) -> str:

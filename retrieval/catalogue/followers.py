@@ -8,9 +8,9 @@ own, so that it is whole whichever statement deletes.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from retrieval.catalogue.connection import one_step
+from retrieval.catalogue.connection import Connection, one_step
 from retrieval.catalogue.fields import FIELDS
 from retrieval.catalogue.follower import Follower, has_follower
 from retrieval.catalogue.words import WORDS
@@ -22,40 +22,74 @@ __all__ = [
     "WORDS",
     "Follower",
     "bring_up_to_date",
+    "differing",
     "has_follower",
+    "remake",
     "tell_written",
 ]
 
-_PICTURES = f"SELECT row, {', '.join(Picture._fields)} FROM images ORDER BY row"  # noqa: S608
+_PICTURES = f"SELECT row, {', '.join(Picture._fields)} FROM images"  # noqa: S608
+_PAGE = 1024  # pictures
+_LAST_ROW = 2**63 - 1
 
 
 FOLLOWERS = [FIELDS, WORDS]
 
 
-def bring_up_to_date(
-    db: sqlite3.Connection, before: Callable[[sqlite3.Connection], None] | None = None
-) -> None:
+def bring_up_to_date(db: sqlite3.Connection) -> None:
     """Make the tables of followers that a catalogue lacks or has of another version; one step.
 
     Readers have the old tables until the new ones are whole.
 
     Args:
         db: Open for writing, in no transaction.
-        before: What belongs to the same step, and may say which tables are to be made.
     """
-    if before is None and not _due(db):
+    if not _due(db):
         return
     with one_step(db):
-        if before is not None:
-            before(db)
         for follower in _due(db):
-            for statement in (*follower.drop, *follower.create):
-                db.execute(statement)
-            if follower.written:
-                for row, *values in db.execute(_PICTURES):
-                    follower.written(db, row, Picture(*values))
-            made = (follower.key, follower.mark)
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", made)
+            _make(db, follower)
+
+
+def remake(db: sqlite3.Connection, followers: Iterable[Follower]) -> None:
+    """Make the tables of followers anew, inside a transaction."""
+    for follower in followers:
+        _make(db, follower)
+
+
+def _make(db: sqlite3.Connection, follower: Follower) -> None:
+    for statement in (*follower.drop, *follower.create):
+        db.execute(statement)
+    if follower.written:
+        for row, *values in db.execute(f"{_PICTURES} ORDER BY row"):
+            follower.written(db, row, Picture(*values))
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (follower.key, follower.mark))
+
+
+def differing(connection: Connection, follower: Follower) -> list[int]:
+    """Compare what the tables of a follower say with what the pictures say.
+
+    Args:
+        connection: Inside a snapshot, or under the writer's lock.
+        follower: One that the catalogue has.
+
+    Returns:
+        Rows of which something else is said, ascending; those of no picture among them.
+    """
+    off: list[int] = []
+    last = -_LAST_ROW
+    while True:
+        sql = f"{_PICTURES} WHERE row > ? ORDER BY row LIMIT {_PAGE}"
+        page = {row: Picture(*values) for row, *values in connection.read(sql, (last,))}
+        first, last = last + 1, max(page, default=_LAST_ROW)
+        stored = follower.stored(connection.db, first, last)
+        off += sorted(
+            row
+            for row in stored.keys() | page.keys()
+            if row not in page or stored.get(row) != follower.said(connection.db, page[row])
+        )
+        if not page:
+            return off
 
 
 def tell_written(db: sqlite3.Connection, row: int, picture: Picture) -> None:

@@ -5,7 +5,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from retrieval.errors import IndexLockedError
+from retrieval.errors import IndexLockedError, StorageError
 
 __all__ = ["IndexLock"]
 
@@ -17,21 +17,28 @@ class IndexLock:
 
     def __init__(self, index_dir: Path) -> None:
         self._index_dir = index_dir
-        self._lock = FileLock(index_dir / LOCK_NAME, blocking=False)
+        # Not of one thread: a writer may be opened by one and closed by another.
+        self._lock = FileLock(index_dir / LOCK_NAME, blocking=False, thread_local=False)
 
     def __enter__(self) -> Self:
         """Take the lock at once or not at all.
 
         Raises:
             IndexLockedError: If another process, or another run in this one, holds it.
+            StorageError: If the folder cannot be made or written.
         """
-        self._index_dir.mkdir(parents=True, exist_ok=True)
         try:
+            self._index_dir.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise IndexLockedError(
                 f"expected to be the only process indexing into {self._index_dir}, got "
                 "another one at work. Wait until it ends, or index into another folder."
+            ) from error
+        except OSError as error:
+            raise StorageError(
+                f"expected a folder to write an index to, got {self._index_dir}: "
+                f"{error.strerror or error}. Make it writable, free some space, or name another."
             ) from error
         return self
 

@@ -28,6 +28,8 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
         raise_if_damaged(path, error)
         raise
     try:
+        # Readers and the writer go on side by side. A file remembers it, but for some copies.
+        db.execute("PRAGMA journal_mode = WAL")
         if is_blank(db):
             create(db, fingerprint, embed_dim)
         stored_version(db, path)
@@ -77,14 +79,23 @@ def connect_reader(path: Path) -> tuple[sqlite3.Connection, bool] | None:
             db, is_live = _read(f"{uri}?mode=ro", path), True
         except sqlite3.OperationalError as error:
             # The log needs a side file even to read. In a folder that cannot be written,
-            # where nobody can be indexing either, SQLite reads the plain file instead.
-            if primary_code(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+            # where nobody can be indexing either, SQLite reads the plain file instead: unless
+            # there is a log, as a killed process leaves it, which has what was stored last.
+            unwritable = primary_code(error) in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+            if not unwritable or _has_log(path):
                 raise
             db, is_live = _read(f"{uri}?immutable=1", path), False
     except sqlite3.Error as error:
         raise_if_damaged(path, error)
         raise
     return (db, is_live) if db else None
+
+
+def _has_log(path: Path) -> bool:
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _read(uri: str, path: Path) -> sqlite3.Connection | None:

@@ -26,6 +26,9 @@ _FEATURE_PAGE = 32768  # rows of features, 64 MiB at width 512
 _TRIED = 4  # numbers of rows for each that is drawn at random
 
 _SELECT = f"SELECT row, {COLUMNS} FROM images"  # noqa: S608  (field names, no input)
+_SELECT_WITH_TEXT = (
+    f"SELECT row, {COLUMNS}, text FROM images LEFT JOIN recognised USING (content_hash)"  # noqa: S608
+)
 
 
 class _Layout(NamedTuple):
@@ -66,6 +69,7 @@ class CatalogueReader:
         """Selects pictures by what is said of them, and counts what is said."""
         self.words = Words(connection)
         """Ranks pictures by the words that are said of them."""
+        self._keeps_texts = False
         self.uid = self._meta("uid")
         """Drawn at random when the catalogue is created; ties derived files to it."""
         self.fingerprint = self._meta("fingerprint")
@@ -195,13 +199,22 @@ class CatalogueReader:
 
     def records(self, rows: Iterable[int]) -> dict[int, Record]:
         """Read the pictures of these rows; rows that are gone are absent from the answer."""
-        records: dict[int, Record] = {}
-        wanted = [int(row) for row in rows]
-        for start in range(0, len(wanted), _PAGE):
-            part = wanted[start : start + _PAGE]
-            sql = f"{_SELECT} WHERE row IN ({', '.join('?' * len(part))})"
-            records |= {values[0]: _record(values) for values in self.connection.read(sql, part)}
-        return records
+        return {values[0]: _record(values) for values in self._of_rows(_SELECT, rows)}
+
+    def records_and_texts(self, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
+        """Read the pictures of these rows, and the text that was read in them, at once.
+
+        Returns:
+            The pictures as :meth:`records` gives them, and, by row, the text of those in which
+            there was any.
+        """
+        if not self._keeps_texts:  # once it does, it always will
+            self._keeps_texts = self.words.keeps_texts()
+        if not self._keeps_texts:
+            return self.records(rows), {}
+        selected = self._of_rows(_SELECT_WITH_TEXT, rows)
+        records = {values[0]: _record(values[:-1]) for values in selected}
+        return records, {values[0]: values[-1] for values in selected if values[-1]}
 
     def count_under(self, folder: bytes) -> int:
         """Count the pictures of folders below a folder."""
@@ -227,13 +240,14 @@ class CatalogueReader:
 
     def rows(self, since: int = 0) -> Rows:
         """Read which rows have features written after a generation, ascending, int64 [n]."""
-        layout = self._layout()
-        # Named, since SQLite would rather read the whole table than sort a few rows.
-        sql = (
-            f"SELECT row FROM {layout.table} INDEXED BY {layout.by_generation} "  # noqa: S608
-            "WHERE generation > ? ORDER BY row"
-        )
-        return _rows(self.connection.read(sql, (since,)))
+        with self.snapshot():
+            layout = self._layout()
+            # Named, since SQLite would rather read the whole table than sort a few rows.
+            sql = (
+                f"SELECT row FROM {layout.table} INDEXED BY {layout.by_generation} "  # noqa: S608
+                "WHERE generation > ? ORDER BY row"
+            )
+            return _rows(self.connection.read(sql, (since,)))
 
     def features(self, since: int = 0) -> Iterator[tuple[Rows, Features]]:
         """Read features written after a generation, in the order of their rows, page by page.
@@ -245,21 +259,15 @@ class CatalogueReader:
             Rows, int64 [n], and their features, unit rows [n, embed_dim].
         """
         wanted = self.rows(since)
-        layout = self._layout()
         for start in range(0, len(wanted), _FEATURE_PAGE):
-            page = self._blobs(layout, wanted[start : start + _FEATURE_PAGE].tolist())
-            if page:
-                rows = np.array([row for row, _ in page], np.int64)
-                yield rows, decode([blob for _, blob in page], layout.dtype)
+            rows, features = self._features(wanted[start : start + _FEATURE_PAGE])
+            if len(rows):
+                yield rows, features
 
     def features_of(self, rows: Iterable[int]) -> dict[int, Feature]:
         """Read the unit rows, [embed_dim], of some pictures; those that are gone are absent."""
-        layout = self._layout()
-        found = self._blobs(layout, [int(row) for row in rows])
-        if not found:
-            return {}
-        features = decode([blob for _, blob in found], layout.dtype)
-        return dict(zip((row for row, _ in found), features, strict=True))
+        known, features = self._features(rows)
+        return dict(zip(known.tolist(), features, strict=True))
 
     def draw(self, number: int, seed: int = 0) -> tuple[Rows, Features]:
         """Draw pictures at random, each at most once; what it costs follows their number.
@@ -271,23 +279,11 @@ class CatalogueReader:
         Returns:
             Rows, int64 [n], and their features, unit rows [n, embed_dim].
         """
-        layout, rng = self._layout(), np.random.default_rng(seed)
-        last = self.connection.read(f"SELECT max(row) FROM {layout.table}")[0][0] or 0  # noqa: S608
-        # Most numbers have pictures: only where many were removed, all rows are read.
-        tried = (rng.choice(last, min(last, _TRIED * number), replace=False) + 1).tolist()
-        blobs: dict[int, bytes] = {}
-        for start in range(0, len(tried), number):
-            blobs |= self._blobs(layout, tried[start : start + number])
-            if len(blobs) >= number:
-                break
-        else:
-            if len(tried) < last:
-                tried = rng.permutation(self.rows())[:number].tolist()
-                blobs = dict(self._blobs(layout, tried))
-        drawn = [row for row in tried if row in blobs][:number]
-        if not drawn:
-            return np.empty(0, np.int64), np.empty((0, self.embed_dim), np.float32)
-        return np.array(drawn, np.int64), decode([blobs[row] for row in drawn], layout.dtype)
+        with self.snapshot():
+            drawn = np.array(self._draw(number, np.random.default_rng(seed)), np.int64)
+            _, features = self._features(drawn)
+        # they come ascending
+        return drawn, features[np.argsort(np.argsort(drawn))]
 
     @contextlib.contextmanager
     def changes(self, since: int) -> Iterator[Change]:
@@ -326,7 +322,10 @@ class CatalogueReader:
         return self._layout().dtype
 
     def stored_features(self, page: int) -> Iterator[list[tuple[int, bytes]]]:
-        """Read all features just as they are stored, ``page`` rows and blobs at a time."""
+        """Read all features just as they are stored, ``page`` rows and blobs at a time.
+
+        To be read inside :meth:`snapshot`, as :attr:`feature_dtype` is.
+        """
         layout, last = self._layout(), -(2**63)
         sql = f"SELECT row, feature FROM {layout.table} WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608
         while selected := self.connection.read(sql, (last, page)):
@@ -337,14 +336,45 @@ class CatalogueReader:
         # Looked up each time: a writer may upgrade the catalogue under its readers.
         return _LAYOUTS[self._meta("schema_version")]
 
-    def _blobs(self, layout: _Layout, rows: list[int]) -> list[tuple[int, bytes]]:
+    def _features(self, rows: Iterable[int]) -> tuple[Rows, Features]:
+        """Read the unit rows of some pictures, ascending; those that are gone are absent."""
+        wanted, found = list(rows), []
+        if wanted:
+            with self.snapshot():
+                layout = self._layout()
+                found = self._of_rows(f"SELECT row, feature FROM {layout.table}", wanted)  # noqa: S608
+        if not found:
+            return np.empty(0, np.int64), np.empty((0, self.embed_dim), np.float32)
+        known = np.array([row for row, _ in found], np.int64)
+        return known, decode([blob for _, blob in found], layout.dtype)
+
+    def _draw(self, number: int, rng: np.random.Generator) -> list[int]:
+        """Draw numbers of rows that have features, in no order."""
+        table = self._layout().table
+        last = self.connection.read(f"SELECT max(row) FROM {table}")[0][0] or 0  # noqa: S608
+        # Most numbers have pictures: only where many were removed, all rows are read.
+        tried = (rng.choice(last, min(last, _TRIED * number), replace=False) + 1).tolist()
+        known: set[int] = set()
+        for start in range(0, len(tried), number):
+            selected = self._of_rows(f"SELECT row FROM {table}", tried[start : start + number])  # noqa: S608
+            known.update(row for (row,) in selected)
+            if len(known) >= number:
+                break
+        else:
+            if len(tried) < last:
+                drawn: list[int] = rng.permutation(self.rows())[:number].tolist()
+                return drawn
+        return [row for row in tried if row in known][:number]
+
+    def _of_rows(self, select: str, rows: Iterable[int]) -> list[tuple[Any, ...]]:
+        """Have a statement without conditions select what there is of these rows."""
+        wanted = sorted({int(row) for row in rows})
         selected: list[tuple[Any, ...]] = []
-        for start in range(0, len(rows), _PAGE):
-            part = rows[start : start + _PAGE]
+        for start in range(0, len(wanted), _PAGE):
+            part = wanted[start : start + _PAGE]
             marks = ", ".join("?" * len(part))
-            sql = f"SELECT row, feature FROM {layout.table} WHERE row IN ({marks}) ORDER BY row"  # noqa: S608
-            selected += self.connection.read(sql, part)
-        return [(row, blob) for row, blob in selected]
+            selected += self.connection.read(f"{select} WHERE row IN ({marks}) ORDER BY row", part)
+        return selected
 
     # Files that failed
 

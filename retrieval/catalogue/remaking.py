@@ -1,10 +1,9 @@
 """The text index made anew, from what the catalogue says: nothing is encoded."""
 
-import sqlite3
 from pathlib import Path
 
 from retrieval.catalogue.catalogue import Catalogue
-from retrieval.catalogue.followers import WORDS, bring_up_to_date
+from retrieval.catalogue.followers import WORDS, remake
 from retrieval.catalogue.lock import IndexLock
 from retrieval.catalogue.segmentation import Settings, check_user_words
 from retrieval.catalogue.words import store_settings
@@ -27,6 +26,7 @@ def remake_words(index_dir: Path, user_words: str | None = None) -> int:
 
     Raises:
         RetrievalError: If a line is no word of jieba's form.
+        StorageError: If the disk is full or failing.
         IndexNotFoundError: If there is no index.
         IndexLockedError: If another process is writing to it.
     """
@@ -36,10 +36,7 @@ def remake_words(index_dir: Path, user_words: str | None = None) -> int:
         before = catalogue.words.settings or Settings.usual()
         usual = Settings.usual()
         kept = before.user_words if words is None else words
-
-        def ask_for_it(db: sqlite3.Connection) -> None:
-            store_settings(db, Settings(usual.simplify, kept))
-            db.execute("DELETE FROM meta WHERE key = ?", (WORDS.key,))
-
-        bring_up_to_date(catalogue.connection.db, ask_for_it)
+        with catalogue.transaction():
+            store_settings(catalogue.connection.db, Settings(usual.simplify, kept))
+            remake(catalogue.connection.db, [WORDS])
         return len(catalogue)

@@ -83,7 +83,6 @@ def is_blank(db: sqlite3.Connection) -> bool:
 
 def create(db: sqlite3.Connection, fingerprint: str, embed_dim: int) -> None:
     """Make the tables of an empty file, in one transaction."""
-    db.execute("PRAGMA journal_mode = WAL")
     meta = {
         "schema_version": str(SCHEMA_VERSION),
         "uid": uuid.uuid4().hex,

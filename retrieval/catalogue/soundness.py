@@ -8,6 +8,8 @@ import numpy as np
 
 from retrieval.catalogue.catalogue import Catalogue
 from retrieval.catalogue.connection import Connection
+from retrieval.catalogue.followers import FOLLOWERS, Follower, differing, has_follower, remake
+from retrieval.catalogue.trouble import is_damage
 from retrieval.errors import CorruptIndexError
 
 __all__ = ["Problem", "check_catalogue", "mend_catalogue"]
@@ -67,6 +69,9 @@ def check_catalogue(catalogue: Catalogue) -> list[Problem]:
     if broken := [row for row, _ in _broken_features(catalogue)]:
         what = f"{len(broken)} features are no unit rows of width {catalogue.embed_dim}"
         problems.append(Problem("catalogue", f"{what} ({_some(broken)})", _FORGET))
+    for follower in FOLLOWERS:
+        if difference := _difference(connection, follower):
+            problems.append(Problem("catalogue", difference, "Repairing makes it again.", True))
     return problems
 
 
@@ -90,6 +95,11 @@ def mend_catalogue(catalogue: Catalogue) -> list[str]:
             done.append("rebuilt SQLite's own indexes")
         except (sqlite3.DatabaseError, CorruptIndexError):
             return done
+    unsound = [follower for follower in FOLLOWERS if _difference(connection, follower)]
+    if unsound:  # before anything is deleted: that deletes from them, too
+        with catalogue.transaction():
+            remake(connection.db, unsound)
+        done += [f"made the table of {follower.name} again" for follower in unsound]
     with catalogue.transaction():
         orphans = _rows(connection, _ORPHANS)
         for row in orphans:
@@ -113,6 +123,21 @@ def _broken_features(catalogue: Catalogue) -> Iterator[tuple[int, bytes]]:
         lengths = np.linalg.norm(rows.reshape(len(fitting), width).astype(np.float64), axis=1)
         for index in np.flatnonzero(~(np.abs(lengths - 1) <= _TOLERANCE)):  # NaN is off, too
             yield fitting[index]
+
+
+def _difference(connection: Connection, follower: Follower) -> str | None:
+    """Tell in what the tables of a follower differ from the pictures; None if in nothing."""
+    if not has_follower(connection.db, follower):
+        return None  # it is made by who writes next
+    try:
+        if off := differing(connection, follower):
+            return f"the table of {follower.name} is wrong about {len(off)} pictures ({_some(off)})"
+        is_sound = follower.fits(connection.db)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        is_sound = False
+    return None if is_sound else f"the table of {follower.name} is damaged"
 
 
 def _rows(connection: Connection, sql: str) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retrieval.errors import CorruptIndexError, StorageError
 
-__all__ = ["primary_code", "raise_if_damaged"]
+__all__ = ["is_damage", "primary_code", "raise_if_damaged"]
 
 
 _REMEDIES = {
@@ -29,8 +29,12 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
     """
     if not isinstance(error, sqlite3.DatabaseError):
         return
-    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-    if primary_code(error) in damage or "no such table" in str(error):
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CORRUPT_VTAB:
+        raise CorruptIndexError(
+            f"expected a sound text index in {path}, got a damaged one ({error}). Make it again, "
+            "without encoding anything: clip-text index verify --repair"
+        ) from error
+    if is_damage(error):
         raise CorruptIndexError(
             f"expected a catalogue in {path}, got a damaged or foreign file ({error}). "
             "Delete the index folder and index again."
@@ -40,6 +44,12 @@ def raise_if_damaged(path: Path, error: BaseException) -> None:
             f"expected to read and write {path}, got: {error}. {remedy}; what was stored before "
             "stays."
         ) from error
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Tell whether an error means that a file is no sound catalogue."""
+    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return primary_code(error) in damage or "no such table" in str(error)
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -9,7 +9,8 @@ import json
 import math
 import posixpath
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.follower import STORED, Follower
-from retrieval.catalogue.segmentation import Segmenter, Settings
+from retrieval.catalogue.segmentation import Segmenter, Settings, can_simplify
 from retrieval.errors import QueryError
 from retrieval.protocols import Rows
 from retrieval.records import Picture, bounds_under
@@ -57,6 +58,8 @@ _DROP = (
 )
 
 _STORE = "INSERT INTO words (rowid, caption, name, metadata, seen) VALUES (?, ?, ?, ?, ?)"
+_LINES = "SELECT rowid, caption, name, metadata, seen FROM words"
+_LONGEST = 8000  # characters: of a longer word FTS5 keeps the beginning
 _SETTINGS_KEY = "words_settings"
 # With these people ask for pictures; they are no part of what they ask for.
 _ASKING_TEXT = (
@@ -78,7 +81,16 @@ def store_words(db: sqlite3.Connection, row: int, picture: Picture) -> None:
         row: The picture's.
         picture: As it is now.
     """
-    cut = Segmenter.of(_settings(db) or store_settings(db, Settings.usual()))
+    columns = _columns(db, picture, _settings(db) or store_settings(db, Settings.usual()))
+    db.execute("DELETE FROM words WHERE rowid = ?", (row,))
+    db.execute(_STORE, (row, *columns))
+
+
+def _columns(
+    db: sqlite3.Connection, picture: Picture, settings: Settings
+) -> tuple[str, str, str, str]:
+    """Cut what is said of a picture into the words of each column."""
+    cut = Segmenter.of(settings)
     read = db.execute(
         "SELECT text FROM recognised WHERE content_hash = ?", (picture.content_hash,)
     ).fetchone()
@@ -91,11 +103,48 @@ def store_words(db: sqlite3.Connection, row: int, picture: Picture) -> None:
         "\n".join(_texts_of(picture.metadata)),
         read[0] if read else "",
     )
-    db.execute("DELETE FROM words WHERE rowid = ?", (row,))
-    db.execute(_STORE, (row, *(" ".join(cut(text)) for text in texts)))
+    caption, named, metadata, seen = (" ".join(cut(text)) for text in texts)
+    return caption, named, metadata, seen
 
 
-WORDS = Follower("words", 1, _CREATE, _DROP, store_words)
+def _said(db: sqlite3.Connection, picture: Picture) -> object:
+    settings = _comparable(db)
+    return True if settings is None else _columns(db, picture, settings)
+
+
+def _stored(db: sqlite3.Connection, first: int, last: int) -> dict[int, object]:
+    is_comparable = _comparable(db) is not None
+    selected = db.execute(f"{_LINES} WHERE rowid BETWEEN ? AND ?", (first, last))
+    return {row: tuple(columns) if is_comparable else True for row, *columns in selected}
+
+
+def _comparable(db: sqlite3.Connection) -> Settings | None:
+    """Give how texts were cut; None where that cannot be done here, for want of OpenCC."""
+    settings = _settings(db)
+    return settings if settings and (can_simplify() or not settings.simplify) else None
+
+
+def _fits(db: sqlite3.Connection) -> bool:
+    """Count the words of all lines, and compare that with what FTS5 counts in its own index.
+
+    SQLite's integrity check does not look into it before 3.44.
+    """
+    pictures: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    for _, *columns in db.execute(_LINES):
+        words = [word for column in columns for word in column.split() if len(word) < _LONGEST]
+        pictures.update(set(words))
+        places.update(words)
+    known = 0
+    for word, count, times in db.execute("SELECT term, doc, cnt FROM words_known"):
+        if len(word) < _LONGEST:
+            known += 1
+            if (pictures[word], places[word]) != (count, times):
+                return False
+    return known == len(pictures)
+
+
+WORDS = Follower("words", 1, _CREATE, _DROP, store_words, _said, _stored, _fits)
 
 
 def store_settings(db: sqlite3.Connection, settings: Settings) -> Settings:
@@ -177,20 +226,9 @@ class Words:
             np.array([shares[row] for row, _ in ranked], np.float64),
         )
 
-    def recognised(self, rows: Iterable[int]) -> dict[int, str]:
-        """Give the text that was read in pictures, by row, of those in which there was any."""
-        wanted = [int(row) for row in rows]
-        if not wanted or not self._is_there():
-            return {}
-        found: dict[int, str] = {}
-        for start in range(0, len(wanted), _PAGE):
-            part = wanted[start : start + _PAGE]
-            sql = (
-                "SELECT row, text FROM images JOIN recognised USING (content_hash) "  # noqa: S608
-                f"WHERE row IN ({', '.join('?' * len(part))}) AND text <> ''"
-            )
-            found |= dict(self._connection.read(sql, part))
-        return found
+    def keeps_texts(self) -> bool:
+        """Tell whether the catalogue has a table of what was read in pictures."""
+        return bool(self._connection.read("SELECT 1 FROM sqlite_master WHERE name = 'recognised'"))
 
     def unread(self, folder: bytes) -> list[tuple[bytes, bytes]]:
         """Name contents below a folder of which nobody has said what text stands in them.
@@ -236,8 +274,7 @@ class Words:
         for start in range(0, len(rows), _PAGE):
             part = rows[start : start + _PAGE]
             marks = ", ".join("?" * len(part))
-            sql = f"SELECT rowid, caption, name, metadata, seen FROM words WHERE rowid IN ({marks})"  # noqa: S608
-            for row, *columns in self._connection.read(sql, part):
+            for row, *columns in self._connection.read(f"{_LINES} WHERE rowid IN ({marks})", part):
                 said = {word for column in columns for word in column.split()}
                 shares[row] = sum(weights[word] for word in weights.keys() & said) / total
         return shares

@@ -40,8 +40,13 @@ class BackgroundSealer:
             return
         self._written = 0
         # A daemon: who is stopped does not wait for it. What it leaves then is swept later.
-        self._thread = threading.Thread(target=self._seal, name="clip-text-seal", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._seal, name="clip-text-seal", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there is none to be had; what was written is stored
+            _LOG.warning("cannot seal the vectors in %s: %s", self._index_dir, error)
+            return
+        self._thread = thread
 
     def wait(self) -> None:
         """Wait until nothing is at work."""
@@ -53,5 +58,5 @@ class BackgroundSealer:
         try:
             with Catalogue.open(self._index_dir) as catalogue:
                 seal_if_due(self._index_dir, catalogue, share=_GROWING_SHARE)
-        except RetrievalError as error:  # the writer goes on, and seals at its end
+        except (RetrievalError, OSError) as error:  # the writer goes on, and seals at its end
             _LOG.warning("cannot seal the vectors in %s: %s", self._index_dir, error)

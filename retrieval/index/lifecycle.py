@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import CorruptIndexError, IndexLockedError
+from retrieval.errors import CorruptIndexError, IndexLockedError, StorageError
 from retrieval.index.engine import AnyIndex
 from retrieval.index.recipes import Recipe, choose_recipe
 from retrieval.index.sealed import Manifest, current, read_manifest, read_segment, seal
@@ -68,7 +68,7 @@ def follow(
     Returns:
         Another index and its generation, or those that were given where nothing has changed.
     """
-    if current(index_dir) != index.origin:
+    if current(index_dir) not in (index.origin, index.passed_over):
         opened, sealed_at = _open_sealed(index_dir, catalogue)
         if opened.origin != index.origin:
             return sync(opened, sealed_at, catalogue)
@@ -107,7 +107,7 @@ def seal_if_due(
         return seal(index_dir, catalogue, choose_recipe)
     except IndexLockedError:
         return None  # another process is at it
-    except OSError as error:
+    except StorageError as error:
         _LOG.warning("cannot seal the vectors in %s: %s", index_dir, error)
         return None
 
@@ -136,7 +136,8 @@ def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:
 
     Args:
         index_dir: Folder of the index.
-        recipe: How to build it; chosen by its size by default.
+        recipe: How to build it; chosen by its size by default, and where there are fewer rows than
+            it has lists.
 
     Returns:
         What was built.
@@ -144,16 +145,22 @@ def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:
     Raises:
         IndexNotFoundError: If there is no index.
         IndexLockedError: If another process is sealing.
-        OSError: If the disk is full, or the folder cannot be written. What was there stays.
+        StorageError: If the disk is full, or the folder cannot be written. What was there stays.
     """
+
+    def choose(count: int, embed_dim: int) -> Recipe:
+        if recipe is None or recipe.lists > count:
+            return choose_recipe(count, embed_dim)
+        return recipe
+
     with Catalogue.open(index_dir) as catalogue:
-        return seal(index_dir, catalogue, choose_recipe if recipe is None else lambda *_: recipe)
+        return seal(index_dir, catalogue, choose)
 
 
 def state_of(index_dir: Path, catalogue: Catalogue) -> dict[str, int | str]:
     """Tell what the vector files of a catalogue hold, by name; numbers are counts.
 
-    Nothing but the manifest is read; :func:`~retrieval.index.sealed.verify` reads all.
+    Nothing but the manifest is read; :func:`~retrieval.index.upkeep.verify` reads all.
     """
     for _ in range(_ATTEMPTS):
         name = current(index_dir)
@@ -183,6 +190,7 @@ def state_of(index_dir: Path, catalogue: Catalogue) -> dict[str, int | str]:
 
 def _open_sealed(index_dir: Path, catalogue: Catalogue) -> tuple[SegmentedIndex, int]:
     """Open the sealed segment, if it is a past state of this catalogue; else an empty index."""
+    passed_over = ""
     for _ in range(_ATTEMPTS):
         name = current(index_dir)
         if not name:
@@ -190,15 +198,17 @@ def _open_sealed(index_dir: Path, catalogue: Catalogue) -> tuple[SegmentedIndex,
         try:
             manifest = read_manifest(index_dir, name)
             if not _is_past_of(manifest, catalogue):
+                passed_over = name
                 break
             segment = read_segment(index_dir, name, manifest)
         except (CorruptIndexError, OSError) as error:
             if current(index_dir) == name:  # else it was swept while it was read
                 _LOG.warning("searching without the sealed vectors: %s", error)
+                passed_over = name
                 break
         else:
             return SegmentedIndex(catalogue.embed_dim, segment, name), manifest.generation
-    return SegmentedIndex(catalogue.embed_dim), 0
+    return SegmentedIndex(catalogue.embed_dim, passed_over=passed_over), 0
 
 
 def _manifest_of(index_dir: Path, catalogue: Catalogue) -> Manifest | None:

@@ -43,6 +43,11 @@ class Recipe:
         """True if nothing is ever missed."""
         return self.factory == "exact"
 
+    @property
+    def lists(self) -> int:
+        """How many lists it has; 0 if it is exact."""
+        return 0 if self.is_exact else int(self.factory.removeprefix("IVF").partition(",")[0])
+
 
 EXACT = Recipe("exact")
 
@@ -57,7 +62,7 @@ def choose_recipe(count: int, embed_dim: int) -> Recipe:
     if count <= _EXACT_UP_TO:
         return EXACT
     factory, candidates = factories(count, embed_dim)[0]
-    lists = int(factory[len("IVF") :].partition(",")[0])
+    lists = Recipe(factory).lists
     return Recipe(factory, max(_LEAST_PROBES, round(_PROBED * lists)), candidates)
 
 

@@ -32,13 +32,21 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import CorruptIndexError, IndexLockedError
+from retrieval.errors import CorruptIndexError, IndexLockedError, StorageError
 from retrieval.features import Halves
 from retrieval.index.lists import ListsSegment
 from retrieval.index.recipes import Recipe, build_lists
 from retrieval.index.segments import FlatSegment, Segment
 
-__all__ = ["VECTORS", "Manifest", "current", "read_manifest", "read_segment", "seal", "verify"]
+__all__ = [
+    "VECTORS",
+    "Manifest",
+    "check_files",
+    "current",
+    "read_manifest",
+    "read_segment",
+    "seal",
+]
 
 VECTORS = "vectors"
 CURRENT = "CURRENT"
@@ -118,12 +126,14 @@ def read_manifest(index_dir: Path, name: str) -> Manifest:
 
 
 def read_segment(index_dir: Path, name: str, manifest: Manifest) -> Segment:
-    """Open a sealed segment: its features are mapped, and only its lists are read.
+    """Open a sealed segment: its features are mapped, and only its rows and lists are read.
 
     Raises:
-        CorruptIndexError: If its files do not fit together, or the lists are damaged.
+        CorruptIndexError: If its files do not fit together, or rows or lists are damaged.
     """
     folder = index_dir / VECTORS / name
+    # A wrong feature is a wrong score; a wrong row is another picture.
+    _check_digest(folder / _ROWS, manifest)
     try:
         rows = np.load(folder / _ROWS, allow_pickle=False)
         mapped = manifest.count and not manifest.recipe.is_exact
@@ -143,25 +153,15 @@ def read_segment(index_dir: Path, name: str, manifest: Manifest) -> Segment:
     return ListsSegment(rows, halves, lists, manifest.recipe)
 
 
-def verify(index_dir: Path) -> list[str]:
-    """Compare the files of the sealed segment that counts with the digests in its manifest.
+def check_files(index_dir: Path, name: str, manifest: Manifest) -> None:
+    """Compare the files of a sealed segment with the digests in its manifest; reads them whole.
 
-    Returns:
-        What is wrong, a line each; nothing for sound files, or where there are none.
+    Raises:
+        CorruptIndexError: If one is another.
     """
-    name = current(index_dir)
-    if not name:
-        return []
-    try:
-        manifest = read_manifest(index_dir, name)
-    except (CorruptIndexError, OSError) as error:
-        return [str(error)]
     folder = index_dir / VECTORS / name
-    return [
-        str(_corrupt(folder / file, "its digest does not fit"))
-        for file, (_, digest) in manifest.files.items()
-        if _digest(folder / file) != digest
-    ]
+    for file in manifest.files:
+        _check_digest(folder / file, manifest)
 
 
 def seal(
@@ -181,11 +181,10 @@ def seal(
 
     Raises:
         IndexLockedError: If another process is sealing.
-        OSError: If the disk is full, or the folder cannot be written. The old segment stays.
+        StorageError: If the disk is full, or the folder cannot be written. The old segment stays.
     """
     vectors = index_dir / VECTORS
-    vectors.mkdir(parents=True, exist_ok=True)
-    with _sealing_alone(vectors):
+    with _writing_to(vectors), _sealing_alone(vectors):
         _sweep(vectors, keep=current(index_dir))
         with _partial_folder(vectors) as folder:
             manifest = _build(folder, catalogue, recipe_for)
@@ -226,8 +225,7 @@ def _build(
 def _read_lists(path: Path, manifest: Manifest) -> faiss.IndexIVF:
     # FAISS trusts its input, and damage may end the process, so nothing reaches it before the
     # digest is right. The lists are a quarter of the features, which are not read here.
-    if _digest(path) != manifest.files[_LISTS][1]:
-        raise _corrupt(path, "its digest does not fit")
+    _check_digest(path, manifest)
     with path.open("rb") as file:
         reader = faiss.PyCallbackIOReader(file.read, _BLOCK)  # type: ignore[attr-defined]
         try:
@@ -273,15 +271,30 @@ def _npy_header(shape: tuple[int, ...], kind: str) -> bytes:
     return header.getvalue()
 
 
-def _digest(path: Path) -> str:
+def _check_digest(path: Path, manifest: Manifest) -> None:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, _blake2b).hexdigest()
+        digest = hashlib.file_digest(file, _blake2b).hexdigest()
+    if digest != manifest.files[path.name][1]:
+        raise _corrupt(path, "its digest does not fit")
+
+
+@contextlib.contextmanager
+def _writing_to(vectors: Path) -> Iterator[None]:
+    """Have a folder to write to, and say so in our words where it cannot be written."""
+    try:
+        vectors.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"expected to write vectors to {vectors}, got: {error.strerror or error}. Free some "
+            "space on its disk, or make the folder writable; nothing stored is lost."
+        ) from error
 
 
 @contextlib.contextmanager
 def _sealing_alone(vectors: Path) -> Iterator[None]:
     """Hold the lock of whoever seals; it guards what is not named yet from being swept."""
-    lock = FileLock(vectors / _LOCK, blocking=False)
+    lock = FileLock(vectors / _LOCK, blocking=False, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:

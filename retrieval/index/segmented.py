@@ -27,13 +27,22 @@ class SegmentedIndex:
         embed_dim: Width of the features.
         sealed: What the index starts from; nothing by default.
         origin: Names the files that ``sealed`` comes from; "" without it.
+        passed_over: Names files that it might have come from, were they of use.
     """
 
-    def __init__(self, embed_dim: int, sealed: Segment | None = None, origin: str = "") -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        sealed: Segment | None = None,
+        origin: str = "",
+        *,
+        passed_over: str = "",
+    ) -> None:
         self._embed_dim = embed_dim
         self._sealed: Part[Segment] = Part(sealed or _empty(embed_dim))
         self._tail: tuple[Part[FlatSegment], ...] = ()
         self.origin = origin
+        self.passed_over = passed_over
 
     @property
     def embed_dim(self) -> int:
@@ -127,7 +136,7 @@ class SegmentedIndex:
 
     def copy(self) -> Self:
         """Make an independent index with the same content; what it is made of is shared."""
-        twin = type(self)(self._embed_dim)
+        twin = type(self)(self._embed_dim, passed_over=self.passed_over)
         twin._sealed, twin._tail, twin.origin = self._sealed, self._tail, self.origin
         return twin
 

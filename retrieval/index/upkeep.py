@@ -1,7 +1,7 @@
 """What an index is, and whether it is sound: told, checked, repaired."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,13 +9,23 @@ import numpy as np
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.catalogue.soundness import Problem, check_catalogue, mend_catalogue
+from retrieval.errors import CorruptIndexError
 from retrieval.index.lifecycle import disown_future, state_of
 from retrieval.index.recipes import choose_recipe
-from retrieval.index.sealed import current, read_manifest, read_segment, seal
-from retrieval.index.sealed import verify as verify_sealed
+from retrieval.index.sealed import (
+    Manifest,
+    check_files,
+    current,
+    read_manifest,
+    read_segment,
+    seal,
+)
 from retrieval.records import displayed
 
 __all__ = ["IndexInfo", "Verification", "describe", "verify"]
+
+# A segment that is replaced while it is checked is gone; its successor is there.
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,9 @@ def describe(index_dir: Path) -> IndexInfo:
         CorruptIndexError: If the catalogue is damaged or of an unknown schema version.
     """
     with Catalogue.open(index_dir) as catalogue, catalogue.snapshot():
+        # First: the moment of the snapshot is that of the first read from the catalogue, which
+        # is not to be before what was sealed.
+        vectors = state_of(index_dir, catalogue)
         return IndexInfo(
             pictures=len(catalogue),
             items=catalogue.count_of(None),
@@ -88,13 +101,15 @@ def describe(index_dir: Path) -> IndexInfo:
             precisions=catalogue.precisions,
             uid=catalogue.uid,
             generation=catalogue.generation,
-            vectors=state_of(index_dir, catalogue),
+            vectors=vectors,
             files=dict(sorted(_files(index_dir))),
         )
 
 
 def verify(index_dir: Path, *, repair: bool = False) -> Verification:
     """Check all of an index: the catalogue's file, its features, and what is derived from them.
+
+    Works while another process writes, if nothing is to be repaired.
 
     Args:
         index_dir: Folder of the index.
@@ -106,7 +121,7 @@ def verify(index_dir: Path, *, repair: bool = False) -> Verification:
         CorruptIndexError: If the catalogue cannot even be opened.
         IndexLockedError: If it is to be repaired and another process is writing.
     """
-    with Catalogue.open(index_dir) as catalogue, catalogue.snapshot():
+    with Catalogue.open(index_dir) as catalogue:
         verification = Verification(_check(index_dir, catalogue))
     if not repair or not verification.problems:
         return verification
@@ -125,24 +140,46 @@ def verify(index_dir: Path, *, repair: bool = False) -> Verification:
 
 
 def _check(index_dir: Path, catalogue: Catalogue) -> list[Problem]:
-    problems = check_catalogue(catalogue)
+    with catalogue.snapshot():
+        problems = check_catalogue(catalogue)
     # What is derived from what is damaged says nothing.
     return problems or _check_vectors(index_dir, catalogue)
 
 
 def _check_vectors(index_dir: Path, catalogue: Catalogue) -> list[Problem]:
     """Compare the sealed vectors with their digests, and with the catalogue where they hold it."""
-    name = current(index_dir)
-    if not name:
-        return []  # what is small is not sealed
-    what = next(iter(verify_sealed(index_dir)), None) or _difference(index_dir, name, catalogue)
+    what: str | None = None
+    for _ in range(_ATTEMPTS):
+        name = current(index_dir)
+        if not name:
+            return []  # what is small is not sealed
+        try:
+            what = _difference(index_dir, name, catalogue)
+        except (CorruptIndexError, OSError) as error:
+            what = str(error)
+        if what is None or current(index_dir) == name:  # else it was swept while it was read
+            break
     remedy = "They are sealed again by repairing; nothing is lost."
     return [Problem("vectors", what, remedy, is_derived=True)] if what else []
 
 
 def _difference(index_dir: Path, name: str, catalogue: Catalogue) -> str | None:
-    """Tell in what a sound segment differs from what it claims to be; None if in nothing."""
+    """Tell in what a segment differs from what it claims to be; None if in nothing.
+
+    Raises:
+        CorruptIndexError: If its files are not what its manifest says.
+        OSError: If one cannot be read.
+    """
     manifest = read_manifest(index_dir, name)
+    check_files(index_dir, name, manifest)
+    with catalogue.snapshot():  # begun after what is sealed was read, so not before it
+        return _difference_from(catalogue, index_dir, name, manifest)
+
+
+def _difference_from(
+    catalogue: Catalogue, index_dir: Path, name: str, manifest: Manifest
+) -> str | None:
+    """Compare a segment whose files are sound with the catalogue as it is now."""
     if manifest.uid != catalogue.uid or manifest.generation > catalogue.generation:
         return f"{name} is of another catalogue"
     if manifest.generation < catalogue.generation:
@@ -162,11 +199,9 @@ def _difference(index_dir: Path, name: str, catalogue: Catalogue) -> str | None:
 
 def _files(index_dir: Path) -> list[tuple[str, int]]:
     found = []
-    for path in index_dir.rglob("*"):
-        try:
-            if path.is_file():
+    for folder, _, names in os.walk(index_dir):  # passes over folders that are gone meanwhile
+        for path in (Path(folder, name) for name in names):
+            with suppress(FileNotFoundError):
                 name = displayed(os.fsencode(path.relative_to(index_dir)))
                 found.append((name, path.stat().st_size))
-        except FileNotFoundError:  # gone meanwhile
-            continue
     return found

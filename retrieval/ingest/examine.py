@@ -15,7 +15,16 @@ from retrieval.pictures import shown_size
 from retrieval.protocols import Pixels
 from retrieval.records import Record
 
-__all__ = ["EXHAUSTED", "Examined", "Examiner", "Verdict", "hash_bytes", "hash_file", "reason_of"]
+__all__ = [
+    "EXHAUSTED",
+    "Examined",
+    "Examiner",
+    "Verdict",
+    "check_at_rest",
+    "hash_bytes",
+    "hash_file",
+    "reason_of",
+]
 
 _blake2b = partial(hashlib.blake2b, digest_size=20)
 _MOST_REASON = 300  # characters
@@ -126,6 +135,8 @@ class Examiner:
         """
         path = Path(os.fsdecode(seen.path))
         try:
+            status = path.stat()  # a while after the glance
+            seen = replace(seen, size=status.st_size, mtime_ns=status.st_mtime_ns)
             content_hash = hash_file(path)
             hashed = replace(seen, content_hash=content_hash)
             if seen.record and seen.record.picture.content_hash == content_hash:
@@ -133,6 +144,7 @@ class Examiner:
             if self._catalogue.find_content(content_hash):
                 return replace(hashed, verdict=Verdict.KNOWN)
             pixels = self._load_pixels(path)
+            check_at_rest(path, seen.size, seen.mtime_ns)
         except ImportError as error:
             # Without its size and time, it is tried again: the package may be there then.
             unknown = replace(seen, size=None, mtime_ns=None)
@@ -146,6 +158,25 @@ class Examiner:
             unknown = replace(seen, size=None, mtime_ns=None)
             return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
         return replace(hashed, verdict=Verdict.DECODED, pixels=pixels, shown_size=shown_size(path))
+
+
+def check_at_rest(path: Path, size: int | None, mtime_ns: int | None) -> None:
+    """Refuse a file that was written between its hash and its pixels.
+
+    They may be of two contents then, and whatever has the first would be given the feature of the
+    second.
+
+    Args:
+        path: The file, read by now.
+        size: Bytes before it was read.
+        mtime_ns: Modification time before it was read, in nanoseconds.
+
+    Raises:
+        OSError: If it has another size or time now, or is gone.
+    """
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+        raise OSError("It was written while it was read.")
 
 
 def hash_bytes(data: bytes) -> bytes:

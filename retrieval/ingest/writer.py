@@ -14,7 +14,7 @@ from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, StoredFeat
 from retrieval.errors import IndexNotFoundError, ItemError
 from retrieval.features import check_encoded
 from retrieval.index import BackgroundSealer, disown_future, seal_if_due
-from retrieval.ingest.examine import EXHAUSTED, hash_bytes, hash_file, reason_of
+from retrieval.ingest.examine import EXHAUSTED, check_at_rest, hash_bytes, hash_file, reason_of
 from retrieval.ingest.items import (
     Item,
     check_caption,
@@ -267,9 +267,9 @@ class IndexWriter:
         """Seal the vectors anew where that is due, and let the next one write; twice is once."""
         with self._calls, self._held:
             self._sealer.wait()
-            if not self._is_closed and self._catalogue.generation != self._generation:
+            was_closed, self._is_closed = self._is_closed, True
+            if not was_closed and self._catalogue.generation != self._generation:
                 seal_if_due(self._index_dir, self._catalogue)
-            self._is_closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -363,6 +363,8 @@ class IndexWriter:
             )
         pixels = self._encoder.load_pixels(source)
         width, height = shown_size(source) or (None, None)
+        if isinstance(source, Path):
+            check_at_rest(source, picture.size, picture.mtime_ns)
         return _Prepared(picture._replace(width=width, height=height), None, pixels)
 
     def _encode(self, pixels: list[Pixels]) -> list[Feature]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,7 +143,8 @@ def _joined(
     ranked = [row for row in ranked if row in cosines]
     while ranked and len(hits) < top_k:  # some may be gone
         page, ranked = ranked[:top_k], ranked[top_k:]
-        hits += _hits([cosines[row] for row in page], page, *_known(state, page))
+        records, read = state.catalogue.records_and_texts(page)
+        hits += _hits([cosines[row] for row in page], page, records, read)
     if len(hits) < top_k and len(cosines) >= DEPTH:  # nearly all are
         known = {hit.row for hit in hits}
         hits += [hit for hit in nearest(state, feature, top_k, among)[0] if hit.row not in known]
@@ -217,17 +217,11 @@ def _others(state: State, feature: Features, among: Rows | None, liked: Liked, k
 def _look_up(state: State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
     """Find which of the k rows nearest to each feature have pictures that are still there."""
     scores, rows = state.index.search(features, k, among)
-    records, read = _known(state, dict.fromkeys(rows.ravel().tolist()))
+    records, read = state.catalogue.records_and_texts(rows.ravel().tolist())
     return [
         _hits(own_scores, own_rows, records, read)
         for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
-
-
-def _known(state: State, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
-    """Read the pictures of rows that are still there, and the text that was read in them."""
-    records = state.catalogue.records(rows)
-    return records, state.catalogue.words.recognised(records)
 
 
 def _hits(

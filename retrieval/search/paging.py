@@ -1,10 +1,11 @@
 """The order of an answer, held while somebody goes through it page by page."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import QueryError
+from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.shown import shown
 from retrieval.records import Record
 from retrieval.search.hits import Answer, Hit, hit_of
@@ -34,10 +35,15 @@ class Ranking:
         catalogue: Has the pictures.
         answer: To the query: all hits in their order, and what else is said of it.
         generation: Of the catalogue when it was asked.
+        is_present: Tells whether the catalogue is the one that is searched now. If another has
+            taken its place, the same rows are other pictures.
     """
 
-    def __init__(self, catalogue: Catalogue, answer: Answer, generation: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, answer: Answer, generation: int, is_present: Callable[[], bool]
+    ) -> None:
         self._catalogue = catalogue
+        self._is_present = is_present
         self._places: Final = [_place(hit) for hit in answer.hits]
         self._answer: Final = dataclasses.replace(answer, hits=[])
         self.generation: Final = generation
@@ -62,16 +68,21 @@ class Ranking:
 
         Raises:
             QueryError: If ``offset`` is below 0, or ``top_k`` below 1.
+            RankingGoneError: If the searcher has taken over an index that was built anew.
         """
         limit = checked_top_k(top_k)
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
             raise QueryError(
                 f"expected an offset of at least 0, got {shown(offset)}. 0 passes over none."
             )
+        if not self._is_present():
+            raise RankingGoneError(
+                "expected a ranking of the index that is searched, got one of an index that "
+                "another has replaced since. Rank the query again."
+            )
         places = self._places[offset : offset + limit]
         rows = [each.row for place in places for each in (place, *place.folded)]
-        records = self._catalogue.records(dict.fromkeys(rows))
-        read = self._catalogue.words.recognised(records)
+        records, read = self._catalogue.records_and_texts(rows)
         return [_hit(place, records, read) for place in places if place.row in records]
 
 

@@ -273,9 +273,16 @@ def as_query(
     """Take a query as it is, and a text as one for the best hits.
 
     Raises:
-        QueryError: If it is neither, or ``top_k`` cannot be used.
+        QueryError: If it is neither, ``top_k`` cannot be used, or ``where`` or ``hybrid`` stands
+            beside a :class:`Query`, which has its own.
     """
     if isinstance(query, Query):
+        beside = {"where": where is not None, "hybrid": bool(hybrid)}
+        if said := [name for name, is_said in beside.items() if is_said]:
+            raise QueryError(
+                f"expected a Query alone, which says the rest itself, got {' and '.join(said)} "
+                "beside it. Say it in the query: Query.of(…, where=…, hybrid=…)."
+            )
         return query
     return Query((TextTerm(query),), where, top_k, hybrid=hybrid)  # type: ignore[arg-type]  # it is checked there
 

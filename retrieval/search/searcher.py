@@ -117,8 +117,8 @@ class Searcher:
         Args:
             query: What to look for: words, or a :class:`Query`, which says the rest itself.
             top_k: How many hits at most for a text; more than the index holds gives all of it.
-            where: What must hold of a picture to be considered for a text; None for nothing.
-            hybrid: Search the words that are said of pictures for a text as well; a
+            where: For a text, what must hold of a picture to be considered; None for nothing.
+            hybrid: For a text, search the words that are said of pictures as well; a
                 :class:`Blend` says how much they count.
 
         Returns:
@@ -129,8 +129,9 @@ class Searcher:
         Raises:
             QueryError: If the query is no text or blank, ``top_k`` is below 1, the filter
                 cannot be used (see :meth:`~retrieval.catalogue.filters.Filters.rows`), a picture
-                cannot be read or is not in the index, or terms cancel one another. With
-                ``hybrid``, if the index has no text index.
+                cannot be read or is not in the index, or terms cancel one another. If ``where``
+                or ``hybrid`` stands beside a :class:`Query`. With ``hybrid``, if the index has no
+                text index.
             EncoderError: If the encoder returns no unit row.
         """
         return self.answer(query, top_k, where, hybrid=hybrid).hits
@@ -175,8 +176,8 @@ class Searcher:
         Args:
             queries: What to look for, each as for :meth:`search`.
             top_k: As for :meth:`search`, for each text.
-            where: As for :meth:`search`, for each text.
-            hybrid: As for :meth:`search`, for each text.
+            where: As for :meth:`search`, where all are texts.
+            hybrid: As for :meth:`search`, where all are texts.
 
         Returns:
             One answer per query, in their order; none for none. Hits and scores are those that
@@ -213,7 +214,10 @@ class Searcher:
         state = self._state
         asked = dataclasses.replace(as_query(query), offset=0, top_k=depth)
         (answer,) = answer_all([asked], state, self._rows_of, self._encoder)
-        return Ranking(state.catalogue, answer, state.generation)
+        return Ranking(
+            *(state.catalogue, answer, state.generation),
+            lambda: self._state.catalogue is state.catalogue,
+        )
 
     def search_features(
         self, features: Features, top_k: int = 10, where: Filter | None = None

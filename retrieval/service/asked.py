@@ -7,7 +7,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from retrieval.errors import QueryError
+from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.language import read_where
 from retrieval.search import Answer, LikeTerm, Query, Ranking, Searcher, TextTerm
 from retrieval.search.query import WITHOUT_WEIGHT, Term
@@ -35,7 +35,7 @@ class Pages:
 
         Raises:
             QueryError: If the query cannot be used.
-            ProblemError: If there is no such token, or no longer.
+            ProblemError: If there is no such token, or no longer, or the index was built anew.
         """
         if body.page is None and not body.paged:
             return searcher.answer(as_query(body)), None
@@ -46,7 +46,13 @@ class Pages:
         else:
             token = body.page
             ranking = self._find(token, body)
-        return ranking.answer(ranking.page(body.offset, body.top_k)), token
+        try:
+            hits = ranking.page(body.offset, body.top_k)
+        except RankingGoneError as error:
+            with self._lock:
+                self._rankings.pop(token, None)
+            raise _gone(token) from error
+        return ranking.answer(hits), token
 
     def _find(self, token: str, body: SearchRequest) -> Ranking:
         others = sorted(body.model_fields_set - _WITH_PAGE)
@@ -58,13 +64,17 @@ class Pages:
         with self._lock:
             ranking = self._rankings.get(token)
         if ranking is None:
-            raise ProblemError(
-                HTTPStatus.GONE,
-                "page_gone",
-                f"expected the page of a recent answer, got {shorten(token)}. "
-                "Ask the query again with paged.",
-            )
+            raise _gone(token)
         return ranking
+
+
+def _gone(token: str) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.GONE,
+        "page_gone",
+        f"expected the page of a recent answer, got {shorten(token)}. "
+        "Ask the query again with paged.",
+    )
 
 
 def as_query(body: SearchRequest) -> Query:
