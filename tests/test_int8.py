@@ -21,6 +21,7 @@ from clip_text.checkpoints import save_checkpoint
 from clip_text.data.readers import read_retrieval_set
 from clip_text.errors import MissingPackageError
 from clip_text.exporting import export, immich, parity
+from clip_text.names import RUNTIMES
 from clip_text.runtimes import calibration, choice, nncf, onnx_quantization
 from clip_text.runtimes.calibration import CalibrationSet, bundled_calibration
 from clip_text.runtimes.exported import verify
@@ -89,7 +90,7 @@ def test_rows_in_int8_have_a_fingerprint_of_their_own(quick, small, monkeypatch)
     names = ("onnxruntime-int8", "openvino-int8")
     rows = {name: Encoder(shared_checkpoint(), "cpu", name).fingerprint for name in names}
     assert len({TORCH.fingerprint, *rows.values()}) == 3
-    for name in choice.RUNTIMES:
+    for name in RUNTIMES:
         assert (choice.rows_of(name, "one") != "one") == (name in names)
     assert choice.rows_of("openvino-bf16", TORCH.fingerprint) == TORCH.fingerprint
     for name in names:  # known before a graph is made, and the same each time
@@ -107,7 +108,7 @@ def test_rows_in_int8_have_a_fingerprint_of_their_own(quick, small, monkeypatch)
 
 def test_auto_never_takes_int8(monkeypatch):
     encoder = Encoder(shared_checkpoint(), "cpu", "auto")
-    assert {"torch", "openvino"} <= set(encoder.runtime._makers) <= set(choice.RUNTIMES)
+    assert {"torch", "openvino"} <= set(encoder.runtime._makers) <= set(RUNTIMES)
     assert not any("int8" in name for name in encoder.runtime._makers)
 
 
