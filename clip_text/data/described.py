@@ -32,8 +32,8 @@ class Described:
     def add(self, captions: Mapping[str, Iterable[str]], others: Mapping[str, Any]) -> None:
         """Take up what another place says; what was said before stays."""
         for kind, texts in captions.items():
-            said = self.captions.setdefault(kind, [])
-            said += [text for text in texts if text.strip() and text not in said]
+            worded = (text for text in texts if text.strip())
+            self.captions[kind] = list(dict.fromkeys([*self.captions.get(kind, ()), *worded]))
         self.others = {**others, **self.others}
 
 

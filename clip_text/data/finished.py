@@ -160,9 +160,10 @@ def _mapped(path: Path) -> NDArray[np.floating]:
             f"expected features at {path}, got nothing there. Check the path."
         ) from None
     except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise DataError(f"expected features in {path}, got: {reason}. {remedy}") from error
     if not isinstance(rows, np.ndarray):
+        rows.close()
         raise DataError(f"expected features in {path}, got several arrays. {remedy}")
     if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
         got = f"{rows.dtype} of shape {list(rows.shape)}"

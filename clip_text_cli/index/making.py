@@ -180,8 +180,11 @@ def index(
             )
         else:
             report = data.index(index_dir, encoder, **shared, allow_empty=allow_empty, prune=prune)
+    if not as_json:  # before the text is read, which takes longer
+        for line in report.lines():
+            out.print(escape(line), soft_wrap=True)
     read = None
-    if reader and data is None and Path(source).is_dir():  # gone, it was just forgotten
+    if reader and Path(source).is_dir():  # gone, it was just forgotten
         with reading_bar() as on_read:
             read = recognise_texts(Path(source), index_dir, reader, on_read)
     _tell(report, read, as_json=as_json)
@@ -206,19 +209,21 @@ def _check_data(context: typer.Context, data: sources.DataSet) -> None:
 
 def _tell(report: "IngestReport", read: "RecognitionReport | None", *, as_json: bool) -> None:
     if as_json:
-        from retrieval.ingest.report import failure_name
-
-        figures: dict[str, Any] = {name: getattr(report, name) for name in REPORTED}
-        failures = [{"path": failure_name(path), "reason": why} for path, why in report.failures]
-        told = {**figures, "failures": failures, "notes": report.notes}
-        if read:
-            unread = [{"path": printable(path), "reason": why} for path, why in read.failures]
-            told["ocr"] = {**asdict(read), "failures": unread}
-        print_json(told)
-        return
-    for line in report.lines():
-        out.print(escape(line), soft_wrap=True)
-    if read:
+        print_json(_flat(report, read))
+    elif read:
         out.print(read.line(), soft_wrap=True)
         for path, why in read.failures[:SHOWN_FAILURES]:
             out.print(escape(f"  not read: {printable(path)}: {why}"), soft_wrap=True)
+
+
+def _flat(report: "IngestReport", read: "RecognitionReport | None") -> dict[str, Any]:
+    """The report for ``--json``; where an item failed, its id stands for a path."""
+    from retrieval.ingest.report import failure_name
+
+    figures: dict[str, Any] = {name: getattr(report, name) for name in REPORTED}
+    failures = [{"path": failure_name(path), "reason": why} for path, why in report.failures]
+    told = {**figures, "failures": failures, "notes": report.notes}
+    if read:
+        unread = [{"path": printable(path), "reason": why} for path, why in read.failures]
+        told["ocr"] = {**asdict(read), "failures": unread}
+    return told
