@@ -22,19 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, texts_of, without
+from clip_text.data.cells import arrow, holds_features, holds_text, plain_values, texts_in
 from clip_text.data.described import Described
 from clip_text.data.parquet import ParquetRows
-from clip_text.data.rows import (
-    BATCH,
-    IMAGE_ID,
-    arrow,
-    choose_captions,
-    holds_features,
-    holds_text,
-    other_columns,
-    plain_values,
-    texts_in,
-)
+from clip_text.data.rows import BATCH, IMAGE_ID, choose_captions, other_columns
 from clip_text.data.tables import find_columns
 from clip_text.data.text_files import json_objects, text_lines
 from clip_text.errors import DataError, NoFileError

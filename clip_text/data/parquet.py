@@ -15,8 +15,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from clip_text.data.cells import arrow
 from clip_text.data.collection import Problem, entry
-from clip_text.data.rows import BATCH, arrow
+from clip_text.data.rows import BATCH
 from clip_text.errors import DataError
 
 CACHE_BYTES = 256 * 2**20

@@ -12,19 +12,27 @@ captions         a text, or a list of texts; bytes count as UTF-8
 Rows count from 0, as in pandas and in datasets.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, NEGATIVES, Record
+from clip_text.data.cells import (
+    arrow,
+    holds_bytes,
+    holds_plain,
+    holds_text,
+    is_list,
+    plain_values,
+    texts_in,
+    values_of,
+)
 from clip_text.data.collection import Problem, entry
 from clip_text.data.tables import find_columns
-from clip_text.errors import DataError, needs
+from clip_text.errors import DataError
 from clip_text.images import ImageSource
 
 IMAGE_ID = "image_id"
@@ -36,7 +44,6 @@ BATCH = 4096
 """Rows that are read at a time, where they are gone through in order."""
 
 _PICTURES = 64  # that are read at a time
-_NO_UTF_8 = object()
 
 
 class Rows(Protocol):
@@ -72,18 +79,6 @@ class Rows(Protocol):
     def picture(self, column: str, row: int) -> object:
         """Read one value. Safe to call from many threads at once."""
         ...
-
-
-def arrow() -> ModuleType:
-    """Import pyarrow.
-
-    Raises:
-        MissingPackageError: If it is not installed.
-    """
-    with needs("clip-text[data]", "Parquet files"):
-        import pyarrow  # noqa: PLC0415  (optional)
-    module: ModuleType = pyarrow
-    return module
 
 
 def read_rows(
@@ -180,7 +175,7 @@ def choose_captions(rows: Rows, kinds: Sequence[str] | None, *, whole: bool) -> 
 
 def other_columns(rows: Rows, named: Sequence[str]) -> list[str]:
     """Name the columns that hold what JSON can, but for some that are read already."""
-    return [name for name, kind in rows.types.items() if name not in named and _is_plain(kind)]
+    return [name for name, kind in rows.types.items() if name not in named and holds_plain(kind)]
 
 
 def _records(
@@ -279,7 +274,7 @@ def _form(rows: Rows, column: str) -> Literal["path", "bytes", "struct"]:
     types, kind = arrow().types, rows.types[column]
     if holds_text(kind):
         return "path"
-    if _is_binary(kind):
+    if holds_bytes(kind):
         return "bytes"
     if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return "struct" if kind.get_field_index("path") >= 0 else "bytes"
@@ -291,79 +286,13 @@ def _form(rows: Rows, column: str) -> Literal["path", "bytes", "struct"]:
 
 def _check_text(rows: Rows, column: str) -> None:
     types, kind = arrow().types, rows.types[column]
-    if _is_list(kind):
+    if is_list(kind):
         kind = kind.value_type
-    if not (holds_text(kind) or _is_binary(kind) or types.is_null(kind)):
+    if not (holds_text(kind) or holds_bytes(kind) or types.is_null(kind)):
         raise DataError(
             f"expected texts or lists of texts in column {column!r} of {rows.source}, got the "
             f"type {rows.types[column]}. The columns there are: {', '.join(rows.types)}."
         )
-
-
-def _is_plain(kind: Any) -> bool:  # noqa: ANN401
-    """Say whether JSON can hold what a column holds; lists of real numbers are features."""
-    types = arrow().types
-    if _is_list(kind):
-        inner = kind.value_type
-        return not (holds_features(kind) or _is_list(inner)) and _is_plain(inner)
-    plain = ("integer", "floating", "boolean", "decimal", "timestamp", "date", "time")
-    return holds_text(kind) or any(getattr(types, f"is_{name}")(kind) for name in plain)
-
-
-def _is_list(kind: Any) -> bool:  # noqa: ANN401
-    types = arrow().types
-    return any(
-        getattr(types, f"is_{name}")(kind) for name in ("list", "large_list", "fixed_size_list")
-    )
-
-
-def plain_values(table: Any, columns: Sequence[str]) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Read what JSON can hold of some columns, row by row; nothing of empty cells.
-
-    Times are written out; what is no number (NaN), or no UTF-8, is an empty cell.
-    """
-    rows: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
-    for name in columns:
-        for row, value in zip(rows, _listed(_written_out(table.column(name))), strict=True):
-            is_number = not isinstance(value, float) or math.isfinite(value)
-            if value not in (None, [], "") and value is not _NO_UTF_8 and is_number:
-                row[name] = value
-    return rows
-
-
-def _written_out(column: Any) -> Any:  # noqa: ANN401
-    """Times as texts and decimal numbers as floating ones, in lists, too."""
-    pa = arrow()
-    inner = column.type.value_type if _is_list(column.type) else column.type
-    if pa.types.is_decimal(inner):
-        target = pa.float64()
-    elif any(getattr(pa.types, f"is_{name}")(inner) for name in ("timestamp", "date", "time")):
-        target = pa.string()
-    else:
-        return column
-    return column.cast(pa.list_(target) if _is_list(column.type) else target)
-
-
-def holds_features(kind: Any) -> bool:  # noqa: ANN401
-    """Say whether a column holds lists of real numbers."""
-    return _is_list(kind) and bool(arrow().types.is_floating(kind.value_type))
-
-
-def holds_text(kind: Any) -> bool:  # noqa: ANN401
-    """Say whether a column holds texts."""
-    types = arrow().types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(
-        getattr(types, f"is_{name}")(kind) for name in ("string", "large_string", "string_view")
-    )
-
-
-def _is_binary(kind: Any) -> bool:  # noqa: ANN401
-    types = arrow().types
-    return any(
-        getattr(types, f"is_{name}")(kind) for name in ("binary", "large_binary", "binary_view")
-    )
 
 
 def _values(table: Any, column: str, field: str | None = None) -> list[Any]:  # noqa: ANN401
@@ -372,43 +301,4 @@ def _values(table: Any, column: str, field: str | None = None) -> list[Any]:  # 
     values = table.column(column)
     if field is not None and arrow().types.is_struct(values.type):
         values = pc.struct_field(values, field)
-    return _listed(values)
-
-
-def _listed(values: Any) -> list[Any]:  # noqa: ANN401
-    try:
-        return values.to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:  # which does not say where
-        return [_value(one) for one in values]
-
-
-def _value(scalar: Any) -> object:  # noqa: ANN401
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return _NO_UTF_8
-
-
-def texts_in(value: object, column: str, place: str) -> list[str]:
-    """Read the texts in a cell: one, a list of them, or nothing; bytes count as UTF-8.
-
-    Raises:
-        DataError: If they are not in UTF-8.
-    """
-    texts = [] if value is None else value if isinstance(value, list) else [value]
-    try:
-        return [
-            one.decode("utf-8") if isinstance(one, bytes) else _known_text(one)
-            for one in texts
-            if one is not None
-        ]
-    except UnicodeDecodeError:
-        raise DataError(
-            f"expected UTF-8 in column {column!r} of {place}, got other bytes. Convert the text."
-        ) from None
-
-
-def _known_text(value: object) -> str:
-    if not isinstance(value, str):  # types are checked before, so it is _NO_UTF_8
-        raise UnicodeDecodeError("utf-8", b"", 0, 0, "")
-    return value
+    return values_of(values)
