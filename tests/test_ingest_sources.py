@@ -141,6 +141,14 @@ def test_pictures_that_are_files_are_not_even_read_again(bench, tmp_path, monkey
     assert bench.records()["a"].path == moved
 
 
+def test_another_file_of_the_same_size_and_time_is_read(bench, tmp_path):
+    files = [save_picture(tmp_path / f"{n}.bmp", n) for n in (1, 2)]
+    for file in files:
+        os.utime(file, ns=(10**18, 10**18))
+    bench.run(Item("a", files[0]))
+    assert bench.run(Item("a", files[1])) == {"updated": 1, "encoded": 1}
+
+
 def test_what_is_gone_stays_until_it_is_asked_for(bench):
     bench.run(item("a"), item("b"), item("c"))
     bench.run(item("z"), source="/data/z.tar")

@@ -3,8 +3,11 @@
 import io
 import multiprocessing
 import pickle
+import random
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -320,3 +323,30 @@ def test_rows_can_be_read_on_their_own(tmp_path):
     ]
     assert len(images) == 2
     assert "t.parquet#9" not in images
+
+
+def test_rows_in_order_take_no_more_memory_than_a_few_pictures(tmp_path):
+    """A file of one row group, as pandas writes it, is not held whole."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from clip_text.data.readers import read_pictures\n"
+        "def anonymous():\n"
+        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
+        "    return next(int(x.split()[1]) for x in lines if x.startswith('RssAnon'))\n"
+        "found = read_pictures(sys.argv[1])\n"
+        "before, most = anonymous(), 0\n"
+        "for at, (_, load) in enumerate(found):\n"
+        "    assert len(load()) == 2**16\n"
+        "    most = max(most, anonymous()) if at % 50 == 0 else most\n"
+        "print(at + 1, most - before)\n"
+    )
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("the memory of a process is read where Linux shows it")
+    pictures = [random.randbytes(2**16) for _ in range(1000)]  # 63 MiB
+    path = write(tmp_path / "t.parquet", {"image": pictures}, group=10**6)
+    command = [sys.executable, "-c", code, path]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    count, kilobytes = map(int, ran.stdout.split())
+    assert count == 1000
+    assert kilobytes < 32 * 1024

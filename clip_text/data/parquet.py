@@ -24,7 +24,7 @@ CACHE_BYTES = 256 * 2**20
 """How much of the row groups read is kept, in each process; one of them in any case."""
 
 
-_BUFFER = 2**20  # bytes that are read at a time, in place of a column's whole part of a row group
+_BUFFER = 2**20  # bytes that are read at a time, in place of all of a row group
 
 
 class ParquetRows:
@@ -89,7 +89,7 @@ class ParquetRows:
         """Number of the first row, and table, of at most so many rows at a time."""
         pa, start = arrow(), 0
         for path in self._files:
-            with _opened(path, buffer_size=_BUFFER) as opened:
+            with _opened(path, buffer_size=_BUFFER, pre_buffer=False) as opened:
                 parts = opened.iter_batches(size, columns=list(columns), use_threads=False)
                 for part in parts:
                     yield start, pa.Table.from_batches([part])
