@@ -186,7 +186,10 @@ def _records(
     field = "path" if columns.form == "struct" and not columns.has_ids else None
     named = columns.has_ids or columns.form != "bytes"
     wanted = [*columns.texts, *([f"{named_by}.{field}" if field else named_by] if named else [])]
-    for start, table in rows.batches([*wanted, *(columns.others or [])] or [columns.picture]):
+    wanted += columns.others or []
+    # where there is nothing beside the pictures, they are gone through to be counted
+    parts = rows.batches(wanted) if wanted else rows.batches([columns.picture], _PICTURES)
+    for start, table in parts:
         cells = {column: _values(table, column) for column in columns.texts}
         others = None if columns.others is None else plain_values(table, columns.others)
         names = _values(table, named_by, field) if named else [""] * table.num_rows
