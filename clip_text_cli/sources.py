@@ -66,7 +66,7 @@ class Asked:
             )
 
 
-_OF_DATA = ("split", "kinds", "images", "image_field", "prefix")
+_OF_DATA = ("split", "kinds", "images", "image_field")
 _OF_NPY = ("ids", "metadata")
 _OF_FEATURES = ("feature_field", "id_field")
 
@@ -83,23 +83,35 @@ def is_folder(asked: Asked, index_dir: Path) -> bool:
     Raises:
         typer.BadParameter: If an option was given that is of data sets alone.
     """
-    from retrieval.ingest.walk import Walk
-
-    options = (*_OF_DATA, *_OF_NPY, *_OF_FEATURES)
+    telling = (*_OF_DATA, *_OF_NPY, *_OF_FEATURES)
     if asked.format == "pictures":
-        asked.check_unused("a folder of pictures", *options)
+        asked.check_unused("a folder of pictures", *telling, "prefix")
         return True
     path = Path(asked.source)
-    if asked.format or any(getattr(asked, name) for name in options):
+    if asked.format or any(getattr(asked, name) for name in telling):
         return False
     if not path.is_dir():
         return not path.exists() and not _is_named_like_data(asked.source)
-    root = os.fsencode(os.path.realpath(path))
-    if next(iter(Walk(root, excluded=index_dir)), None) or _is_indexed(root, index_dir):
+    if _has_pictures(path, index_dir):
+        asked.check_unused("a folder of pictures", "prefix")
         return True
     from clip_text.data.formats import holds_data_set
 
     return not holds_data_set(path)
+
+
+def _has_pictures(folder: Path, index_dir: Path) -> bool:
+    """Say whether a folder has pictures, in any depth, or the index some of it."""
+    from retrieval.catalogue import Catalogue
+    from retrieval.errors import RetrievalError
+    from retrieval.ingest.walk import Walk
+
+    root = os.fsencode(os.path.realpath(folder))
+    if next(iter(Walk(root, excluded=index_dir)), None):
+        return True
+    with suppress(RetrievalError), Catalogue.open(index_dir) as catalogue:
+        return catalogue.count_under(root) > 0
+    return False
 
 
 def _is_named_like_data(source: str) -> bool:
@@ -109,16 +121,6 @@ def _is_named_like_data(source: str) -> bool:
     beginnings = (SCHEME, "hf:/", "http:/", "https:/")
     is_address = source.startswith(beginnings) or is_url(source) or is_pattern(source)
     return is_address or source.lower().endswith(_ENDINGS)
-
-
-def _is_indexed(root: bytes, index_dir: Path) -> bool:
-    """Say whether the index has pictures of a folder."""
-    from retrieval.catalogue import Catalogue
-    from retrieval.errors import RetrievalError
-
-    with suppress(RetrievalError), Catalogue.open(index_dir) as catalogue:
-        return catalogue.count_under(root) > 0
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,7 @@ def read(asked: Asked) -> DataSet:
 def _read_npy(asked: Asked) -> "FinishedSet":
     from clip_text.data.finished import read_npy
 
-    unused = [name for name in _OF_DATA if name != "prefix"]
-    asked.check_unused("a .npy", "format", *unused, *_OF_FEATURES)
+    asked.check_unused("a .npy", "format", *_OF_DATA, *_OF_FEATURES)
     if asked.ids is None:
         raise typer.BadParameter(
             f"expected --ids for {asked.source}, a text file with the id of each row, got none. "

@@ -213,6 +213,7 @@ def test_options_without_a_use_are_refused(refused, tmp_path):
     refused("expected no --feature-field", path, "--feature-field", "x", code=2)
     refused("expected no --split", tmp_path / "p", "--format", "pictures", "--split", "x", code=2)
     refused("expected no split", tmp_path / "p", "--split", "x", code=1)
+    refused("expected no --prefix", tmp_path / "p", "--prefix", "x/", code=2)
 
 
 UNITS = np.random.default_rng(3).standard_normal((4, 16))
