@@ -196,6 +196,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photos = photos_of(asked.data, asked.number)
         at = {name: WRITERS[name](photos, Path(folder, name)) for name in asked.formats}
+        if asked.threads:  # what is loaded at first is no work of any format's
+            run_threads(next(iter(at.values())), Path(folder, "first"), 1)
         for _ in range(asked.rounds):
             for name, source in at.items():
                 for workers in WORKERS if asked.threads else (2,):

@@ -253,7 +253,7 @@ def test_an_item_of_a_program_is_not_replaced_by_another_picture(bench):
     with IndexWriter.open(bench.index_dir, FakeEncoder()) as writer:
         writer.add("a", data=picture(1), caption="mine")
     assert bench.run(item("a", seed=2))["failed"] == 1
-    assert "of no data set" in bench.report.failures[0][1]
+    assert "that is of no data set" in bench.report.failures[0][1]
     assert bench.said() == {"a": ("mine", {})}
 
 

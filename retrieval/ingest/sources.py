@@ -189,7 +189,8 @@ class _DataSet:
         if gone and not self.report.done and not allow_empty:
             raise ItemError(
                 f"expected pictures in {self._name}, of which {len(gone)} are in the index, got "
-                "none. To forget them, index with --prune --allow-empty (prune, allow_empty)."
+                "none. To forget them, index with prune and allow_empty, or: clip-text index "
+                "remove --source."
             )
         if gone and prune and self._is_whole:
             with self._catalogue.transaction():
@@ -211,9 +212,10 @@ class _DataSet:
         owner = self._catalogue.sources.of(before.row)
         if owner == self._name or examined.verdict is Verdict.SAME:
             return ""
+        whose = f"of {owner}" if owner else "that is of no data set"
         return (
-            f"expected an id of its own, got that of another picture, of "
-            f"{owner or 'no data set'}. Index with --prefix, or remove that one."
+            f"expected an id of its own, got that of another picture {whose}. Index with --prefix, "
+            "or remove that one."
         )
 
     def _describe(self, before: Record, picture: Picture) -> None:
