@@ -152,8 +152,13 @@ class Batches(Generic[T]):
             first = pending.popleft()
             return first if isinstance(first, Examined) else first.result()
 
+        has_chosen = False
         for examined in seen:
             needs_reading = examined.verdict is Verdict.UNREAD
+            if needs_reading and not has_chosen:
+                # an encoder that has yet to choose how it computes times that: no thread beside it
+                precision_of(self._encoder, "image")
+                has_chosen = True
             pending.append(pool.submit(self._read, examined) if needs_reading else examined)
             if len(pending) >= limit:
                 yield next_examined()

@@ -88,9 +88,6 @@ def index_folder(
             annotations = Annotations(owner_of(root, catalogue), root)
             total = annotations.survey(walk)
             check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
-            if total:
-                # an encoder that has yet to choose how it computes times that: no thread beside it
-                precision_of(encoder, "image")
             sealer = BackgroundSealer(index_dir)
             examiner = Examiner(catalogue, retry_failed=retry_failed)
             intake = _Folder(root, catalogue, annotations)
