@@ -1,11 +1,12 @@
 """Indexing of one set of photos from each format: rate, processor time, peak of memory.
 
-    python benchmarks/index_sources.py --data ../shared/data/flickr8k-cn/val.jsonl
+    python benchmarks/index_sources.py --data FLICKR8K_CN/val.jsonl            # the command
+    python benchmarks/index_sources.py --data FLICKR8K_CN/val.jsonl --threads  # without the model
 
-Photos and captions of a .jsonl are written as a folder, webdataset's tar, Parquet, Chinese-CLIP's
-LMDB and a csv with paths. *index* is the command, in a process of its own, then once more with
-nothing to encode. *threads* reads, hashes and decodes by 1, 2 and 4 threads beside a model that
-costs nothing. On a machine that is busy, only the processor time means something.
+Photos and captions of a .jsonl, as docs/data.md has them, are written as a folder, webdataset's
+tar, Parquet, Chinese-CLIP's LMDB and a csv with paths. *the command* runs in a process of its own,
+then once more with nothing to encode. *without the model* reads, hashes and decodes by 1, 2 and 4
+threads beside one that costs nothing. On a machine that is busy, the processor time says most.
 """
 
 import argparse
@@ -144,7 +145,7 @@ def run_command(source: Path, index_dir: Path, workers: int) -> dict[str, float]
         "encoded": report["encoded"],
         "images_per_second": round(report["images_per_second"], 1),
         "processor_seconds": round(processor, 1),
-        "peak_megabytes": round(peak / 1024, 1),
+        "peak_mebibytes": round(peak / 1024, 1),
     }
 
 
