@@ -4,14 +4,16 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -19,6 +21,9 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from clip_text.progress import Progress
+
+if TYPE_CHECKING:
+    from retrieval.ingest import OnProgress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -88,3 +93,55 @@ def named_bars(*, shown: bool = True) -> Iterator[Progress]:
             bar.update(tasks[name], completed=done, total=total, visible=done < total)
 
         yield progress
+
+
+@contextmanager
+def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator[OnProgress]":
+    """A bar with rate and time left, on stderr and only on a terminal.
+
+    Args:
+        runtime: Names what computes pictures; asked and told when it has computed the first.
+    """
+    from retrieval.ingest import Progress as Standing
+
+    bar = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    task = bar.add_task("indexing", total=None, rate="")
+
+    def on_progress(standing: Standing) -> None:
+        nonlocal runtime
+        if runtime and standing.encoded:
+            if name := runtime():
+                err.print(f"Pictures are computed by {name}.", soft_wrap=True)
+            runtime = None
+        rate = f"{standing.images_per_second:.1f} images/s"
+        if standing.failed:
+            rate += f", {standing.failed} set aside"
+        bar.update(task, completed=standing.done, total=standing.total, rate=rate)
+
+    with bar:
+        yield on_progress
+
+
+@contextmanager
+def reading_bar() -> "Iterator[Callable[[int, int], None]]":
+    """A bar with the time left for reading text, on stderr and only on a terminal."""
+    bar = Bars(
+        *(SpinnerColumn(), TextColumn("reading text"), BarColumn()),
+        *(MofNCompleteColumn(), TimeRemainingColumn()),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    task = bar.add_task("reading", total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,22 +1,11 @@
-"""Pictures made searchable and found: ``clip-text index``, ``search``, ``serve``, ``demo``."""
+"""Pictures found: ``clip-text search``, ``serve``, ``demo``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from clip_text_cli import wiring
@@ -25,13 +14,12 @@ from clip_text_cli.hits import (
     hit_as_json,
     hits_table,
     nothing_matches,
-    printable,
     probable,
     tell_notes,
     titled,
 )
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, Dimensions, IndexDir, Model, Runtime
-from clip_text_cli.output import err, out, print_json
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Model, Runtime
+from clip_text_cli.output import err, indexing_bar, out, print_json
 from clip_text_cli.queries import (
     Diverse,
     Fold,
@@ -42,16 +30,6 @@ from clip_text_cli.queries import (
     Without,
     make_query,
     title,
-)
-
-if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from retrieval.ingest import OnProgress
-
-SOME_FILES_SET_ASIDE = 3
-SHOWN_FAILURES = 10
-REPORTED = (
-    *("added", "updated", "unchanged", "duplicates", "moved", "removed", "failed", "ignored"),
-    *("encoded", "total", "seconds", "images_per_second"),
 )
 
 CACHED_QUERIES = 1024
@@ -68,87 +46,6 @@ DEMO_QUERIES = (
     "a bicycle",
     "猫の顔",
 )
-
-
-def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any depth.")],
-    index_dir: IndexDir = DEFAULT_INDEX,
-    model: Model = "starter",
-    runtime: Runtime = None,
-    dimensions: Dimensions = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 64,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads; one per core by default.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option(help="Try files again that failed and have not changed.")
-    ] = False,
-    allow_empty: Annotated[
-        bool, typer.Option(help="Accept that the folder has no pictures any more, or is gone.")
-    ] = False,
-    prune: Annotated[
-        bool, typer.Option(help="Forget the pictures of indexed folders that are gone.")
-    ] = False,
-    follow_links: Annotated[
-        bool, typer.Option(help="Enter folders that are symbolic links, each folder once.")
-    ] = False,
-    ocr: Annotated[
-        bool,
-        typer.Option("--ocr", help="Then read the text in those pictures that nobody has read."),
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make pictures searchable; run it again after adding, changing, moving or deleting some.
-
-    --dimensions makes a smaller index that finds less (see: clip-text evaluate vectors). The index
-    remembers it: search, serve and the next index need not be told.
-
-    Examples:
-        clip-text index ~/Pictures
-
-        clip-text index photos --index photos.index --model ./my-model
-    """
-    from retrieval.ingest import index_folder, recognise_texts
-
-    reader = wiring.text_reader() if ocr else None
-    encoder = wiring.load_encoder(model, runtime=runtime, rows_only=True, dimensions=dimensions)
-    if dimensions is None:
-        encoder = wiring.as_indexed(encoder, index_dir)
-    named = None if as_json else partial(wiring.runtime_name, encoder, "image")
-    with indexing_bar(named) as on_progress:
-        report = index_folder(
-            folder,
-            index_dir,
-            encoder,
-            batch_size=batch_size,
-            workers=workers,
-            on_progress=on_progress,
-            allow_empty=allow_empty,
-            retry_failed=retry_failed,
-            follow_directory_links=follow_links,
-            prune=prune,
-        )
-    if not as_json:  # before the text is read, which takes longer
-        for line in report.lines():
-            out.print(escape(line), soft_wrap=True)
-    read = None
-    if reader and folder.is_dir():  # gone, it was just forgotten
-        with reading_bar() as on_read:
-            read = recognise_texts(folder, index_dir, reader, on_read)
-    if as_json:
-        figures: dict[str, Any] = {name: getattr(report, name) for name in REPORTED}
-        failures = [{"path": printable(path), "reason": why} for path, why in report.failures]
-        told = {**figures, "failures": failures, "notes": report.notes}
-        if read:
-            unread = [{"path": printable(path), "reason": why} for path, why in read.failures]
-            told["ocr"] = {**asdict(read), "failures": unread}
-        print_json(told)
-    elif read:
-        out.print(read.line(), soft_wrap=True)
-        for path, why in read.failures[:SHOWN_FAILURES]:
-            out.print(escape(f"  not read: {printable(path)}: {why}"), soft_wrap=True)
-    if report.failed:
-        raise typer.Exit(SOME_FILES_SET_ASIDE)
 
 
 def search(
@@ -326,55 +223,3 @@ def demo(
     out.print(table)
     out.print(f"\ncontact sheet  {sheet}")
     out.print("search page    make serve", f"(or: clip-text serve --index {index_dir})")
-
-
-@contextmanager
-def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator[OnProgress]":
-    """A bar with rate and time left, on stderr and only on a terminal.
-
-    Args:
-        runtime: Names what computes pictures; asked and told when it has computed the first.
-    """
-    from retrieval.ingest import Progress as Standing
-
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    task = bar.add_task("indexing", total=None, rate="")
-
-    def on_progress(standing: Standing) -> None:
-        nonlocal runtime
-        if runtime and standing.encoded:
-            if name := runtime():
-                err.print(f"Pictures are computed by {name}.", soft_wrap=True)
-            runtime = None
-        rate = f"{standing.images_per_second:.1f} images/s"
-        if standing.failed:
-            rate += f", {standing.failed} set aside"
-        bar.update(task, completed=standing.done, total=standing.total, rate=rate)
-
-    with bar:
-        yield on_progress
-
-
-@contextmanager
-def reading_bar() -> "Iterator[Callable[[int, int], None]]":
-    """A bar with the time left for reading text, on stderr and only on a terminal."""
-    bar = Progress(
-        *(SpinnerColumn(), TextColumn("reading text"), BarColumn()),
-        *(MofNCompleteColumn(), TimeRemainingColumn()),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    task = bar.add_task("reading", total=None)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -15,6 +15,7 @@ __all__ = [
     "breaks_text",
     "displayed",
     "displayed_id",
+    "displayed_text",
     "is_gone",
 ]
 
@@ -109,7 +110,11 @@ def displayed(path: bytes) -> str:
     Control characters, line ends, bytes that are no UTF-8 and the backslash itself are
     written as Python would escape them (``\n``, ``\xff``, ``\\``).
     """
-    text = os.fsdecode(path)
+    return displayed_text(os.fsdecode(path))
+
+
+def displayed_text(text: str) -> str:
+    """Spell any text so that it is safe to print, as :func:`displayed` does a path."""
     return "".join(_escape(char) if _is_unsafe(char) else char for char in text)
 
 

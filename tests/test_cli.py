@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from clip_text import Encoder
-from clip_text_cli import hits, pictures, wiring
+from clip_text_cli import hits, wiring
 from clip_text_cli import main as cli
+from clip_text_cli.index import making
 from retrieval.catalogue import Catalogue
 from retrieval.search.relevance import calibration_of
 
@@ -135,7 +136,7 @@ def test_a_broken_file_is_told_and_gives_exit_code_3(run, tmp_path):
     Image.new("RGB", (8, 8)).save(folder / "good.png")
     (folder / "坏的.jpg").write_bytes(b"no picture")
     code, out, _ = run("index", folder, "--index", tmp_path / "store")
-    assert code == pictures.SOME_FILES_SET_ASIDE
+    assert code == making.SOME_FILES_SET_ASIDE
     assert "坏的.jpg" in out
     code, out, _ = run("search", "x", "--index", tmp_path / "store", "--json")
     assert [Path(hit["path"]).name for hit in json.loads(out)["hits"]] == ["good.png"]

@@ -215,7 +215,7 @@ def test_an_index_of_schema_1_killed_while_it_is_upgraded(case, tmp_path):
     before = dump(older)
     as_schema_1(older)
     versions = []
-    for moment in range(1, 46, 3):
+    for moment in range(1, 62, 4):
         index_dir = Path(shutil.copytree(older, older.with_name(f"{tmp_path.name}-{moment}")))
         code, _ = case.run("kill-at", case.folder, index_dir, moment)
         assert code == -signal.SIGKILL

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from clip_text.data import hub as hub_reader
 from clip_text.data.hub import HubRows
 from clip_text.data.readers import read_retrieval_set
 from clip_text.data.rows import read_rows
@@ -74,7 +73,7 @@ def test_several_saved_splits(tmp_path):
 
 def test_rows_that_were_chosen_and_shuffled(tmp_path, monkeypatch):
     """An index over the rows, as shuffle and select leave one, is kept."""
-    monkeypatch.setattr(hub_reader, "_BATCH", 7)
+    monkeypatch.setattr(HubRows.batches, "__defaults__", (7,))
     made(50).shuffle(seed=1).select(range(20)).save_to_disk(tmp_path / "a")
     rows = HubRows(made(50).shuffle(seed=1).select(range(20)), "mine")
     for records, images in (

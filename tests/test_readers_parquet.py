@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import pickle
+import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from clip_text.data import parquet
 from clip_text.data.parquet import ParquetRows
-from clip_text.data.readers import read_retrieval_set
+from clip_text.data.readers import read_pictures, read_retrieval_set
 from clip_text.data.rows import PICTURE_COLUMNS, read_rows
 from clip_text.errors import DataError
 from clip_text.evaluation import Text
@@ -320,3 +321,15 @@ def test_rows_can_be_read_on_their_own(tmp_path):
     ]
     assert len(images) == 2
     assert "t.parquet#9" not in images
+
+
+def test_rows_in_order_take_no_more_memory_than_a_few_pictures(tmp_path):
+    """A file of one row group, as pandas writes it, is not held whole."""
+    pictures = [random.randbytes(2**13) for _ in range(6000)]  # 47 MiB, in pages of 8
+    path = write(tmp_path / "t.parquet", {"image": pictures}, group=10**6)
+    found = read_pictures(path)
+    before, most = pa.total_allocated_bytes(), 0
+    for (_, load), picture in zip(found, pictures, strict=True):
+        assert load() == picture
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 30 * 2**20

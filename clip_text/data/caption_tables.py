@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, NEGATIVES, Record
 from clip_text.data.collection import Problem, entry
@@ -10,6 +11,7 @@ from clip_text.data.tables import Row, Table, find_columns, read_table
 from clip_text.errors import DataError
 from clip_text.images import EXTENSIONS
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,14})?")
 _SWALLOWED = re.compile(
     rf"[\r\n][^\r\n,;\t]+(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})[,;\t]", re.IGNORECASE
 )
@@ -21,6 +23,8 @@ def table_records(
     kinds: Sequence[str] | None,
     image_field: str | None,
     problems: list[Problem] | None = None,
+    *,
+    whole: bool = False,
 ) -> list[Record]:
     """Read a table with a header; see :mod:`clip_text.data.tables`.
 
@@ -31,6 +35,8 @@ def table_records(
             that looks right and is wrong.
         image_field: Column of the file name; one of IMAGE_COLUMNS if not given.
         problems: A list to be told of bad rows, instead of an error at the first of them.
+        whole: Read the other columns, too, plain numbers as numbers, and rows or tables without
+            a caption.
 
     Raises:
         NoFileError: If there is no file that can be read.
@@ -40,27 +46,49 @@ def table_records(
     records: list[Record] = []
     table = read_table(path, problems)
     image_at = _column(table, (image_field,) if image_field else IMAGE_COLUMNS)
-    columns = (
-        {kind: _column(table, (kind,)) for kind in kinds}
-        if kinds
-        else {"": _column(table, CAPTION_COLUMNS)}
-    )
+    captions = {kind: _column(table, (kind,)) for kind in kinds or ()}
+    if not kinds and not (whole and not find_columns(CAPTION_COLUMNS, table.header)):
+        captions[""] = _column(table, CAPTION_COLUMNS)
     wrong = find_columns((NEGATIVES,), table.header)
     wrong_at = table.header.index(wrong[0]) if wrong else None
+    told = {image_at, wrong_at, *captions.values()}
+    others = {name: at for at, name in enumerate(table.header) if name and at not in told}
+    columns = _Columns(image_at, captions, wrong_at, others if whole else None)
     for row in table.rows:
         with entry(problems, row.place):
             _check_row(path, row, table.header[image_at], image_at)
-            records.append(_record(row, image_at, columns, wrong_at))
+            records.append(_record(row, columns))
     return records
 
 
-def _record(row: Row, image_at: int, columns: Mapping[str, int], wrong_at: int | None) -> Record:
-    fields = row.fields
-    captions = {kind: [fields[at]] for kind, at in columns.items() if fields[at].strip()}
-    # a row of nothing but blanks is told as a caption without words
-    captions = captions or {kind: [""] for kind in columns}
+class _Columns(NamedTuple):
+    """Where what stands: numbers of columns."""
+
+    image: int
+    captions: Mapping[str, int]
+    negatives: int | None
+    others: Mapping[str, int] | None
+
+
+def _record(row: Row, columns: _Columns) -> Record:
+    fields, others = row.fields, None
+    captions = {kind: [fields[at]] for kind, at in columns.captions.items() if fields[at].strip()}
+    if columns.others is None:
+        # a row of nothing but blanks is told as a caption without words
+        captions = captions or {kind: [""] for kind in columns.captions}
+    else:
+        there = ((name, fields[at].strip()) for name, at in columns.others.items())
+        others = {name: _value(text) for name, text in there if text}
+    wrong_at = columns.negatives
     wrong = [fields[wrong_at]] if wrong_at is not None and fields[wrong_at].strip() else []
-    return Record(fields[image_at].strip(), captions, row.place, wrong)
+    return Record(fields[columns.image].strip(), captions, row.place, wrong, others)
+
+
+def _value(text: str) -> str | int | float:
+    """Take for a number what is written as JSON writes one; 007 and 1,5 are texts."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    return float(text) if "." in text else int(text)
 
 
 def _column(table: Table, names: Sequence[str]) -> int:

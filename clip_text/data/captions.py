@@ -53,12 +53,14 @@ class Record:
         captions: Texts by kind; none at all is for :func:`captioned_set` to judge.
         where: For errors: ``"line 3"``, or a file name.
         negatives: Captions that look right for the picture and are wrong.
+        others: What else stands there, by field; where a whole record was asked for.
     """
 
     image: str
     captions: Mapping[str, Sequence[str]]
     where: str
     negatives: Sequence[str] = ()
+    others: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ def jsonl_records(
     kinds: Sequence[str] | None,
     image_field: str | None,
     problems: list[Problem] | None = None,
+    *,
+    whole: bool = False,
 ) -> list[Record]:
     """Read the project's own format, as :func:`read_captions` does, and ``negatives``.
 
@@ -134,6 +138,7 @@ def jsonl_records(
         image_field: Field of the file name; if not given, the first of :data:`IMAGE_COLUMNS` that
             the first line has.
         problems: A list to be told of bad lines, instead of an error at the first of them.
+        whole: Read the other fields, too, and lines without a caption.
     """
     records = []
     for place, found in json_objects(path, problems):
@@ -141,12 +146,21 @@ def jsonl_records(
         image_field = image_field or _first_of(IMAGE_COLUMNS, found)
         where = f"{path}, {place}"
         with entry(problems, place):
-            one = _captioned(found, kinds, image_field, where)
+            named = found
+            if whole:
+                named = found | {kind: texts_of(kind, found.get(kind), where) for kind in kinds}
+            one = _captioned(named, kinds, image_field, where)
             wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
-            records.append(Record(one.image, one.captions, place, wrong))
+            others = without(found, image_field, *kinds) if whole else None
+            records.append(Record(one.image, one.captions, place, wrong, others))
     if not records and not first_error(problems):
         raise _empty(path)
     return records
+
+
+def without(found: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    """Leave out some fields, and the negatives, which are said of no picture."""
+    return {name: value for name, value in found.items() if name not in (*fields, NEGATIVES)}
 
 
 def _first_of(names: Sequence[str], there: Mapping[str, Any]) -> str:
@@ -154,7 +168,11 @@ def _first_of(names: Sequence[str], there: Mapping[str, Any]) -> str:
 
 
 def gallery_records(
-    path: Path, kinds: Sequence[str], problems: list[Problem] | None = None
+    path: Path,
+    kinds: Sequence[str],
+    problems: list[Problem] | None = None,
+    *,
+    whole: bool = False,
 ) -> list[Record]:
     """Read a ``metadata.jsonl`` in the gallery's form.
 
@@ -163,6 +181,7 @@ def gallery_records(
             language; ``tags``, a list. All but the first may be missing in a line.
         kinds: ``"caption"``, ``"tags"``, or languages of ``names``.
         problems: A list to be told of bad lines, instead of an error at the first of them.
+        whole: Read the other fields, too, and files without captions.
 
     Raises:
         DataError: If a line is not of this form, or none has a text of one of the kinds.
@@ -171,9 +190,12 @@ def gallery_records(
     for place, found in json_objects(path, problems):
         with entry(problems, place):
             record, given = _gallery_record(found, kinds, path, place)
+            if whole:
+                told = ("file_name", "caption" if "caption" in found else "text")
+                record = replace(record, others=without(found, *told))
             records.append(record)
             there.update(given)
-    absent = [kind for kind in kinds if not there[kind]]
+    absent = [kind for kind in kinds if not there[kind] and not whole]
     if absent:
         raise DataError(
             f"expected texts of the kinds {', '.join(kinds)} in {path}, got none of "

@@ -73,7 +73,7 @@ def find_splits(folder: Path) -> dict[str, Split]:
 
 
 def read_split(
-    split: Split, problems: list[Problem] | None = None
+    split: Split, problems: list[Problem] | None = None, *, whole: bool = False
 ) -> tuple[Mapping[str, bytes], list[Text]]:
     """Read the texts of a split, and where its pictures are.
 
@@ -81,6 +81,7 @@ def read_split(
         split: Where the split's files lie.
         problems: A list to be told of bad lines, and of texts and pictures that don't match,
             instead of an error at the first of them.
+        whole: Read splits of which no text has an answer, too.
 
     Returns:
         Pictures by id, each read and decoded when it is asked for; and the texts.
@@ -93,10 +94,16 @@ def read_split(
     missing = [path for path in (split.texts, split.images) if not path.exists()]
     if missing:
         raise DataError(f"expected {missing[0]}, got nothing there. Download or build it.")
+    pictures: Mapping[str, bytes]
     if split.form == "lmdb":
-        return (images := LmdbImages(split.images)), _lmdb_texts(split.texts, images, problems)
-    pictures = TsvImages(split.images, problems)
-    return pictures, _jsonl_texts(split.texts, pictures, problems)
+        pictures = LmdbImages(split.images)
+        texts = _lmdb_texts(split.texts, pictures, problems)
+    else:
+        pictures = TsvImages(split.images, problems)
+        texts = _jsonl_texts(split.texts, pictures, problems)
+    if not whole and not any(one.image_ids for one in texts):
+        _refuse_unanswered(split.texts, len(texts))
+    return pictures, texts
 
 
 def _jsonl_texts(
@@ -111,9 +118,8 @@ def _jsonl_texts(
             mute += [place] if not one.image_ids else []
             lost += [f"{place}: image {image}" for image in one.image_ids if image not in images]
             texts[one.text_id] = one
-    if len(mute) == len(texts):
-        _refuse_unanswered(path, len(texts))
-    if problems is None:  # else they are told of by the set that is made of them
+    is_answered = len(mute) < len(texts)  # where no text is, that is what is to be told
+    if problems is None and is_answered:  # else they are told of by the set that is made of them
         refuse(str(path), "texts with words", blank, "Drop")
         refuse(str(path), "image_ids for every text", mute, "Drop")
         refuse(str(path), "texts of pictures that are there", lost, "Add the pictures or drop")
@@ -153,8 +159,6 @@ def _lmdb_texts(
                 )
             image_ids.append(image_id)
             lost += [f"pair {at}: image {image_id}"] if image_id not in images else []
-    if not found:
-        _refuse_unanswered(path, 0)
     if problems is None:
         blank = [text_id for text_id, (text, _) in found.items() if not text.strip()]
         refuse(str(path), "texts with words", blank, "Drop")

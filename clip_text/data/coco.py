@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_text.data.captions import Record
+from clip_text.data.captions import Record, without
 from clip_text.data.collection import Problem, entry, refuse
 from clip_text.data.text_files import json_object, open_text, read_text
 from clip_text.errors import DataError
@@ -49,6 +49,8 @@ def coco_records(
     path: Path,
     kinds: Sequence[str] | None,
     problems: list[Problem] | None = None,
+    *,
+    whole: bool = False,
 ) -> list[Record]:
     """Read COCO's captions; pictures in the order of ``images``.
 
@@ -56,6 +58,7 @@ def coco_records(
         path: The file.
         kinds: Fields of the annotations that hold captions; ``caption`` if not given.
         problems: A list to be told of bad entries, instead of an error at the first of them.
+        whole: Read the other fields of ``images``, too.
 
     Raises:
         NoFileError: If there is no file that can be read.
@@ -66,10 +69,14 @@ def coco_records(
     images = _list(content, "images", path)
     annotations = _list(content, "annotations", path)
     names: dict[Any, str] = {}
+    others: dict[Any, dict[str, Any]] = {}
     for number, image in enumerate(images, 1):
         where = f"images, entry {number}"
         with entry(problems, where):
-            names[_id(image, "id", path, where)] = _text(image, "file_name", path, where)
+            one = _id(image, "id", path, where)
+            names[one] = _text(image, "file_name", path, where)
+            if whole:
+                others[one] = without(image, "file_name")
     _check_captions(annotations, kinds or (CAPTION,), path)
     captions: dict[Any, dict[str, list[str]]] = {
         one: {kind: [] for kind in kinds or ("",)} for one in names
@@ -89,7 +96,9 @@ def coco_records(
     what, remedy = "annotations of images that are there", "Add the images or drop"
     kind = "texts_without_picture"
     refuse(str(path), what, lost, remedy, kind=kind, problems=problems)
-    return [Record(names[one], captions[one], f"image {one}") for one in names]
+    return [
+        Record(names[one], captions[one], f"image {one}", others=others.get(one)) for one in names
+    ]
 
 
 def picture_folder(path: Path, records: Sequence[Record]) -> Path:

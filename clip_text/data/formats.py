@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from clip_text.data import cn_clip, coco, hub
 from clip_text.data.collection import Problem
@@ -29,7 +29,7 @@ FORMATS = (
 )
 
 _GALLERY_FILE = "metadata.jsonl"
-_CAPTION_FILES = (".jsonl", *TABLES)
+_OF_ONE_FILE = ("jsonl", "gallery", "table", "coco", "parquet", "webdataset")
 _SHARDED: tuple[tuple[str, Format], ...] = ((".tar", "webdataset"), (".parquet", "parquet"))
 # .parquet after .tar: img2dataset writes both, and its pictures are in the tars
 _FOLDED = re.compile(r"^(hf|https?):/(?=[^/])")
@@ -47,6 +47,7 @@ class Found:
         split: Split of Hugging Face's datasets to read, if one is wanted.
         files: Parquet files, or tars and URLs of tars.
         layout: Where the format is Chinese-CLIP's.
+        part: Name of the split that was chosen in a folder, where that has some.
     """
 
     format: Format
@@ -56,10 +57,14 @@ class Found:
     split: str | None = None
     files: Sequence[str] = field(default=())
     layout: cn_clip.Split | None = None
+    part: str = ""
 
 
 def recognise(
-    source: str | os.PathLike[str], split: str | None, problems: list[Problem] | None = None
+    source: str | os.PathLike[str],
+    split: str | None,
+    problems: list[Problem] | None = None,
+    wanted: Format | None = None,
 ) -> Found:
     """Find out what lies at a path, a pattern or a URL; of several splits, choose one.
 
@@ -67,10 +72,27 @@ def recognise(
         source: A path, a pattern or a URL to look at.
         split: Split to read, where there are several.
         problems: A list to be told of lines that can't be read, instead of an error.
+        wanted: The format that is meant, where a folder has files of several, or a file's name
+            says none.
 
     Raises:
-        DataError: If there is nothing, or nothing known, or not that split.
+        DataError: If there is nothing, or nothing known, or not that split or format.
     """
+    found = _recognise(source, split, problems, wanted)
+    if wanted not in (None, found.format):
+        raise DataError(
+            f"expected {found.source} in the format {wanted}, got {found.format}. Name that one, "
+            "or leave the format out."
+        )
+    return found
+
+
+def _recognise(
+    source: str | os.PathLike[str],
+    split: str | None,
+    problems: list[Problem] | None,
+    wanted: Format | None,
+) -> Found:
     text = _FOLDED.sub(r"\1://", os.fspath(source))  # a Path folds two slashes into one
     if text.startswith(hub.SCHEME):
         return Found("hub", text, Path(), text.removeprefix(hub.SCHEME), split)
@@ -80,16 +102,35 @@ def recognise(
         _check_tars(text, files, split)
         return Found("webdataset", text, path.parent, _shard_name(text), files=files)
     if path.is_dir():
-        return _recognise_folder(path, split, problems)
+        return _recognise_folder(path, split, problems, wanted)
     if not path.exists():
         raise DataError(f"expected a data set at {path}, got nothing there. Check the path.")
     for ending in (cn_clip.TEXTS, cn_clip.IMAGES):
         there = path.name.removesuffix(ending)
-        if path.name.endswith(ending) and there in cn_clip.find_splits(path.parent):
-            return _recognise_folder(path.parent, _same_split(path, there, split), problems)
+        is_asked = path.name.endswith(ending) and wanted in (None, "cn_clip")
+        if is_asked and there in cn_clip.find_splits(path.parent):
+            there = _same_split(path, there, split)
+            return _recognise_folder(path.parent, there, problems, wanted)
     if split is not None:
         _same_split(path, path.stem, split)
+    if wanted is not None and wanted in _OF_ONE_FILE:
+        open_file(path).close()
+        files = [text] if wanted in dict(_SHARDED).values() else []
+        return Found(wanted, text, path, f"{path.resolve().parent.name} {path.stem}", files=files)
     return _recognise_file(path, problems)
+
+
+def holds_data_set(folder: Path) -> bool:
+    """Say whether a folder without pictures holds a data set, or splits of one."""
+    asked: tuple[Format, ...] = get_args(Format)
+    return bool(
+        hub.is_saved(folder)
+        or (folder / "pairs" / "data.mdb").is_file()
+        or cn_clip.find_splits(folder)
+        or _caption_files(folder, asked)
+        or coco.find_splits(folder)
+        or any(find_shards(folder, ending) for ending, _ in _SHARDED)
+    )
 
 
 def _check_tars(source: str, files: Sequence[str], split: str | None) -> None:
@@ -143,26 +184,28 @@ def _recognise_file(path: Path, problems: list[Problem] | None) -> Found:
     return Found("jsonl", source, path, name)
 
 
-def _recognise_folder(folder: Path, split: str | None, problems: list[Problem] | None) -> Found:
+def _recognise_folder(
+    folder: Path, split: str | None, problems: list[Problem] | None, wanted: Format | None
+) -> Found:
     name, source = folder.resolve().name, str(folder)
-    if hub.is_saved(folder):
+    asked: tuple[Format, ...] = get_args(Format) if wanted is None else (wanted,)
+    if "hub" in asked and hub.is_saved(folder):
         return Found("hub", source, folder, name, split)
-    if layout := _recognise_cn_clip(folder, split):
+    if "cn_clip" in asked and (layout := _recognise_cn_clip(folder, split)):
         return layout
-    if (folder / _GALLERY_FILE).is_file():
+    if "gallery" in asked and (folder / _GALLERY_FILE).is_file():
         _refuse_split(folder, split)
         return _recognise_file(folder / _GALLERY_FILE, problems)
-    files = _caption_files(folder)
-    files = files or coco.find_splits(folder)
+    files = _caption_files(folder, asked) or (coco.find_splits(folder) if "coco" in asked else {})
     if files:
         return _recognise_file(files[_choose(folder, list(files), split)], problems)
     for ending, sharded in _SHARDED:
-        if shards := find_shards(folder, ending):
+        if sharded in asked and (shards := find_shards(folder, ending)):
             chosen = _choose(folder, list(shards), split)
             title = name if chosen == name else f"{name} {chosen}"
             paths = [str(path) for path in shards[chosen]]
-            return Found(sharded, source, folder, title, files=paths)
-    if any(map(is_read, folder.rglob("*"))):
+            return Found(sharded, source, folder, title, files=paths, part=chosen)
+    if "folder" in asked and any(map(is_read, folder.rglob("*"))):
         _refuse_split(folder, split)
         return Found("folder", source, folder, name)
     raise _unknown(folder)
@@ -178,15 +221,20 @@ def _recognise_cn_clip(folder: Path, split: str | None) -> Found | None:
     if not splits:
         return None
     chosen = _choose(folder, list(splits), split)
-    return Found("cn_clip", source, folder, f"{name} {chosen}", layout=splits[chosen])
+    title, layout = f"{name} {chosen}", splits[chosen]
+    return Found("cn_clip", source, folder, title, layout=layout, part=chosen)
 
 
-def _caption_files(folder: Path) -> dict[str, Path]:
+def _caption_files(folder: Path, asked: Sequence[Format]) -> dict[str, Path]:
     """By split: the file's name without its ending, or with it where two differ by that only."""
+    endings = [
+        *([".jsonl"] if "jsonl" in asked else []),
+        *(TABLES if "table" in asked else []),
+    ]
     files = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _CAPTION_FILES
+        if path.suffix.lower() in endings
         and not path.name.startswith((".", "~$"))  # what macOS and Excel leave beside a file
     ]
     stems = Counter(path.stem for path in files)

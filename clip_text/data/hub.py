@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_text.data.rows import BATCH
 from clip_text.errors import DataError, needs
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ SCHEME = "hf://"
 _NAME = re.compile(
     r"hf://(?:datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<config>[^/]+))?"
 )
-_BATCH = 1000
 
 
 def is_saved(folder: Path) -> bool:
@@ -112,13 +112,13 @@ class HubRows:
         schema = self._dataset.features.arrow_schema
         return dict(zip(schema.names, schema.types, strict=True))
 
-    def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-        """Number of the first row, and table, of some rows at a time."""
+    def batches(self, columns: Sequence[str], size: int = BATCH) -> Iterator[tuple[int, Any]]:
+        """Number of the first row, and table, of at most so many rows at a time."""
         types = self.types
         whole = [name if name in types else name.rpartition(".")[0] for name in columns]
         part = self._dataset.select_columns(list(dict.fromkeys(whole)))
-        for start in range(0, len(part), _BATCH):
-            yield start, part[start : start + _BATCH]
+        for start in range(0, len(part), size):
+            yield start, part[start : start + size]
 
     def place(self, row: int) -> str:
         """Say where a row is."""

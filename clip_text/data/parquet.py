@@ -15,12 +15,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from clip_text.data.cells import arrow
 from clip_text.data.collection import Problem, entry
-from clip_text.data.rows import arrow
+from clip_text.data.rows import BATCH
 from clip_text.errors import DataError
 
 CACHE_BYTES = 256 * 2**20
 """How much of the row groups read is kept, in each process; one of them in any case."""
+
+
+_BUFFER = 2**20  # bytes that are read at a time, in place of all of a row group
 
 
 class ParquetRows:
@@ -73,17 +77,23 @@ class ParquetRows:
             at, self._rows = at + size, self._rows + size
         self._files.append(path)
 
+    def __len__(self) -> int:
+        return self._rows
+
     @property
     def types(self) -> Mapping[str, Any]:
         """Arrow's type of each column."""
         return self._types
 
-    def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-        """Number of the first row, and table, of a row group at a time."""
-        for at, (file, number, _) in enumerate(self._groups):
-            with _opened(self._files[file]) as opened:
-                table = opened.read_row_group(number, columns=list(columns), use_threads=False)
-            yield self._starts[at], table
+    def batches(self, columns: Sequence[str], size: int = BATCH) -> Iterator[tuple[int, Any]]:
+        """Number of the first row, and table, of at most so many rows at a time."""
+        pa, start = arrow(), 0
+        for path in self._files:
+            with _opened(path, buffer_size=_BUFFER, pre_buffer=False) as opened:
+                parts = opened.iter_batches(size, columns=list(columns), use_threads=False)
+                for part in parts:
+                    yield start, pa.Table.from_batches([part])
+                    start += part.num_rows
 
     def place(self, row: int) -> str:
         """Say where a row is: its file, and its number there."""
@@ -137,12 +147,12 @@ def _told(types: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, **options: Any) -> Iterator[Any]:  # noqa: ANN401
     pa = arrow()
     import pyarrow.parquet as pq  # noqa: PLC0415  (optional)
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, **options) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]

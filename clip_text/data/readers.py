@@ -14,16 +14,19 @@ from clip_text.data.captions import (
     sidecar_records,
 )
 from clip_text.data.collection import Problem, RetrievalSet, entry, first_error, retrieval_set
+from clip_text.data.described import PictureSet, described_records, described_texts
 from clip_text.data.download import downloaded
-from clip_text.data.formats import Found, recognise
+from clip_text.data.finished import FinishedSet, feature_column, read_table
+from clip_text.data.formats import Format, Found, recognise
 from clip_text.data.parquet import ParquetRows
-from clip_text.data.rows import read_rows
-from clip_text.data.shards import is_url
+from clip_text.data.rows import PICTURE_COLUMNS, read_rows
+from clip_text.data.shards import is_pattern, is_url
+from clip_text.data.tables import find_columns
 from clip_text.data.webdataset import read_tars
 from clip_text.errors import DataError
 from clip_text.images import ImageSource
 
-__all__ = ["read_retrieval_set"]
+__all__ = ["read_finished", "read_pictures", "read_retrieval_set"]
 
 _Read = tuple[list[Record], Path | Mapping[str, ImageSource]]
 
@@ -104,8 +107,8 @@ def read_retrieval_set(
         )
     title = name or found.name
     if found.format == "hub":
-        title, read = _read_hub(found, kinds, images, image_field, problems)
-        title = name or title
+        split, read = _read_hub(found, kinds, images, image_field, problems)
+        title = name or f"{found.name} {split}".strip()
     else:
         read = _read(found, kinds, images, image_field, problems)
     records, source = read
@@ -121,33 +124,135 @@ def read_retrieval_set(
     )
 
 
+def read_pictures(
+    path: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    kinds: Sequence[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    image_field: str | None = None,
+    wanted: Format | None = None,
+) -> PictureSet:
+    """Read pictures with all that is said of them, to be searched among rather than learnt from.
+
+    Reads what :func:`read_retrieval_set` does, but needs no captions, keeps the other fields and
+    columns, and takes what can be read of data that is damaged. Ids and what is said are in memory
+    then, pictures are not: each is read when it is asked for.
+
+    Args:
+        path: A file or folder; a pattern, URL or name of the hub as a str.
+        split: Which one of a folder that has several, such as ``"valid"``.
+        kinds: Which captions; see there.
+        images: Folder that file names are relative to; see there.
+        image_field: Field or column of the picture, if it has an uncommon name.
+        wanted: The format that is meant, where a folder has files of several, or a file's name
+            says none.
+
+    Raises:
+        DataError: If there is nothing at ``path``, or nothing known, or no picture; a split,
+            format or kind is not there.
+        MissingPackageError: If ``lmdb``, ``pyarrow`` or ``datasets`` is needed and not installed.
+    """
+    kinds, problems = _check_kinds(kinds), list[Problem]()
+    found = recognise(path, split, problems, wanted)
+    part = found.part
+    there: Mapping[str, ImageSource] | Path
+    if found.layout is not None:
+        _check_unused(found, kinds=kinds, images=images, image_field=image_field)
+        there, texts = cn_clip.read_split(found.layout, problems, whole=True)
+        pictures = described_texts(there, texts, found.source, problems)
+    else:
+        if found.format == "hub":
+            part, read = _read_hub(found, kinds, images, image_field, problems, whole=True)
+        else:
+            read = _read(found, kinds, images, image_field, problems, whole=True)
+        records, there = read
+        pictures = described_records(records, there)
+    if not pictures:
+        first = first_error(problems)
+        told = f"expected pictures in {found.source}, got none. Check the path."
+        raise DataError(first.message if first else told)
+    return PictureSet(f"{_place(found)} {part}".strip(), pictures, there, problems)
+
+
+def read_finished(
+    path: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    kinds: Sequence[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    feature_field: str | None = None,
+    id_field: str | None = None,
+    wanted: Format | None = None,
+) -> FinishedSet | None:
+    """Read Parquet of finished features; None if something else lies there.
+
+    Args:
+        path: As for :func:`read_pictures`.
+        split: See there.
+        kinds: See there.
+        images: Folder that paths of pictures are relative to; see there.
+        feature_field: Column of the features. If not given, a table that has a column of pictures
+            is not one of features.
+        id_field: Column of the ids; ``image_id``, ``id`` or ``key`` if not given.
+        wanted: See there.
+
+    Raises:
+        DataError: If the named columns are not there, or something is not of this form.
+    """
+    found = recognise(path, split, [], wanted)
+    if found.format != "parquet":
+        return None
+    rows = ParquetRows([Path(file) for file in found.files], found.source)
+    column = feature_column(rows, feature_field)
+    has_pictures = bool(find_columns(PICTURE_COLUMNS, rows.types))
+    if column is None or (has_pictures and feature_field is None):
+        return None
+    folder = _picture_folder(found, images)
+    finished = read_table(rows, column, folder, kinds=_check_kinds(kinds), id_field=id_field)
+    finished.name = f"{_place(found)} {found.part}".strip()
+    return finished
+
+
+def _place(found: Found) -> str:
+    """Say where something lies, the same from every folder that the question is asked in."""
+    if is_url(found.source) or found.source.startswith(hub.SCHEME):
+        return found.source
+    if is_pattern(found.source):
+        return os.path.abspath(found.source)  # noqa: PTH100  (no file)
+    return os.path.realpath(found.source)
+
+
 def _read(
     found: Found,
     kinds: list[str] | None,
     images: str | os.PathLike[str] | None,
     image_field: str | None,
     problems: list[Problem] | None,
+    *,
+    whole: bool = False,
 ) -> _Read:
     if found.format == "webdataset":
         _check_unused(found, images=images, image_field=image_field)
-        return read_tars(_local(found.files, problems), kinds, problems)
+        return read_tars(_local(found.files, problems), kinds, problems, whole=whole)
     folder = _picture_folder(found, images)
     if found.format == "parquet":
         rows = ParquetRows([Path(file) for file in found.files], found.source, problems)
         # without a file that can be read, problems has the reason
         empty: _Read = [], folder
-        return read_rows(rows, folder, kinds, image_field, problems) if rows.types else empty
+        options = (folder, kinds, image_field, problems)
+        return read_rows(rows, *options, whole=whole) if rows.types else empty
     if found.format == "coco":
         _check_unused(found, image_field=image_field)
-        annotated = coco.coco_records(found.path, kinds, problems)
+        annotated = coco.coco_records(found.path, kinds, problems, whole=whole)
         home = folder if images is not None else coco.picture_folder(found.path, annotated)
         return annotated, home
     if found.format in ("jsonl", "table"):
         records_of = jsonl_records if found.format == "jsonl" else table_records
-        return records_of(found.path, kinds, image_field, problems), folder
+        return records_of(found.path, kinds, image_field, problems, whole=whole), folder
     if found.format == "gallery":
         _check_unused(found, image_field=image_field)
-        return gallery_records(found.path, kinds or ("caption",), problems), folder
+        return gallery_records(found.path, kinds or ("caption",), problems, whole=whole), folder
     _check_unused(found, kinds=kinds, image_field=image_field)
     return sidecar_records(found.path, folder, problems), folder
 
@@ -158,12 +263,14 @@ def _read_hub(
     images: str | os.PathLike[str] | None,
     image_field: str | None,
     problems: list[Problem] | None,
+    *,
+    whole: bool = False,
 ) -> tuple[str, _Read]:
+    """The name of the split, and what was read."""
     dataset, split = hub.load(found.source, found.split)
     folder = found.path if images is None else _picture_folder(found, images)
     rows = hub.HubRows(dataset, f"{found.source} {split}".strip())
-    read = read_rows(rows, folder, kinds, image_field, problems)
-    return f"{found.name} {split}".strip(), read
+    return split, read_rows(rows, folder, kinds, image_field, problems, whole=whole)
 
 
 def _local(files: Sequence[str], problems: list[Problem] | None) -> list[Path]:

@@ -13,16 +13,26 @@ Rows count from 0, as in pandas and in datasets.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, NEGATIVES, Record
+from clip_text.data.cells import (
+    arrow,
+    holds_bytes,
+    holds_plain,
+    holds_text,
+    is_list,
+    plain_values,
+    texts_in,
+    values_of,
+)
 from clip_text.data.collection import Problem, entry
 from clip_text.data.tables import find_columns
-from clip_text.errors import DataError, needs
+from clip_text.errors import DataError
 from clip_text.images import ImageSource
 
 IMAGE_ID = "image_id"
@@ -30,7 +40,10 @@ IMAGE_ID = "image_id"
 PICTURE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes", *IMAGE_COLUMNS[1:])
 """Where pictures are looked for in a table that can hold them itself."""
 
-_NO_UTF_8 = object()
+BATCH = 4096
+"""Rows that are read at a time, where they are gone through in order."""
+
+_PICTURES = 64  # that are read at a time
 
 
 class Rows(Protocol):
@@ -47,8 +60,8 @@ class Rows(Protocol):
         """Arrow's type of each column."""
         ...
 
-    def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-        """Number of the first row, and table, of a part at a time.
+    def batches(self, columns: Sequence[str], size: int = BATCH) -> Iterator[tuple[int, Any]]:
+        """Number of the first row, and table, of at most so many rows at a time.
 
         Of a struct ``image`` the name ``image.path`` asks for one field: where that is as cheap,
         the whole struct may come instead.
@@ -68,24 +81,14 @@ class Rows(Protocol):
         ...
 
 
-def arrow() -> ModuleType:
-    """Import pyarrow.
-
-    Raises:
-        MissingPackageError: If it is not installed.
-    """
-    with needs("clip-text[data]", "Parquet files"):
-        import pyarrow  # noqa: PLC0415  (optional)
-    module: ModuleType = pyarrow
-    return module
-
-
 def read_rows(
     rows: Rows,
     folder: Path,
     kinds: Sequence[str] | None,
     image_field: str | None,
     problems: list[Problem] | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[list[Record], Mapping[str, ImageSource] | Path]:
     """Read what a table says of its pictures.
 
@@ -96,6 +99,8 @@ def read_rows(
         image_field: Column of pictures; the first there is of :data:`PICTURE_COLUMNS` if not
             given.
         problems: A list to be told of bad rows, instead of an error at the first of them.
+        whole: Read the other columns of texts, numbers, truth values, times and lists of these,
+            too, and tables without captions.
 
     Returns:
         Records, and their pictures by id, read when they are asked for; or the folder, where
@@ -105,7 +110,7 @@ def read_rows(
         DataError: If a column is not there or of another type, or a row has no picture or text
             that is no UTF-8; it names file and row.
     """
-    columns = _choose(rows, kinds, image_field)
+    columns = _choose(rows, kinds, image_field, whole=whole)
     found = list(_records(rows, columns, problems))
     if columns.form != "path" and not columns.has_ids:
         names = [record.image for _, record in found]
@@ -121,27 +126,56 @@ def read_rows(
 
 
 class _Columns(NamedTuple):
-    """What to read: columns of captions by kind, all columns of text, and how pictures lie."""
+    """What to read: columns of captions by kind, all columns of text, and how pictures lie.
+
+    And columns of other things, where the whole of a row is wanted.
+    """
 
     picture: str
     form: Literal["path", "bytes", "struct"]
     captions: dict[str, str]
     texts: list[str]
     has_ids: bool
+    others: list[str] | None
 
 
-def _choose(rows: Rows, kinds: Sequence[str] | None, image_field: str | None) -> _Columns:
+def _choose(
+    rows: Rows, kinds: Sequence[str] | None, image_field: str | None, *, whole: bool
+) -> _Columns:
     picture = _column(rows, (image_field,) if image_field else PICTURE_COLUMNS)
     form = _form(rows, picture)
-    captions = (
-        {kind: _column(rows, (kind,)) for kind in kinds}
-        if kinds
-        else {"": _column(rows, CAPTION_COLUMNS)}
-    )
+    captions = choose_captions(rows, kinds, whole=whole)
     texts = [*captions.values(), *([NEGATIVES] if NEGATIVES in rows.types else [])]
     for column in texts:
         _check_text(rows, column)
-    return _Columns(picture, form, captions, texts, form != "path" and IMAGE_ID in rows.types)
+    has_ids = form != "path" and IMAGE_ID in rows.types
+    named = [picture, *texts, *([IMAGE_ID] if has_ids else [])]
+    return _Columns(
+        picture, form, captions, texts, has_ids, other_columns(rows, named) if whole else None
+    )
+
+
+def choose_captions(rows: Rows, kinds: Sequence[str] | None, *, whole: bool) -> dict[str, str]:
+    """Choose the columns of captions, by kind.
+
+    Args:
+        rows: The table.
+        kinds: Their names; the first there is of CAPTION_COLUMNS if not given.
+        whole: Accept that there is none then.
+
+    Raises:
+        DataError: If a column is not there.
+    """
+    if kinds:
+        return {kind: _column(rows, (kind,)) for kind in kinds}
+    if whole and not find_columns(CAPTION_COLUMNS, rows.types):
+        return {}
+    return {"": _column(rows, CAPTION_COLUMNS)}
+
+
+def other_columns(rows: Rows, named: Sequence[str]) -> list[str]:
+    """Name the columns that hold what JSON can, but for some that are read already."""
+    return [name for name, kind in rows.types.items() if name not in named and holds_plain(kind)]
 
 
 def _records(
@@ -152,13 +186,17 @@ def _records(
     field = "path" if columns.form == "struct" and not columns.has_ids else None
     named = columns.has_ids or columns.form != "bytes"
     wanted = [*columns.texts, *([f"{named_by}.{field}" if field else named_by] if named else [])]
-    for start, table in rows.batches(wanted):
+    wanted += columns.others or []
+    # where there is nothing beside the pictures, they are gone through to be counted
+    parts = rows.batches(wanted) if wanted else rows.batches([columns.picture], _PICTURES)
+    for start, table in parts:
         cells = {column: _values(table, column) for column in columns.texts}
+        others = None if columns.others is None else plain_values(table, columns.others)
         names = _values(table, named_by, field) if named else [""] * table.num_rows
         for at, name in enumerate(names):
             place, record = rows.place(start + at), None
             with entry(problems, place):
-                texts = {column: _texts(cells[column][at], column, place) for column in cells}
+                texts = {column: texts_in(cells[column][at], column, place) for column in cells}
                 if name is None and not field:
                     raise DataError(
                         f"expected a value in column {named_by!r} of {place}, got none. "
@@ -166,7 +204,8 @@ def _records(
                     )
                 captions = {kind: texts[column] for kind, column in columns.captions.items()}
                 wrong = texts.get(NEGATIVES, [])
-                record = Record("" if name is None else str(name), captions, place, wrong)
+                other = others[at] if others else None
+                record = Record("" if name is None else str(name), captions, place, wrong, other)
             if record is not None:
                 yield start + at, record
 
@@ -195,7 +234,24 @@ class RowImages(Mapping[str, ImageSource]):
 
     def __getitem__(self, image_id: str) -> ImageSource:
         row = self._row[image_id]
-        value = self._rows.picture(self._column, row)
+        return self._picture(self._rows.picture(self._column, row), row)
+
+    def in_order(self) -> Iterator[tuple[str, Callable[[], ImageSource]]]:
+        """Go through all pictures as the table has them, a few in memory at a time.
+
+        Yields:
+            Id of a picture, and what gives it, for any thread.
+        """
+        ids = {row: image_id for image_id, row in self._row.items()}
+        for start, table in self._rows.batches([self._column], _PICTURES):
+            for row, cell in enumerate(table.column(self._column), start):
+                if row in ids:
+                    yield ids[row], partial(self._cell, cell, row)
+
+    def _cell(self, cell: Any, row: int) -> ImageSource:  # noqa: ANN401
+        return self._picture(cell.as_py(), row)
+
+    def _picture(self, value: object, row: int) -> ImageSource:
         if isinstance(value, dict):
             data, path = value.get("bytes"), value.get("path")
             value = self._folder / os.fspath(path) if data is None and path else data
@@ -219,9 +275,9 @@ def _column(rows: Rows, names: Sequence[str]) -> str:
 
 def _form(rows: Rows, column: str) -> Literal["path", "bytes", "struct"]:
     types, kind = arrow().types, rows.types[column]
-    if _is_text(kind):
+    if holds_text(kind):
         return "path"
-    if _is_binary(kind):
+    if holds_bytes(kind):
         return "bytes"
     if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return "struct" if kind.get_field_index("path") >= 0 else "bytes"
@@ -233,29 +289,13 @@ def _form(rows: Rows, column: str) -> Literal["path", "bytes", "struct"]:
 
 def _check_text(rows: Rows, column: str) -> None:
     types, kind = arrow().types, rows.types[column]
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         kind = kind.value_type
-    if not (_is_text(kind) or _is_binary(kind) or types.is_null(kind)):
+    if not (holds_text(kind) or holds_bytes(kind) or types.is_null(kind)):
         raise DataError(
             f"expected texts or lists of texts in column {column!r} of {rows.source}, got the "
             f"type {rows.types[column]}. The columns there are: {', '.join(rows.types)}."
         )
-
-
-def _is_text(kind: Any) -> bool:  # noqa: ANN401
-    types = arrow().types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(
-        getattr(types, f"is_{name}")(kind) for name in ("string", "large_string", "string_view")
-    )
-
-
-def _is_binary(kind: Any) -> bool:  # noqa: ANN401
-    types = arrow().types
-    return any(
-        getattr(types, f"is_{name}")(kind) for name in ("binary", "large_binary", "binary_view")
-    )
 
 
 def _values(table: Any, column: str, field: str | None = None) -> list[Any]:  # noqa: ANN401
@@ -264,34 +304,4 @@ def _values(table: Any, column: str, field: str | None = None) -> list[Any]:  # 
     values = table.column(column)
     if field is not None and arrow().types.is_struct(values.type):
         values = pc.struct_field(values, field)
-    try:
-        return values.to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:  # which does not say where
-        return [_value(one) for one in values]
-
-
-def _value(scalar: Any) -> object:  # noqa: ANN401
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return _NO_UTF_8
-
-
-def _texts(value: object, column: str, place: str) -> list[str]:
-    texts = [] if value is None else value if isinstance(value, list) else [value]
-    try:
-        return [
-            one.decode("utf-8") if isinstance(one, bytes) else _known_text(one)
-            for one in texts
-            if one is not None
-        ]
-    except UnicodeDecodeError:
-        raise DataError(
-            f"expected UTF-8 in column {column!r} of {place}, got other bytes. Convert the text."
-        ) from None
-
-
-def _known_text(value: object) -> str:
-    if not isinstance(value, str):  # types are checked before, so it is _NO_UTF_8
-        raise UnicodeDecodeError("utf-8", b"", 0, 0, "")
-    return value
+    return values_of(values)

@@ -23,8 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from clip_text.data.captions import CAPTION_COLUMNS, NEGATIVES, Record, texts_of
+from clip_text.data.captions import CAPTION_COLUMNS, NEGATIVES, Record, texts_of, without
 from clip_text.data.collection import Problem, entry
 from clip_text.data.tables import find_columns
 from clip_text.data.text_files import decode_lines, json_object
@@ -97,6 +98,8 @@ def read_tars(
     tars: Sequence[Path],
     kinds: Sequence[str] | None,
     problems: list[Problem] | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[list[Record], TarImages]:
     """Read the texts of tars, and where their pictures are.
 
@@ -105,6 +108,7 @@ def read_tars(
         kinds: Fields of the .json that hold captions. If not given: the .txt, or where a sample
             has none the first of CAPTION_COLUMNS that its .json has.
         problems: A list to be told of bad samples and tars, instead of an error at the first.
+        whole: Read the other fields of the .json, too, and samples without captions.
 
     Returns:
         Records whose id is the key, or ``tar/key`` where two tars have the same; and the pictures.
@@ -130,9 +134,12 @@ def read_tars(
         with entry(problems, sample.place):
             start, length = _picture(sample)
             image_id = sample.key if unique else f"{sample.tar.name}/{sample.key}"
-            captions, wrong = _captions(sample, kinds, problems)
+            captions, found = _captions(sample, kinds, problems, whole=whole)
+            wrong = texts_of(NEGATIVES, found.get(NEGATIVES), f"{sample.place}, .json")
+            others = without(found, *captions) if whole else None
+            captions = {kind if kinds else "": texts for kind, texts in captions.items()}
             images.add(image_id, number, start, length)
-            records.append(Record(image_id, captions, sample.place, wrong))
+            records.append(Record(image_id, captions, sample.place, wrong, others))
     return records, images
 
 
@@ -197,24 +204,24 @@ def _picture(sample: _Sample) -> tuple[int, int]:
 
 
 def _captions(
-    sample: _Sample, kinds: Sequence[str] | None, problems: list[Problem] | None
-) -> tuple[dict[str, list[str]], list[str]]:
-    """Captions by kind, and the negatives."""
+    sample: _Sample, kinds: Sequence[str] | None, problems: list[Problem] | None, *, whole: bool
+) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Captions by field, that of the .txt an empty one, and all fields."""
     texts = {
         ending: decode_lines(data, f"{sample.place}, .{ending}", sample.tar, problems)
         for ending, data in sample.texts.items()
     }
     where = f"{sample.place}, .json"
     found = json_object("\n".join(texts["json"]), where) if "json" in texts else {}
-    wrong = texts_of(NEGATIVES, found.get(NEGATIVES), where)
     if kinds is None:
         if "txt" in texts:
-            return {"": [line.strip() for line in texts["txt"] if line.strip()]}, wrong
+            return {"": [line.strip() for line in texts["txt"] if line.strip()]}, found
         name = next(iter(find_columns(CAPTION_COLUMNS, found)), None)
-        return {"": texts_of(name, found[name], where) if name else []}, wrong
-    if absent := [kind for kind in kinds if kind not in found]:
+        return {name or "": texts_of(name, found[name], where) if name else []}, found
+    absent = [kind for kind in kinds if kind not in found]
+    if absent and not whole:
         raise DataError(
             f"expected the field {absent[0]} in {where}, got none. "
             f"The fields there are: {', '.join(found) or 'none'}."
         )
-    return {kind: texts_of(kind, found[kind], where) for kind in kinds}, wrong
+    return {kind: texts_of(kind, found.get(kind), where) for kind in kinds}, found

@@ -1,10 +1,17 @@
-"""The commands ``clip-text index …``: of folders, and of the index's own life."""
+"""The commands ``clip-text index …``: of what is indexed, and of the index's own life."""
 
 import typer
 
-from clip_text_cli import pictures
 from clip_text_cli.groups import with_default
-from clip_text_cli.index import duplicates, layout, relevance, sealing, statistics, upkeep
+from clip_text_cli.index import (
+    duplicates,
+    layout,
+    making,
+    relevance,
+    sealing,
+    statistics,
+    upkeep,
+)
 
 app = typer.Typer(
     cls=with_default("folder"),
@@ -12,16 +19,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Make pictures searchable, and look after what was made.
 
-    `clip-text index FOLDER` is short for `clip-text index folder FOLDER`, whose --help has its
+    `clip-text index SOURCE` is short for `clip-text index folder SOURCE`, whose --help has its
     options. A folder that is called like one of the commands is `./verify`.
 
     Examples:
         clip-text index ~/Pictures
 
+        clip-text index val.jsonl
+
         clip-text index info
     """,
 )
-app.command("folder")(pictures.index)
+app.command("folder")(making.index)
 app.command("compact")(sealing.compact)
 app.command("build")(sealing.build)
 app.command("advise")(sealing.advise)

@@ -36,6 +36,7 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
         pictures += f", of which {told.items:,} are items of no folder"
     lines: list[tuple[str, str]] = [("index", str(index_dir)), ("pictures", pictures)]
     lines += [("folder", f"{root} ({count:,})") for root, count in told.roots.items()]
+    lines += [("data set", f"{name} ({count:,})") for name, count in told.sources.items()]
     lines += [
         ("set aside", f"{told.failures:,} files"),
         ("model", ", ".join([f"{told.fingerprint} (width {told.embed_dim})", *told.precisions])),
@@ -106,12 +107,18 @@ def remove(
         list[Path] | None,
         typer.Option(help="All that belongs to this indexed folder; may be given several times."),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="All items of this data set, as index info names it; may be given several times."
+        ),
+    ] = None,
     index_dir: IndexDir = DEFAULT_INDEX,
     as_json: AsJson = False,
 ) -> None:
     """Forget pictures: all that are named, or none. Their files are not touched.
 
-    Those of a folder come back when that folder is indexed again.
+    Those of a folder or data set come back when that is indexed again.
 
     Examples:
         clip-text index remove 2024/beach.jpg
@@ -120,9 +127,13 @@ def remove(
     """
     from retrieval.ingest import remove_pictures
 
-    if not (ids or folder or root):
-        raise typer.BadParameter("expected ids, --folder or --root, got none. Name what is to go.")
-    removed = remove_pictures(index_dir, ids=ids or (), folders=folder or (), roots=root or ())
+    if not (ids or folder or root or source):
+        raise typer.BadParameter(
+            "expected ids, --folder, --root or --source, got none. Name what is to go."
+        )
+    removed = remove_pictures(
+        index_dir, ids=ids or (), folders=folder or (), roots=root or (), sources=source or ()
+    )
     figures: dict[str, Any] = {"removed": removed}
     if as_json:
         print_json(figures)

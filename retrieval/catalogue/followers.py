@@ -1,10 +1,10 @@
 """Tables that follow the pictures, changed in the same transactions as they are.
 
 What people say of pictures, their metadata and captions, is searched by tables made of it: an
-inverted table of fields, a text index. Each is one entry of FOLLOWERS. Its tables are made, and
-filled with the pictures that are there, when a catalogue is next opened for writing; from then on
-it is told of every picture that is written. Of one that is removed it learns by a trigger of its
-own, so that it is whole whichever statement deletes.
+inverted table of fields, a text index. A third says which data set an item is of. Each is one entry
+of FOLLOWERS. Its tables are made, and filled with the pictures that are there, when a catalogue is
+next opened for writing; from then on it is told of every picture that is written. Of one that is
+removed it learns by a trigger of its own, so that it is whole whichever statement deletes.
 """
 
 import sqlite3
@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from retrieval.catalogue.connection import Connection, one_step
 from retrieval.catalogue.fields import FIELDS
 from retrieval.catalogue.follower import Follower, has_follower
+from retrieval.catalogue.sources import SOURCES
 from retrieval.catalogue.words import WORDS
 from retrieval.records import Picture
 
 __all__ = [
     "FIELDS",
     "FOLLOWERS",
+    "SOURCES",
     "WORDS",
     "Follower",
     "bring_up_to_date",
@@ -33,7 +35,7 @@ _PAGE = 1024  # pictures
 _LAST_ROW = 2**63 - 1
 
 
-FOLLOWERS = [FIELDS, WORDS]
+FOLLOWERS = [FIELDS, WORDS, SOURCES]
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> None:

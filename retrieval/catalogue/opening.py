@@ -39,6 +39,7 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")
         db.execute("CREATE TEMP TABLE seen (path BLOB PRIMARY KEY) WITHOUT ROWID")
+        db.execute("CREATE TEMP TABLE seen_rows (row INTEGER PRIMARY KEY)")
     except BaseException as error:
         db.close()
         raise_if_damaged(path, error)

@@ -13,6 +13,7 @@ from retrieval.catalogue.filters import Filters
 from retrieval.catalogue.halves import HALF, SINGLE, StoredFeature, as_stored, decode
 from retrieval.catalogue.opening import connect_reader
 from retrieval.catalogue.schema import CATALOGUE_NAME
+from retrieval.catalogue.sources import Sources
 from retrieval.catalogue.words import Words
 from retrieval.errors import IndexMismatchError, IndexNotFoundError
 from retrieval.protocols import Feature, Features, Rows
@@ -70,6 +71,8 @@ class CatalogueReader:
         self.words = Words(connection)
         """Ranks pictures by the words that are said of them."""
         self._keeps_texts = False
+        self.sources = Sources(connection)
+        """Knows which data sets items are of."""
         self.uid = self._meta("uid")
         """Drawn at random when the catalogue is created; ties derived files to it."""
         self.fingerprint = self._meta("fingerprint")

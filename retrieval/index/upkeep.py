@@ -36,6 +36,7 @@ class IndexInfo:
         pictures: How many, items included.
         items: How many of them are of no folder.
         roots: Indexed folders, safe to print, and how many pictures belong to each.
+        sources: Indexed data sets, by name, and how many items are of each.
         failures: How many files are set aside.
         schema_version: Of the catalogue as it lies there.
         fingerprint: Of the model.
@@ -50,6 +51,7 @@ class IndexInfo:
     pictures: int
     items: int
     roots: dict[str, int]
+    sources: dict[str, int]
     failures: int
     schema_version: int
     fingerprint: str
@@ -94,6 +96,7 @@ def describe(index_dir: Path) -> IndexInfo:
             pictures=len(catalogue),
             items=catalogue.count_of(None),
             roots={displayed(root): catalogue.count_of(root) for root in catalogue.roots()},
+            sources=catalogue.sources.counts(),
             failures=len(catalogue.failures()),
             schema_version=catalogue.schema_version,
             fingerprint=catalogue.fingerprint,

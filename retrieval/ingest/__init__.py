@@ -1,10 +1,11 @@
-"""Pictures into a catalogue and an index: those of folders, and those from elsewhere."""
+"""Pictures into a catalogue and an index: those of folders, of data sets, and from elsewhere."""
 
 from retrieval.ingest.items import Item
 from retrieval.ingest.recognition import RecognitionReport, recognise_texts
 from retrieval.ingest.removal import remove_pictures
 from retrieval.ingest.report import IngestReport, OnProgress, Progress
 from retrieval.ingest.run import index_folder
+from retrieval.ingest.sources import Unreadable, index_items
 from retrieval.ingest.writer import UNCHANGED, IndexWriter
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "OnProgress",
     "Progress",
     "RecognitionReport",
+    "Unreadable",
     "index_folder",
+    "index_items",
     "recognise_texts",
     "remove_pictures",
 ]

@@ -1,4 +1,4 @@
-"""What has become of one file since the catalogue last saw it."""
+"""What has become of one file, or of another picture, since the catalogue last saw it."""
 
 import errno
 import hashlib
@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from retrieval.catalogue import Catalogue
 from retrieval.pictures import shown_size
-from retrieval.protocols import Pixels
+from retrieval.protocols import Feature, Pixels
 from retrieval.records import Record
 
 __all__ = [
@@ -23,8 +24,12 @@ __all__ = [
     "check_at_rest",
     "hash_bytes",
     "hash_file",
+    "look_at_file",
+    "read_content",
     "reason_of",
 ]
+
+T = TypeVar("T")
 
 _blake2b = partial(hashlib.blake2b, digest_size=20)
 _MOST_REASON = 300  # characters
@@ -45,16 +50,18 @@ _KINDS = (
 
 
 class Verdict(Enum):
-    """What is to be done about a file."""
+    """What is to be done about a picture."""
 
     UNREAD = auto()
     """New, or its size or time differ: it has to be read."""
     SAME = auto()
-    """The catalogue has this content for this file."""
+    """The catalogue has this content for this picture."""
     KNOWN = auto()
-    """The catalogue has this content for another file."""
+    """The catalogue has this content for another one."""
     DECODED = auto()
     """The content is new."""
+    GIVEN = auto()
+    """Its feature came with it."""
     BROKEN = auto()
     """There is no picture. Read again when the file changes."""
     UNREADABLE = auto()
@@ -62,30 +69,34 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """One file and what was found out about it.
+class Examined(Generic[T]):
+    """One picture and what was found out about it.
 
     Args:
-        path: The file, as the file system spells it.
-        verdict: What is to be done about the file.
-        record: What the catalogue holds for this path.
-        size: Bytes of the file, taken before the content was read, like ``mtime_ns``: a file that
-            changes meanwhile then counts as changed in the next run. None if unknown.
+        subject: The file, as the file system spells it; or what else was looked at.
+        verdict: What is to be done about it.
+        record: What the catalogue holds for it.
+        load: Gives its file, or what would be in that, as long as it may have to be read.
+        size: Bytes of the content; of a file taken before that was read, like ``mtime_ns``: one
+            that changes meanwhile then counts as changed in the next run. None if unknown.
         mtime_ns: Modification time in nanoseconds; None if unknown.
         content_hash: BLAKE2b of the content, 20 bytes; empty if it was not read.
         pixels: The picture at the model's input size, if it was decoded.
         shown_size: Width and height in pixels after EXIF rotation, if decoded and known.
-        reason: Why the file failed, on one line; empty if it did not.
+        feature: Its unit row, [embed_dim], if it came with one.
+        reason: Why it failed, on one line; empty if it did not.
     """
 
-    path: bytes
+    subject: T
     verdict: Verdict
     record: Record | None
+    load: Callable[[], Path | bytes] | None = None
     size: int | None = None
     mtime_ns: int | None = None
     content_hash: bytes = b""
     pixels: Pixels | None = None
     shown_size: tuple[int, int] | None = None
+    feature: Feature | None = None
     reason: str = ""
 
 
@@ -94,70 +105,93 @@ class Examiner:
 
     Args:
         catalogue: What is known about files from earlier runs.
-        load_pixels: The encoder's decoder, safe with threads.
         retry_failed: Read files again that failed and have not changed.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, load_pixels: Callable[[Path], Pixels], *, retry_failed: bool
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, *, retry_failed: bool) -> None:
         self._catalogue = catalogue
-        self._load_pixels = load_pixels
         self._retry_failed = retry_failed
 
-    def glance(self, path: bytes) -> Examined:
+    def glance(self, path: bytes) -> Examined[bytes]:
         """Judge a file without opening it, as far as that goes."""
-        record = self._catalogue.find(path)
-        try:
-            status = os.stat(path)  # noqa: PTH116  (bytes)
-        except OSError as error:
-            gone = error.errno in _GONE
-            verdict = Verdict.BROKEN if gone else Verdict.UNREADABLE
-            return Examined(path, verdict, record, reason=reason_of(error))
-        seen = Examined(path, Verdict.UNREAD, record, status.st_size, status.st_mtime_ns)
-        if not stat.S_ISREG(status.st_mode):
-            kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "another")
-            return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
-        state = (status.st_size, status.st_mtime_ns)
-        if record and (record.picture.size, record.picture.mtime_ns) == state:
-            known = record.picture.content_hash or b""
-            return replace(seen, verdict=Verdict.SAME, content_hash=known)
-        failure = None if self._retry_failed else self._catalogue.failure(path)
-        if failure and (failure.size, failure.mtime_ns) == state:
+        file = Path(os.fsdecode(path))
+        unread = Examined(path, Verdict.UNREAD, self._catalogue.find(path), lambda: file)
+        seen = look_at_file(unread, path)
+        if seen.verdict is not Verdict.UNREAD or self._retry_failed:
+            return seen
+        failure = self._catalogue.failure(path)
+        if failure and (failure.size, failure.mtime_ns) == (seen.size, seen.mtime_ns):
             return replace(seen, verdict=Verdict.BROKEN, reason=failure.reason)
         return seen
 
-    def read(self, seen: Examined) -> Examined:
-        """Hash the content and, if it is new, decode it. Safe with threads.
 
-        Raises:
-            MemoryError: And other signs that the machine, not the file, is in trouble.
-        """
-        path = Path(os.fsdecode(seen.path))
-        try:
-            status = path.stat()  # a while after the glance
+def look_at_file(seen: Examined[T], path: bytes) -> Examined[T]:
+    """Judge a picture by what the file system says of its file.
+
+    Args:
+        seen: The picture, and what the catalogue holds for it.
+        path: Its file.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116  (bytes)
+    except OSError as error:
+        verdict = Verdict.BROKEN if error.errno in _GONE else Verdict.UNREADABLE
+        return replace(seen, verdict=verdict, reason=reason_of(error))
+    except ValueError as error:  # a path with NUL in it
+        return replace(seen, verdict=Verdict.BROKEN, reason=reason_of(error))
+    seen = replace(seen, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "another")
+        return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
+    before = seen.record.picture if seen.record else None
+    if before and (before.path, before.size, before.mtime_ns) == (path, seen.size, seen.mtime_ns):
+        known = before.content_hash or b""
+        return replace(seen, verdict=Verdict.SAME, content_hash=known)
+    return seen
+
+
+def read_content(
+    seen: Examined[T], catalogue: Catalogue, load_pixels: Callable[[Path | bytes], Pixels]
+) -> Examined[T]:
+    """Hash what is in a picture's file and, if it is new, decode it. Safe with threads.
+
+    Args:
+        seen: The picture, as it was judged without reading it.
+        catalogue: What is known from earlier runs.
+        load_pixels: The encoder's decoder.
+
+    Raises:
+        MemoryError: And other signs that the machine, not the picture, is in trouble.
+    """
+    assert seen.load is not None
+    try:
+        content = seen.load()
+        if isinstance(content, Path):
+            status = content.stat()  # a while after the glance
             seen = replace(seen, size=status.st_size, mtime_ns=status.st_mtime_ns)
-            content_hash = hash_file(path)
-            hashed = replace(seen, content_hash=content_hash)
-            if seen.record and seen.record.picture.content_hash == content_hash:
-                return replace(hashed, verdict=Verdict.SAME)
-            if self._catalogue.find_content(content_hash):
-                return replace(hashed, verdict=Verdict.KNOWN)
-            pixels = self._load_pixels(path)
-            check_at_rest(path, seen.size, seen.mtime_ns)
-        except ImportError as error:
-            # Without its size and time, it is tried again: the package may be there then.
-            unknown = replace(seen, size=None, mtime_ns=None)
-            return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
-        except ValueError as error:
-            return replace(seen, verdict=Verdict.BROKEN, reason=reason_of(error))
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise
-            # Without its size and time, it is tried again: permissions change neither.
-            unknown = replace(seen, size=None, mtime_ns=None)
-            return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
-        return replace(hashed, verdict=Verdict.DECODED, pixels=pixels, shown_size=shown_size(path))
+            hashed = replace(seen, content_hash=hash_file(content))
+        else:
+            hashed = replace(seen, content_hash=hash_bytes(content), size=len(content))
+        if seen.record and seen.record.picture.content_hash == hashed.content_hash:
+            return replace(hashed, verdict=Verdict.SAME)
+        if catalogue.find_content(hashed.content_hash):
+            return replace(hashed, verdict=Verdict.KNOWN)
+        pixels = load_pixels(content)
+        if isinstance(content, Path):
+            check_at_rest(content, seen.size, seen.mtime_ns)
+    except ImportError as error:
+        # Without its size and time, it is tried again: the package may be there then.
+        unknown = replace(seen, size=None, mtime_ns=None)
+        return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
+    except ValueError as error:
+        return replace(seen, verdict=Verdict.BROKEN, reason=reason_of(error))
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
+        # Without its size and time, it is tried again: permissions change neither.
+        unknown = replace(seen, size=None, mtime_ns=None)
+        return replace(unknown, verdict=Verdict.UNREADABLE, reason=reason_of(error))
+    return replace(hashed, verdict=Verdict.DECODED, pixels=pixels, shown_size=shown_size(content))
 
 
 def check_at_rest(path: Path, size: int | None, mtime_ns: int | None) -> None:

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,17 @@ from retrieval.catalogue import Catalogue
 from retrieval.errors import ItemError, ItemNotFoundError
 from retrieval.features import check_unit_rows
 from retrieval.protocols import Feature
-from retrieval.records import Record, breaks_text, displayed
+from retrieval.records import Picture, Record, breaks_text, displayed
 
-__all__ = ["Item", "check_caption", "check_feature", "check_id", "metadata_text", "resolve"]
+__all__ = [
+    "Item",
+    "check_caption",
+    "check_feature",
+    "check_id",
+    "item_picture",
+    "metadata_text",
+    "resolve",
+]
 
 _MOST_ID_CHARACTERS = 1000
 _MOST_NAMED = 5
@@ -30,7 +39,8 @@ class Item:
     Args:
         id: The caller's own id: one line of at most 1,000 characters. No two items share one.
         path: Where the picture lies.
-        data: What is in its file.
+        data: What is in its file; or a function that gives that, called when it is its turn, by
+            any thread. A picture that cannot be read then is ValueError or OSError.
         feature: A unit row, [embed_dim], of the model of the index.
         caption: What the picture shows, in words.
         metadata: Anything else, as JSON has it.
@@ -38,10 +48,45 @@ class Item:
 
     id: str
     path: str | os.PathLike[str] | None = None
-    data: bytes | None = None
+    data: bytes | Callable[[], bytes] | None = None
     feature: Feature | Sequence[float] | None = None
     caption: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Callable[[], Path | bytes] | None:
+        """Give what gives its file, or what would be in it; None where it has neither."""
+        data, path = self.data, self.path
+        if isinstance(data, bytes):
+            return lambda: data
+        if data is not None:
+            return data
+        return None if path is None else lambda: Path(path)
+
+
+def item_picture(item: Item) -> Picture:
+    """Give what is stored of an item, as far as that needs no look at its picture.
+
+    Raises:
+        ItemError: If its id, caption or metadata cannot be kept.
+    """
+    try:
+        path = None if item.path is None else os.fsencode(os.path.abspath(item.path))  # noqa: PTH100
+    except ValueError as error:
+        raise ItemError(
+            f"expected a path, got {item.path!a} ({error}). Correct it, or leave it out."
+        ) from error
+    return Picture(
+        root=None,
+        path=path,
+        image_id=check_id(item.id),
+        size=None,
+        mtime_ns=None,
+        content_hash=None,
+        width=None,
+        height=None,
+        caption=check_caption(item.caption),
+        metadata=metadata_text(item.metadata),
+    )
 
 
 def check_id(image_id: object) -> str:

@@ -19,6 +19,7 @@ def remove_pictures(
     ids: Iterable[str] = (),
     folders: Iterable[Path] = (),
     roots: Iterable[Path] = (),
+    sources: Iterable[str] = (),
 ) -> int:
     """Forget pictures, all that are named or none.
 
@@ -29,6 +30,7 @@ def remove_pictures(
         ids: Those that items were added under, or paths of pictures below their indexed folders.
         folders: Pictures of indexed folders that lie below these.
         roots: Folders that were indexed: all that belongs to them.
+        sources: Names of data sets that were indexed: all of their items.
 
     Returns:
         How many were forgotten.
@@ -38,7 +40,7 @@ def remove_pictures(
         IndexLockedError: If another process is writing to it.
         ItemNotFoundError: If no picture has one of the ids.
         ItemError: If several have.
-        FolderError: If a folder has no pictures in the index.
+        FolderError: If a folder or data set has no pictures in the index.
     """
     Catalogue.open(index_dir).close()  # no lock is made where there is no index
     with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
@@ -51,6 +53,8 @@ def remove_pictures(
                 removed += _remove_root(root, catalogue)
             for folder in folders:
                 removed += _remove_folder(folder, catalogue)
+            for source in sources:
+                removed += _remove_source(source, catalogue)
         seal_if_due(index_dir, catalogue)
     return removed
 
@@ -74,6 +78,17 @@ def _remove_folder(folder: Path, catalogue: Catalogue) -> int:
             "indexed, or one in it."
         )
     return removed
+
+
+def _remove_source(source: str, catalogue: Catalogue) -> int:
+    rows = catalogue.sources.rows(source)
+    if not rows:
+        known = ", ".join(catalogue.sources.counts()) or "none"
+        raise FolderError(
+            f"expected a data set that was indexed, got {source}. Indexed data sets: {known}."
+        )
+    catalogue.remove(rows)
+    return len(rows)
 
 
 def _real(folder: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retrieval.records import displayed
 
-__all__ = ["IngestReport", "OnProgress", "Pace", "Progress"]
+__all__ = ["IngestReport", "OnProgress", "Pace", "Progress", "failure_name"]
 
 _WINDOW_SECONDS = 20.0
 _MOST_LISTED = 20  # lines
@@ -61,7 +61,8 @@ class IngestReport:
         encoded: Pictures the model has read.
         total: Pictures in the index now, those of other folders included.
         seconds: How many seconds the run took.
-        failures: Paths of the files set aside, each with its reason on one line.
+        failures: Paths of the files set aside, or of items their ids, safe to print, each with
+            the reason on one line.
         notes: Other things worth knowing: bad lines of ``metadata.jsonl``, folders that
             could not be read or are gone.
     """
@@ -77,7 +78,7 @@ class IngestReport:
     encoded: int = 0
     total: int = 0
     seconds: float = 0.0
-    failures: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[tuple[Path | str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -110,12 +111,12 @@ class IngestReport:
 
     def _failure_lines(self) -> list[str]:
         """Write a line for each file that failed, but one for many that failed alike."""
-        alike: dict[str, list[Path]] = {}
+        alike: dict[str, list[Path | str]] = {}
         for path, reason in self.failures:
             alike.setdefault(reason, []).append(path)
         told: list[str] = []
         for reason, paths in alike.items():
-            names = [displayed(os.fsencode(path)) for path in paths]
+            names = [failure_name(path) for path in paths]
             if len(names) > _MOST_ALIKE:
                 names = [f"{names[0]} and {len(names) - 1:,} more"]
             told += [f"  failed: {name}: {reason}" for name in names]
@@ -126,6 +127,11 @@ class IngestReport:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+
+def failure_name(failed: Path | str) -> str:
+    """Spell what failed so that it is safe to print: a path, or an id that is so already."""
+    return failed if isinstance(failed, str) else displayed(os.fsencode(failed))
 
 
 class Pace:

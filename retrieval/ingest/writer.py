@@ -19,7 +19,7 @@ from retrieval.ingest.items import (
     Item,
     check_caption,
     check_feature,
-    check_id,
+    item_picture,
     metadata_text,
     resolve,
 )
@@ -310,20 +310,12 @@ class IndexWriter:
                 yield one.picture, rows[one.picture.content_hash] if feature is None else feature
 
     def _look_at(self, item: Item) -> _Prepared:
-        picture = Picture(
-            root=None,
-            path=None if item.path is None else os.fsencode(os.path.abspath(item.path)),  # noqa: PTH100
-            image_id=check_id(item.id),
-            size=None if item.data is None else len(item.data),
-            mtime_ns=None,
-            content_hash=None if item.data is None else hash_bytes(item.data),
-            width=None,
-            height=None,
-            caption=check_caption(item.caption),
-            metadata=metadata_text(item.metadata),
-        )
+        picture = item_picture(item)
         if item.feature is not None:
             row = check_feature(item.feature, item.id, self._catalogue.embed_dim)
+            if isinstance(item.data, bytes):
+                content_hash = hash_bytes(item.data)
+                picture = picture._replace(size=len(item.data), content_hash=content_hash)
             return _Prepared(picture, row)
         try:
             return self._read(picture, item)
@@ -337,16 +329,15 @@ class IndexWriter:
 
     def _read(self, picture: Picture, item: Item) -> _Prepared:
         """Hash an item's content and, if it is new, decode it."""
-        if item.data is None and item.path is None:
+        load = item.load()
+        if load is None:
             raise ItemError(
                 f"expected a path, data or a feature for {item.id!r}, got none. Give one of them."
             )
-        source: Path | bytes
-        if item.data is not None:
-            source = item.data
+        source = load()
+        if isinstance(source, bytes):
+            picture = picture._replace(size=len(source), content_hash=hash_bytes(source))
         else:
-            assert item.path is not None
-            source = Path(item.path)
             status = source.stat()  # before it is read, as for files of folders
             picture = picture._replace(
                 size=status.st_size, mtime_ns=status.st_mtime_ns, content_hash=hash_file(source)
