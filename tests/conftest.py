@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -16,9 +17,22 @@ os.environ.setdefault("CLIP_TEXT_RUNTIME", "torch")
 import pytest
 from hypothesis import settings
 
+# Nothing that an import makes is garbage, and every pass looks at all there is so far.
+gc.disable()
+
 # A loaded machine is slow, not wrong.
 settings.register_profile("clip-text", deadline=None)
 settings.load_profile("clip-text")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made, millions of objects, out of all later collections.
+
+    Each training asks for a full one, which takes most of a small model's training otherwise.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
