@@ -28,7 +28,7 @@ serve: $(READY) ## Open the search page on the demo's index
 	$(BIN)/clip-text serve --index $(DEMO)/index
 
 test: $(READY) ## The default tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

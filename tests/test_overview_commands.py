@@ -1,5 +1,6 @@
 """``clip-text index duplicates``, ``map`` and ``stats``, as people call them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -123,8 +124,8 @@ def test_nothing_in_an_index_is_no_error(run, empty, words):
     ],
 )
 def test_what_cannot_be_told_is_refused(run, index_dir, tmp_path, words, told):
-    os.chdir(tmp_path)
-    code, out, err = run("index", *words, "--index", index_dir)
+    with contextlib.chdir(tmp_path):
+        code, out, err = run("index", *words, "--index", index_dir)
     assert (code in {1, 2}, out) == (True, "")
     assert told in " ".join(err.replace("│", "").split())
     assert not list(tmp_path.glob("a.*"))
