@@ -123,6 +123,18 @@ def test_broken_parts_are_told_of_and_the_rest_is_indexed(index, run, store, tmp
     assert "removed" not in found
 
 
+def test_pictures_of_a_tar_that_is_cut_off_later_stay(index, store, tmp_path):
+    path = write_tar(tmp_path / "t.tar", {f"{n}.png": png(n) for n in range(4)})
+    index(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 3 * 1024 + 700])
+    found = index(path, "--prune", code=3)
+    assert (found["unchanged"], "removed" in found) == (3, False)
+    assert list(records(store)) == ["0", "1", "2", "3"]
+    path.write_bytes(whole)
+    assert index(path)["unchanged"] == 4
+
+
 def test_captions_of_several_kinds(index, store, tmp_path):
     save_picture(tmp_path / "images" / "a.png", 1)
     path = write_lines(
