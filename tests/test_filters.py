@@ -119,6 +119,11 @@ class TestMeaning:
     def test_by_hand(self, text, expected):
         assert holds(text, metadata=self.META) is expected
 
+    def test_numbers_beyond_what_floats_hold_are_larger_than_any(self):
+        huge = {"n": 10**400, "m": -(10**400)}
+        assert holds(f"n > {2**70} and m < -{2**70}", metadata=huge)
+        assert not holds("n < 0 or m > 0", metadata=huge)
+
     def test_a_file_at_the_top_is_in_the_folder_without_a_name(self):
         assert holds('folder = ""', image_id="a.png")
         assert not holds('folder = ""')

@@ -49,7 +49,7 @@ def as_value(scalar: Scalar) -> Value:
         try:
             return NUMBER, float(scalar)
         except OverflowError:
-            return NUMBER, math.copysign(math.inf, scalar)
+            return NUMBER, math.inf if scalar > 0 else -math.inf
     return NUMBER, scalar
 
 
