@@ -172,6 +172,13 @@ def test_nothing_is_forgotten_where_not_all_could_be_read(bench):
     assert set(bench.records()) == {"a", "b"}
 
 
+def test_nothing_is_forgotten_where_an_item_cannot_be_kept(bench):
+    bench.run(item("a"), item("b"))
+    odd = item("a", metadata={"n": float("nan")})
+    assert bench.run(odd, item("b"), prune=True) == {"unchanged": 1, "failed": 1}
+    assert set(bench.records()) == {"a", "b"}
+
+
 def test_a_data_set_that_lost_all_its_pictures_is_refused(bench):
     assert bench.run() == {}
     bench.run(item("a"))

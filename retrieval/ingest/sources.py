@@ -133,6 +133,7 @@ class _DataSet:
             if item.feature is not None:
                 feature = check_feature(item.feature, item.id, self._catalogue.embed_dim)
         except ItemError as error:
+            self._is_whole = False  # which picture of the index it is, is not known
             return Examined(_Subject(name), Verdict.BROKEN, None, reason=reason_of(error))
         load = item.load()
         record = self._catalogue.find_item(picture.image_id)
