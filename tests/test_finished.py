@@ -262,3 +262,9 @@ def test_what_is_no_utf_8_costs_its_row_alone(tmp_path):
     ]
     assert rows[1].reason.startswith("expected an id in column 'id', got none")
     assert rows[2].reason.startswith("expected UTF-8 in column 'caption'")
+
+
+@pytest.mark.parametrize("ids", [[0.0, 1.0], [b"0", b"1"], [True, False]])
+def test_ids_are_texts_or_whole_numbers(ids, tmp_path):
+    path = write(tmp_path / "t.parquet", {"id": ids, "feature": [[1.0], [1.0]]})
+    refused("expected ids that are texts or whole numbers in column 'id'", read_finished, path)

@@ -284,6 +284,7 @@ def read_table(
             f"expected a column {id_field or ' or '.join(_ID_COLUMNS)} in {rows.source}, got none. "
             f"The columns there are: {', '.join(rows.types)}. Name that of the ids: --id-field."
         )
+    _check_ids(rows, found[0])
     captions = choose_captions(rows, kinds, whole=True)
     pictures = [n for n in find_columns(IMAGE_COLUMNS, rows.types) if holds_text(rows.types[n])]
     columns = _Columns(features, found[0], captions, next(iter(pictures), None), [])
@@ -295,6 +296,15 @@ def read_table(
             yield from _table_rows(whole, rows, columns, folder, (start, table))
 
     return FinishedSet(rows.source, width, len(rows), go)
+
+
+def _check_ids(rows: ParquetRows, column: str) -> None:
+    kind = rows.types[column]
+    if not (holds_text(kind) or arrow().types.is_integer(kind)):
+        raise DataError(
+            f"expected ids that are texts or whole numbers in column {column!r} of {rows.source}, "
+            f"got {kind}. Convert them, or name another column: --id-field."
+        )
 
 
 class _Columns(NamedTuple):
