@@ -268,3 +268,13 @@ def test_what_is_no_utf_8_costs_its_row_alone(tmp_path):
 def test_ids_are_texts_or_whole_numbers(ids, tmp_path):
     path = write(tmp_path / "t.parquet", {"id": ids, "feature": [[1.0], [1.0]]})
     refused("expected ids that are texts or whole numbers in column 'id'", read_finished, path)
+
+
+def test_addresses_of_pictures_are_metadata(tmp_path):
+    columns = {"id": ["a", "b"], "path": ["https://x/y.png", "b.png"], "feature": [[1.0], [1.0]]}
+    path = write(tmp_path / "t.parquet", columns)
+    rows = list(read_finished(path, feature_field="feature", images=tmp_path))
+    assert [(one.picture, one.said.others) for one in rows] == [
+        (None, {"path": "https://x/y.png"}),
+        (tmp_path / "b.png", {}),
+    ]

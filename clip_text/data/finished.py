@@ -351,9 +351,11 @@ def _table_rows(
         except DataError as error:
             yield Finished(one, place, None, str(error))
             continue
-        one.add(texts, others[at])
-        file = files[at] if isinstance(files[at], str) else ""
-        yield _row(one, place, unit, folder / file if file else None)
+        named = files[at]
+        file = named if isinstance(named, str) else ""
+        address = {columns.picture: file} if columns.picture and "://" in file else {}
+        one.add(texts, others[at] | address)
+        yield _row(one, place, unit, folder / file if file and not address else None)
 
 
 def _units(whole: FinishedSet, column: Any) -> list[Units | str]:  # noqa: ANN401
