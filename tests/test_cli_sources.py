@@ -298,6 +298,22 @@ def test_features_in_parquet(index, refused, store, tmp_path):
     refused("expected a column image_id or id or key", path, "--model", "mine", code=1)
 
 
+def test_a_folder_of_parquet_with_a_damaged_file(index, refused, store, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for n in range(2):
+        columns = {"image_id": [f"{n}"], "image": [png(n)]}
+        pq.write_table(pa.table(columns), folder / f"{n}.parquet")
+    (folder / "0.parquet").write_bytes(b"cut off")
+    found = index(folder, code=3)
+    assert (found["added"], list(records(store))) == (1, ["1"])
+    assert found["failures"][0]["path"] == str(folder / "0.parquet")
+    (folder / "1.parquet").write_bytes(b"cut off, too")
+    refused("expected a Parquet file that can be read", folder, code=1)
+    pq.write_table(pa.table({"id": ["a"], "feature": [[1.0]]}), folder / "1.parquet")
+    refused("expected a Parquet file that can be read", folder, "--model", "mine", code=1)
+
+
 def test_a_data_set_is_indexed_without_loading_what_only_training_needs(tmp_path):
     """The command's own start: readers of data sets import neither torch nor what stands on it."""
     code = (
