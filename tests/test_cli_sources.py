@@ -123,6 +123,17 @@ def test_broken_parts_are_told_of_and_the_rest_is_indexed(index, run, store, tmp
     assert "removed" not in found
 
 
+def test_a_data_set_is_removed_by_the_path_it_was_indexed_by(
+    run, index, store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "t.tar", {"a.png": png(1)})
+    index("t.tar")
+    (tmp_path / "t.tar").unlink()
+    code, _, err = run("index", "remove", "--source", "t.tar", "--index", store)
+    assert (code, records(store)) == (0, {}), err
+
+
 def test_pictures_of_a_tar_that_is_cut_off_later_stay(index, store, tmp_path):
     path = write_tar(tmp_path / "t.tar", {f"{n}.png": png(n) for n in range(4)})
     index(path)
