@@ -261,6 +261,7 @@ def test_what_cannot_be_shown_makes_way_or_is_grey(tmp_path):
     [
         [float(i) for i in range(30)],
         [None, *range(29)],
+        [-1.7e308, 1.7e308, *range(28)],
         [None] * 30,
         [True, False, 1, "true", None] * 6,
         [f"名字 {i} " + "长" * 100 for i in range(30)],
