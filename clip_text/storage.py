@@ -27,6 +27,7 @@ from clip_text.errors import ClipTextError, StorageError
 __all__ = [
     "STAMP",
     "check_new",
+    "check_writable",
     "digest",
     "disk_trouble",
     "keep",
@@ -342,6 +343,24 @@ def check_new(folder: Path) -> None:
     """
     if folder.exists():
         raise FileExistsError(f"expected a new folder, got {folder}. Name another one.")
+
+
+def check_writable(file: Path) -> None:
+    """Refuse early a file that could not be written after a long run.
+
+    Args:
+        file: Where something is to be written; its folder may have to be made.
+
+    Raises:
+        StorageError: If a folder is there, or no file can be made or written there.
+    """
+    if file.is_dir():
+        raise StorageError(f"expected a file to write at {file}, got a folder. Name a file in it.")
+    there = next(one for one in (file, *file.absolute().parents) if os.access(one, os.F_OK))
+    if there != file and not there.is_dir():
+        raise StorageError(f"expected a folder at {there}, got a file. Name another folder.")
+    if not os.access(there, os.W_OK):
+        raise StorageError(f"expected to write {file}, got no right to. Name another folder.")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -71,20 +71,33 @@ def main(*before: str) -> None:
         before: What the command line is taken to begin with, such as ``train``, ``ner``.
     """
     sys.argv[1:1] = before
-    run(app)
+    run(app, goes_on=_goes_on(sys.argv[1:]))
 
 
-def run(command: Callable[[], object]) -> None:
-    """Run a command; an error of ours, or of a full disk, is one line, not a stack trace."""
+def _goes_on(words: list[str]) -> bool:
+    """Say whether a command that was stopped goes on from what it has stored by then."""
+    if words[:1] == ["index"]:
+        others = {one.name for one in index.app.registered_commands} - {"folder"}
+        return not others.intersection(words[1:2])
+    return words[:1] in (["train"], ["demo"])
+
+
+def run(command: Callable[[], object], *, goes_on: bool = True) -> None:
+    """Run a command; an error of ours, or of a full disk, is one line, not a stack trace.
+
+    Args:
+        command: What to run.
+        goes_on: Whether the same again goes on where it was stopped, which is told then.
+    """
     try:
         _run(command)
     except SystemExit as stop:
         # typer ends a command with this code when it is stopped, and says nothing.
         if stop.code == STOPPED:
-            _say_stopped()
+            _say_stopped(goes_on=goes_on)
         raise
     except KeyboardInterrupt:
-        _say_stopped()
+        _say_stopped(goes_on=goes_on)
         sys.exit(STOPPED)
 
 
@@ -134,5 +147,5 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _say_stopped() -> None:
-    err.print("stopped; the same command goes on from here")
+def _say_stopped(*, goes_on: bool) -> None:
+    err.print("stopped; the same command goes on from here" if goes_on else "stopped")

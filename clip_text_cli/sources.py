@@ -228,7 +228,12 @@ def _pictures(found: "PictureSet", prefix: str) -> DataSet:
 
 
 def _content(load: "Callable[[], ImageSource]") -> bytes:
-    content = load()
+    from clip_text.errors import DataError
+
+    try:
+        content = load()
+    except DataError as error:  # of the data set, not of this picture: it may be there again
+        raise OSError(str(error)) from error
     if isinstance(content, bytes):
         return content
     assert isinstance(content, str | os.PathLike)

@@ -123,6 +123,29 @@ def test_broken_parts_are_told_of_and_the_rest_is_indexed(index, run, store, tmp
     assert "removed" not in found
 
 
+def test_a_data_set_is_removed_by_the_path_it_was_indexed_by(
+    run, index, store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "t.tar", {"a.png": png(1)})
+    index("t.tar")
+    (tmp_path / "t.tar").unlink()
+    code, _, err = run("index", "remove", "--source", "t.tar", "--index", store)
+    assert (code, records(store)) == (0, {}), err
+
+
+def test_pictures_of_a_tar_that_is_cut_off_later_stay(index, store, tmp_path):
+    path = write_tar(tmp_path / "t.tar", {f"{n}.png": png(n) for n in range(4)})
+    index(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 3 * 1024 + 700])
+    found = index(path, "--prune", code=3)
+    assert (found["unchanged"], "removed" in found) == (3, False)
+    assert list(records(store)) == ["0", "1", "2", "3"]
+    path.write_bytes(whole)
+    assert index(path)["unchanged"] == 4
+
+
 def test_captions_of_several_kinds(index, store, tmp_path):
     save_picture(tmp_path / "images" / "a.png", 1)
     path = write_lines(
@@ -284,6 +307,22 @@ def test_features_in_parquet(index, refused, store, tmp_path):
     del columns["id"]
     pq.write_table(pa.table(columns), path)
     refused("expected a column image_id or id or key", path, "--model", "mine", code=1)
+
+
+def test_a_folder_of_parquet_with_a_damaged_file(index, refused, store, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for n in range(2):
+        columns = {"image_id": [f"{n}"], "image": [png(n)]}
+        pq.write_table(pa.table(columns), folder / f"{n}.parquet")
+    (folder / "0.parquet").write_bytes(b"cut off")
+    found = index(folder, code=3)
+    assert (found["added"], list(records(store))) == (1, ["1"])
+    assert found["failures"][0]["path"] == str(folder / "0.parquet")
+    (folder / "1.parquet").write_bytes(b"cut off, too")
+    refused("expected a Parquet file that can be read", folder, code=1)
+    pq.write_table(pa.table({"id": ["a"], "feature": [[1.0]]}), folder / "1.parquet")
+    refused("expected a Parquet file that can be read", folder, "--model", "mine", code=1)
 
 
 def test_a_data_set_is_indexed_without_loading_what_only_training_needs(tmp_path):

@@ -23,6 +23,7 @@ from retrieval.filters import (
 )
 from retrieval.filters.dates import interval_of
 from retrieval.filters.language import format_where, parse_where, read_where
+from retrieval.filters.values import as_value
 from retrieval.records import Picture, Record
 
 YEAR = Compare("year", ">=", 2020)
@@ -118,6 +119,12 @@ class TestMeaning:
     )
     def test_by_hand(self, text, expected):
         assert holds(text, metadata=self.META) is expected
+
+    def test_numbers_beyond_what_floats_hold_are_the_outermost(self):
+        huge = {"n": 10**400, "m": -(10**400)}
+        assert holds(f"n > {2**70} and m < -{2**70}", metadata=huge)
+        assert not holds("n < 0 or m > 0", metadata=huge)
+        json.dumps([as_value(value)[1] for value in huge.values()], allow_nan=False)
 
     def test_a_file_at_the_top_is_in_the_folder_without_a_name(self):
         assert holds('folder = ""', image_id="a.png")

@@ -227,3 +227,54 @@ def test_which_tables_are_of_features(tmp_path):
     refused("expected features in column 'feature'", read_finished, path)
     (tmp_path / "t.csv").write_text("image,caption\n")
     assert read_finished(tmp_path / "t.csv") is None
+
+
+def test_a_caption_that_is_none_costs_its_row_alone(npy, tmp_path):
+    metadata = lines(
+        tmp_path / "m.jsonl", {"id": "b/1", "caption": 5}, {"id": "狗", "caption": "x"}
+    )
+    rows = list(read(npy, metadata))
+    assert [one.feature is None for one in rows] == [False, True, False, False, False]
+    assert (rows[1].said.image_id, rows[1].place) == ("b/1", "row 1")
+    assert "expected text or a list of texts in field 'caption'" in rows[1].reason
+
+
+def not_utf_8(*texts):
+    """A column of texts, unchecked."""
+    return pa.array(texts, pa.binary()).view(pa.string())
+
+
+def test_what_is_no_utf_8_costs_its_row_alone(tmp_path):
+    columns = {
+        "id": not_utf_8(b"a", b"\xff", b"c", None, b"e"),
+        "caption": not_utf_8(b"x", b"y", b"\xff", b"z", b""),
+        "path": not_utf_8(b"a.png", b"b.png", b"c.png", b"d.png", b"\xff"),
+        "feature": [list(map(float, row)) for row in UNITS],
+    }
+    path = write(tmp_path / "t.parquet", columns)
+    rows = list(read_finished(path, feature_field="feature", images=tmp_path))
+    assert [(one.said.image_id, one.feature is None, one.picture) for one in rows] == [
+        ("a", False, tmp_path / "a.png"),
+        ("", True, None),
+        ("c", True, None),
+        ("", True, None),
+        ("e", False, None),
+    ]
+    assert rows[1].reason.startswith("expected an id in column 'id', got none")
+    assert rows[2].reason.startswith("expected UTF-8 in column 'caption'")
+
+
+@pytest.mark.parametrize("ids", [[0.0, 1.0], [b"0", b"1"], [True, False]])
+def test_ids_are_texts_or_whole_numbers(ids, tmp_path):
+    path = write(tmp_path / "t.parquet", {"id": ids, "feature": [[1.0], [1.0]]})
+    refused("expected ids that are texts or whole numbers in column 'id'", read_finished, path)
+
+
+def test_addresses_of_pictures_are_metadata(tmp_path):
+    columns = {"id": ["a", "b"], "path": ["https://x/y.png", "b.png"], "feature": [[1.0], [1.0]]}
+    path = write(tmp_path / "t.parquet", columns)
+    rows = list(read_finished(path, feature_field="feature", images=tmp_path))
+    assert [(one.picture, one.said.others) for one in rows] == [
+        (None, {"path": "https://x/y.png"}),
+        (tmp_path / "b.png", {}),
+    ]

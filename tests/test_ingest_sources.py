@@ -172,6 +172,13 @@ def test_nothing_is_forgotten_where_not_all_could_be_read(bench):
     assert set(bench.records()) == {"a", "b"}
 
 
+def test_nothing_is_forgotten_where_an_item_cannot_be_kept(bench):
+    bench.run(item("a"), item("b"))
+    odd = item("a", metadata={"n": float("nan")})
+    assert bench.run(odd, item("b"), prune=True) == {"unchanged": 1, "failed": 1}
+    assert set(bench.records()) == {"a", "b"}
+
+
 def test_a_data_set_that_lost_all_its_pictures_is_refused(bench):
     assert bench.run() == {}
     bench.run(item("a"))
@@ -201,6 +208,21 @@ def test_what_becomes_broken_is_forgotten_and_what_cannot_be_read_now_is_kept(be
     bench.run(item("a"), item("b"))
     assert bench.run(Item("a", data=b"broken"), Item("b", data=lost), prune=True) == {"failed": 2}
     assert set(bench.records()) == {"b"}
+
+
+def test_pictures_whose_files_are_out_of_reach_stay(bench, tmp_path):
+    files = [save_picture(tmp_path / "images" / f"{n}.png", n) for n in range(3)]
+    items = [Item(file.name, file) for file in files]
+    bench.run(*items)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    assert bench.run(*items, prune=True) == {"failed": 3}
+    assert len(bench.records()) == 3
+    (tmp_path / "elsewhere").rename(tmp_path / "images")
+    files[1].unlink()
+    files[2].unlink()
+    files[2].mkdir()
+    assert bench.run(*items) == {"unchanged": 1, "failed": 2}
+    assert set(bench.records()) == {"0.png", "1.png"}
 
 
 @pytest.mark.parametrize(

@@ -440,6 +440,16 @@ def test_equal_files_and_items_are_told(index_dir):
     assert told.kinds == {".png": 6, "(no file)": 1}
 
 
+def test_files_of_several_pictures_are_counted_once(index_dir, photos):
+    before = take_statistics(index_dir)
+    with IndexWriter.open(index_dir, ENCODER) as writer:
+        writer.add("again", path=photos / "0.png")
+        writer.add("of a tar", data=(photos / "0.png").read_bytes())
+    told = take_statistics(index_dir)
+    assert told.pictures == before.pictures + 2
+    assert (told.same, told.file_bytes) == (before.same, before.file_bytes)
+
+
 def test_an_empty_index_is_told_of(empty):
     told = take_statistics(empty)
     assert (told.pictures, told.features, told.first, told.fields) == (0, None, None, [])

@@ -131,6 +131,23 @@ def test_what_cannot_be_told_is_refused(run, index_dir, tmp_path, words, told):
     assert not list(tmp_path.glob("a.*"))
 
 
+@pytest.mark.parametrize("words", ["map", "duplicates --sheet", "stats --figure"])
+def test_what_could_not_be_drawn_is_refused_before_the_work(run, tmp_path, words):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    none = ("--index", tmp_path / "none")  # the work would miss it
+    for place, told in [
+        ("folder.png", f"expected a file to write at {tmp_path / 'folder.png'}, got a folder. "),
+        ("file/a/b.png", f"expected a folder at {tmp_path / 'file'}, got a file. "),
+    ]:
+        code, _, err = run("index", *words.split(), tmp_path / place, *none)
+        assert code == 1
+        assert told in err.replace("\n", " ")
+    code, _, err = run("index", *words.split(), tmp_path / "new" / "a" / "b.png", *none)
+    assert "expected an index" in err
+    assert not (tmp_path / "new").exists()
+
+
 def test_statistics_are_told_and_drawn(run, index_dir, tmp_path):
     figure = tmp_path / "drawn" / "stats.png"
     code, out, err = run("index", "stats", "--index", index_dir, "--figure", figure)
@@ -244,6 +261,7 @@ def test_what_cannot_be_shown_makes_way_or_is_grey(tmp_path):
     [
         [float(i) for i in range(30)],
         [None, *range(29)],
+        [-1.7e308, 1.7e308, *range(28)],
         [None] * 30,
         [True, False, 1, "true", None] * 6,
         [f"名字 {i} " + "长" * 100 for i in range(30)],

@@ -41,8 +41,20 @@ def test_a_real_signal_while_indexing(tmp_path):
     assert index_folder(tmp_path / "photos", store, FakeEncoder()).unchanged == 4
 
 
-@pytest.mark.parametrize("command", ["index .", "search x", "data check .", "tokens x", "demo"])
-def test_every_command_says_that_it_was_stopped(command, run, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("index .", SAID),
+        ("index folder .", SAID),
+        ("demo", SAID),
+        ("index map --json", "stopped\n"),
+        ("index duplicates", "stopped\n"),
+        ("search x", "stopped\n"),
+        ("data check .", "stopped\n"),
+        ("tokens x", "stopped\n"),
+    ],
+)
+def test_every_command_says_that_it_was_stopped(command, said, run, monkeypatch):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -50,8 +62,10 @@ def test_every_command_says_that_it_was_stopped(command, run, monkeypatch):
     monkeypatch.setattr("clip_text_cli.wiring.load_encoder", stop)
     monkeypatch.setattr("clip_text.data.readers.read_retrieval_set", stop)
     monkeypatch.setattr("clip_text.tokenizer.Tokenizer.__init__", stop)
+    monkeypatch.setattr("retrieval.overview.map_pictures", stop)
+    monkeypatch.setattr("retrieval.overview.find_duplicates", stop)
     code, out, err = run(*command.split())
-    assert (code, out, err) == (main.STOPPED, "", SAID)
+    assert (code, out, err) == (main.STOPPED, "", said)
 
 
 def test_stopped_before_a_command_begins(capsys):

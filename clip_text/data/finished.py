@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_text.data.captions import CAPTION_COLUMNS, IMAGE_COLUMNS, texts_of, without
-from clip_text.data.cells import arrow, holds_features, holds_text, plain_values, texts_in
+from clip_text.data.cells import (
+    arrow,
+    holds_features,
+    holds_text,
+    plain_values,
+    texts_in,
+    values_of,
+)
 from clip_text.data.described import Described
 from clip_text.data.parquet import ParquetRows
 from clip_text.data.rows import BATCH, IMAGE_ID, choose_captions, other_columns
@@ -136,8 +143,13 @@ def read_npy(path: Path, ids: Path, metadata: Path | None = None) -> FinishedSet
     def go(whole: FinishedSet) -> Iterator[Finished]:
         for start in range(0, len(rows), BATCH):
             for at, unit in enumerate(whole.as_units(rows[start : start + BATCH]), start):
-                one, picture = _described(names[at], said.get(names[at], {}), folder)
-                yield _row(one, f"row {at}", unit, picture)
+                place = f"row {at}"
+                try:
+                    one, picture = _described(names[at], said.get(names[at], {}), folder)
+                except DataError as error:
+                    yield Finished(Described(names[at]), place, None, str(error))
+                    continue
+                yield _row(one, place, unit, picture)
 
     return FinishedSet(str(path.resolve()), rows.shape[1], len(rows), go)
 
@@ -272,6 +284,7 @@ def read_table(
             f"expected a column {id_field or ' or '.join(_ID_COLUMNS)} in {rows.source}, got none. "
             f"The columns there are: {', '.join(rows.types)}. Name that of the ids: --id-field."
         )
+    _check_ids(rows, found[0])
     captions = choose_captions(rows, kinds, whole=True)
     pictures = [n for n in find_columns(IMAGE_COLUMNS, rows.types) if holds_text(rows.types[n])]
     columns = _Columns(features, found[0], captions, next(iter(pictures), None), [])
@@ -283,6 +296,15 @@ def read_table(
             yield from _table_rows(whole, rows, columns, folder, (start, table))
 
     return FinishedSet(rows.source, width, len(rows), go)
+
+
+def _check_ids(rows: ParquetRows, column: str) -> None:
+    kind = rows.types[column]
+    if not (holds_text(kind) or arrow().types.is_integer(kind)):
+        raise DataError(
+            f"expected ids that are texts or whole numbers in column {column!r} of {rows.source}, "
+            f"got {kind}. Convert them, or name another column: --id-field."
+        )
 
 
 class _Columns(NamedTuple):
@@ -309,17 +331,31 @@ def _table_rows(
 ) -> Iterator[Finished]:
     start, table = part
     units = _units(whole, table.column(columns.features))
-    ids = table.column(columns.ids).to_pylist()
-    said = {kind: table.column(name).to_pylist() for kind, name in columns.captions.items()}
-    files = table.column(columns.picture).to_pylist() if columns.picture else [None] * len(ids)
+    ids = values_of(table.column(columns.ids))
+    said = {kind: values_of(table.column(name)) for kind, name in columns.captions.items()}
+    files = values_of(table.column(columns.picture)) if columns.picture else [None] * len(ids)
     others = plain_values(table, columns.others)
     for at, (image_id, unit) in enumerate(zip(ids, units, strict=True)):
         place = rows.place(start + at)
-        one = Described("" if image_id is None else str(image_id))
-        texts = {kind: texts_in(said[kind][at], kind, place) for kind in said}
-        one.add(texts, others[at])
-        file = files[at]
-        yield _row(one, place, unit, folder / str(file) if file else None)
+        is_id = isinstance(image_id, str | int)
+        one = Described(str(image_id) if is_id else "")
+        if not is_id:
+            reason = f"expected an id in column {columns.ids!r}, got none in UTF-8. Mend the row."
+            yield Finished(one, place, None, reason)
+            continue
+        try:
+            texts = {
+                kind: texts_in(said[kind][at], name, place)
+                for kind, name in columns.captions.items()
+            }
+        except DataError as error:
+            yield Finished(one, place, None, str(error))
+            continue
+        named = files[at]
+        file = named if isinstance(named, str) else ""
+        address = {columns.picture: file} if columns.picture and "://" in file else {}
+        one.add(texts, others[at] | address)
+        yield _row(one, place, unit, folder / file if file and not address else None)
 
 
 def _units(whole: FinishedSet, column: Any) -> list[Units | str]:  # noqa: ANN401

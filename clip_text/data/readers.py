@@ -203,11 +203,16 @@ def read_finished(
     found = recognise(path, split, [], wanted)
     if found.format != "parquet":
         return None
-    rows = ParquetRows([Path(file) for file in found.files], found.source)
+    problems: list[Problem] = []
+    rows = ParquetRows([Path(file) for file in found.files], found.source, problems)
+    if not rows.types:
+        raise DataError(problems[0].message)
     column = feature_column(rows, feature_field)
     has_pictures = bool(find_columns(PICTURE_COLUMNS, rows.types))
     if column is None or (has_pictures and feature_field is None):
         return None
+    if problems:  # of pictures, what can be read is taken; of features, all or nothing
+        raise DataError(problems[0].message)
     folder = _picture_folder(found, images)
     finished = read_table(rows, column, folder, kinds=_check_kinds(kinds), id_field=id_field)
     finished.name = f"{_place(found)} {found.part}".strip()

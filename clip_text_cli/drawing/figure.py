@@ -17,12 +17,16 @@ def check_drawable(out: Path) -> None:
     Raises:
         MissingPackageError: If matplotlib is missing.
         DataError: If the file's ending is none of :data:`SUFFIXES`.
+        StorageError: If the file cannot be written.
     """
+    from clip_text.storage import check_writable
+
     if out.suffix.lower() not in SUFFIXES:
         raise DataError(
             f"expected a picture's name that ends in {', '.join(SUFFIXES)}, got {out.name!r}. "
             "Rename it."
         )
+    check_writable(out)
     with needs("clip-text[evaluate]", "a picture"):
         import matplotlib.figure  # noqa: F401
 

@@ -35,6 +35,7 @@ _COLOURS = (
 )
 _OTHERS, _NONE = "#7a7f87", "#c9cdd3"
 _MISSING = "#d5d8dd"
+_MOST = 1e300  # of numbers on a scale: the ticks of larger ones overflow
 _LONGEST_NAME = 30  # characters
 
 
@@ -141,7 +142,8 @@ def _coloured(values: "Sequence[Scalar]") -> _Colours:
     """Choose colours: shades of numbers where there are many, else one for each common value."""
     counts = Counter(value for value in map(_keyed, values) if value is not None)
     numbers = [key for key in counts if isinstance(key, float)]
-    if len(numbers) == len(counts) and len(counts) > len(_COLOURS):
+    has_scale = all(abs(number) <= _MOST for number in numbers)
+    if len(numbers) == len(counts) > len(_COLOURS) and has_scale:
         return _shaded(values, min(numbers), max(numbers))
     ranked = sorted(counts, key=lambda key: (-counts[key], str(key)))
     named = dict(zip(ranked, _COLOURS, strict=False))

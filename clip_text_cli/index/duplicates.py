@@ -96,6 +96,7 @@ def duplicates(
 
 
 def _check_sheet(sheet: Path) -> None:
+    from clip_text.storage import check_writable
     from retrieval.sheet import SHEET_SUFFIXES
 
     if sheet.suffix.lower() not in SHEET_SUFFIXES:
@@ -103,6 +104,7 @@ def _check_sheet(sheet: Path) -> None:
             f"expected a sheet's name that ends in {', '.join(SHEET_SUFFIXES)}, got "
             f"{sheet.name!r}. Rename it."
         )
+    check_writable(sheet)
 
 
 def _table(groups: "list[Group]") -> Table:

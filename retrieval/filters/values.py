@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import defaultdict
 from typing import Any
 
@@ -38,7 +39,10 @@ def stored_name(field: str) -> str | None:
 
 
 def as_value(scalar: Scalar) -> Value:
-    """Bring a value into the form in which it is compared: integers beyond 64 bits as floats."""
+    """Bring a value into the form in which it is compared.
+
+    Integers beyond 64 bits are floats, those beyond floats the outermost one.
+    """
     if scalar is None:
         return NULL, 0
     if isinstance(scalar, bool):
@@ -49,7 +53,8 @@ def as_value(scalar: Scalar) -> Value:
         try:
             return NUMBER, float(scalar)
         except OverflowError:
-            return NUMBER, math.copysign(math.inf, scalar)
+            most = sys.float_info.max  # not infinity: JSON and the scales of maps have none
+            return NUMBER, most if scalar > 0 else -most
     return NUMBER, scalar
 
 

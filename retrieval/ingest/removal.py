@@ -8,7 +8,7 @@ from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.errors import FolderError
 from retrieval.index import disown_future, seal_if_due
 from retrieval.ingest.items import resolve
-from retrieval.records import displayed
+from retrieval.records import displayed, displayed_text
 
 __all__ = ["remove_pictures"]
 
@@ -30,7 +30,7 @@ def remove_pictures(
         ids: Those that items were added under, or paths of pictures below their indexed folders.
         folders: Pictures of indexed folders that lie below these.
         roots: Folders that were indexed: all that belongs to them.
-        sources: Names of data sets that were indexed: all of their items.
+        sources: Names of data sets that were indexed, or paths of them: all of their items.
 
     Returns:
         How many were forgotten.
@@ -82,6 +82,8 @@ def _remove_folder(folder: Path, catalogue: Catalogue) -> int:
 
 def _remove_source(source: str, catalogue: Catalogue) -> int:
     rows = catalogue.sources.rows(source)
+    if not rows:  # files are named by where they really lie, from whichever folder that is said
+        rows = catalogue.sources.rows(displayed_text(os.path.realpath(source)))
     if not rows:
         known = ", ".join(catalogue.sources.counts()) or "none"
         raise FolderError(

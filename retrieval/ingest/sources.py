@@ -133,6 +133,7 @@ class _DataSet:
             if item.feature is not None:
                 feature = check_feature(item.feature, item.id, self._catalogue.embed_dim)
         except ItemError as error:
+            self._is_whole = False  # which picture of the index it is, is not known
             return Examined(_Subject(name), Verdict.BROKEN, None, reason=reason_of(error))
         load = item.load()
         record = self._catalogue.find_item(picture.image_id)
@@ -147,7 +148,7 @@ class _DataSet:
             return replace(seen, verdict=Verdict.BROKEN, reason=reason)
         if item.data is None:
             assert picture.path is not None
-            return look_at_file(seen, picture.path)
+            return _look(seen, picture.path)
         return seen
 
     def store(self, due: Due[_Subject], feature: Feature | StoredFeature | None) -> None:
@@ -235,6 +236,14 @@ class _DataSet:
     def _fail(self, subject: _Subject, reason: str) -> None:
         self.report.failed += 1
         self.report.failures.append((subject.name, reason))
+
+
+def _look(seen: Examined[_Subject], path: bytes) -> Examined[_Subject]:
+    """Judge an item's file. One that is not there may be on a drive that is not mounted."""
+    looked = look_at_file(seen, path)
+    if looked.verdict is Verdict.BROKEN and looked.size is None:
+        return replace(looked, verdict=Verdict.UNREADABLE)
+    return looked
 
 
 def _picture(due: Due[_Subject]) -> Picture:

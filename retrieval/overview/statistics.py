@@ -82,8 +82,8 @@ class Statistics:
         roots: By indexed folder.
         folders: By folder below the indexed one, ``""`` at its top, the fullest first.
         kinds: By the ending of the file's name.
-        file_bytes: Sizes of files; None where none is known.
-        same: Pictures whose file is equal to one before it.
+        file_bytes: Sizes of files, each once; None where none is known.
+        same: Files that are equal to one before them.
         megapixels: By size, as shown, the smallest first.
         sizes: By width and height, the commonest first.
         shapes: Upright, square or lying; a square's sides differ by less than 5%.
@@ -148,7 +148,7 @@ class _Tally:
         self.sizes, self.shapes, self.scripts = Counter[str](), Counter[str](), Counter[str]()
         self.months = Counter[str]()
         self.megapixels, self.lengths = Counter[int](), Counter[int]()
-        self.contents: set[bytes] = set()
+        self.contents, self.paths = set[bytes](), set[bytes]()
         self.file_bytes: list[int] = []
         self.characters: list[int] = []
         self.moments: list[int] = []
@@ -160,11 +160,8 @@ class _Tally:
         self.roots[_ITEMS if picture.root is None else displayed(picture.root)] += 1
         self.folders[picture.image_id.rpartition("/")[0]] += 1
         self.kinds["(no file)" if picture.path is None else _kind(picture.path)] += 1
-        if picture.size is not None:
-            self.file_bytes.append(picture.size)
-        if picture.content_hash is not None:
-            self.same += picture.content_hash in self.contents
-            self.contents.add(picture.content_hash)
+        if picture.path is not None and picture.path not in self.paths:
+            self._add_file(picture, picture.path)
         if picture.width and picture.height:
             self._add_size(picture.width, picture.height)
         if picture.mtime_ns is not None:
@@ -173,6 +170,14 @@ class _Tally:
             self.characters.append(len(picture.caption))
             self.lengths[bisect_right(_CHARACTERS, len(picture.caption))] += 1
             self.scripts[_script(picture.caption)] += 1
+
+    def _add_file(self, picture: Picture, path: bytes) -> None:
+        self.paths.add(path)
+        if picture.size is not None:
+            self.file_bytes.append(picture.size)
+        if picture.content_hash is not None:
+            self.same += picture.content_hash in self.contents
+            self.contents.add(picture.content_hash)
 
     def _add_size(self, width: int, height: int) -> None:
         self.sizes[f"{width} × {height}"] += 1
