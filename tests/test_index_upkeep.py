@@ -240,6 +240,8 @@ SAID = {
         PUT_BACK,
     ),
     "the table of fields is damaged": "DROP TABLE fields",
+    "the table of sources is damaged": "DROP TABLE sources",
+    "table of sources is damaged": "DROP TABLE source_items",
 }
 
 
