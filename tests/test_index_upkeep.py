@@ -199,6 +199,9 @@ DERIVED = {
     "another feature for row 2": spoil_vectors,
     "other rows": lose_a_vector,
     "digest": flip_a_bit,
+    "manifest.json (it is missing)": lambda folder: (
+        features_of(folder).with_name("manifest.json").unlink()
+    ),
     "of another catalogue": lambda folder: alter(
         folder, "UPDATE meta SET value = 'x' WHERE key = 'uid'"
     ),
