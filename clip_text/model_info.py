@@ -3,6 +3,7 @@
 A model that was exported is told of without torch: what its manifest says is all that is asked.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -89,6 +90,7 @@ class KeptForm:
         name: Name of the runtime that runs it.
         precision: What it computes in.
         runtimes: How each tower computes; empty where it is not made yet.
+        can_be_kept: Whether its folder can be made and written; else the model itself runs.
     """
 
     commands: list[str]
@@ -96,10 +98,12 @@ class KeptForm:
     name: str
     precision: Precision
     runtimes: dict[Tower, RuntimeInfo]
+    can_be_kept: bool = True
 
     def lines(self) -> list[str]:
         """Say it, with its times where they were taken, and that all else is said of the model."""
-        made = "" if self.runtimes else ", which is made at first use"
+        made = ", which is made at first use" if self.can_be_kept else ", once it can be written"
+        made = "" if self.runtimes else made
         *others, last = self.commands
         out = [
             f"{', '.join(others)} and {last} run an exported form ({self.name}, {self.precision}) "
@@ -238,7 +242,14 @@ def describe_kept(family: Family, commands: Sequence[str], *, measure: bool = Fa
             encoder = Encoder.from_pretrained(folder)
             runtimes = {tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)}
     name = RUN_BY[family]
-    return KeptForm(list(commands), folder, name, precision_of(name), runtimes)
+    can_be_kept = _can_be_made(folder)
+    return KeptForm(list(commands), folder, name, precision_of(name), runtimes, can_be_kept)
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Tell whether a folder is, or can be made, where this process may write."""
+    there = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def tower_facts(checkpoint: "Checkpoint") -> dict[Tower, TowerFacts]:

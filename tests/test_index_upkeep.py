@@ -15,7 +15,7 @@ from older_catalogues import as_schema_1
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, soundness
 from retrieval.catalogue.segmentation import Settings
 from retrieval.catalogue.words import store_settings
-from retrieval.errors import IndexLockedError
+from retrieval.errors import CorruptIndexError, IndexLockedError
 from retrieval.filters.language import parse_where
 from retrieval.index import compact, describe, verify
 from retrieval.index.sealed import current
@@ -199,6 +199,9 @@ DERIVED = {
     "another feature for row 2": spoil_vectors,
     "other rows": lose_a_vector,
     "digest": flip_a_bit,
+    "manifest.json (it is missing)": lambda folder: (
+        features_of(folder).with_name("manifest.json").unlink()
+    ),
     "of another catalogue": lambda folder: alter(
         folder, "UPDATE meta SET value = 'x' WHERE key = 'uid'"
     ),
@@ -240,6 +243,8 @@ SAID = {
         PUT_BACK,
     ),
     "the table of fields is damaged": "DROP TABLE fields",
+    "the table of sources is damaged": "DROP TABLE sources",
+    "table of sources is damaged": "DROP TABLE source_items",
 }
 
 
@@ -269,6 +274,69 @@ def test_what_searches_in_words_and_fields_look_into_is_made_again(run, describe
         rows = catalogue.filters.rows(parse_where('标签.年 = 2024 or tags = "海边"'))
         assert rows.tolist() == [2, 8]
         assert catalogue.words.rank("猫", 9).rows.tolist() == [8]
+
+
+# Without these FTS5 finds nothing, too little, or cannot even open the text index to drop it.
+LOST_BY_FTS5 = [
+    *(f"DELETE FROM words_{own}" for own in ("data", "docsize", "config")),
+    *(f"DROP TABLE words_{own}" for own in ("data", "idx", "content", "docsize", "config")),
+    "DELETE FROM words_data WHERE id = 1",
+    "UPDATE words_data SET block = x'0102030405' WHERE id = 1",
+    "UPDATE words_docsize SET sz = NULL WHERE id = 8",
+    "UPDATE words_docsize SET sz = x'05000000' WHERE id = 8",
+    "UPDATE words_config SET v = 0",
+    "DROP TABLE words_known",
+]
+SETTINGS = ("{}", "not json", "[]", '{"simplify": 1}', '{"simplify": true, "user_words": 5}')
+LOST = [
+    *LOST_BY_FTS5,
+    *(f"UPDATE meta SET value = '{text}' WHERE key = 'words_settings'" for text in SETTINGS),
+]
+
+
+@pytest.mark.parametrize("change", LOST)
+def test_a_text_index_that_lost_what_is_its_own_is_told_and_made_again(run, described, change):
+    alter(described, change)
+    code, out, err = run("index", "verify", "--index", described)
+    assert (code, "the table of words is damaged" in out) == (1, True), (out, err)
+    code, out, err = run("index", "verify", "--index", described, "--repair")
+    assert (code, out.splitlines()[-1]) == (0, "sound"), (out, err)
+    with Catalogue.open(described) as catalogue:
+        assert catalogue.words.rank("猫", 9).rows.tolist() == [8]
+        assert catalogue.words.rank("沙滩", 9).rows.tolist() == [2]
+
+
+def test_pages_of_the_text_index_that_nothing_leads_to_are_missed(run, described):
+    """Of a text index of several pages: one alone is found without being led to."""
+    with IndexWriter.open(described) as writer:
+        for number in range(900):
+            feature = np.eye(16, dtype=np.float32)[1]
+            writer.add(f"{number}", feature=feature, caption=f"word{number}")
+    assert run("index", "verify", "--index", described)[:2] == (0, "sound\n")
+    alter(described, "DELETE FROM words_idx")
+    assert "words is damaged" in run("index", "verify", "--index", described)[1]
+    assert verify(described, repair=True).problems == []
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE words_data", "UPDATE words_config SET v = 0"])
+def test_who_meets_a_damaged_text_index_says_how_to_mend_it(run, described, photos, change):
+    alter(described, change)
+    (photos / "p" / "metadata.jsonl").unlink()
+    remedy = f"verify --repair --index {described}( |$)"
+    with pytest.raises(CorruptIndexError, match=remedy):
+        index_folder(photos / "p", described, ENCODER)
+    with Catalogue.open(described) as catalogue, pytest.raises(CorruptIndexError, match=remedy):
+        catalogue.words.rank("猫", 9)
+    assert run("index", "text", "--index", described)[0] == 0
+    assert run("index", "verify", "--index", described)[:2] == (0, "sound\n")
+
+
+def test_a_text_index_of_nothing_is_sound(described):
+    with Catalogue.open_for_writing(described) as catalogue, catalogue.transaction():
+        catalogue.connection.write("DELETE FROM images", ())
+        catalogue.connection.write("DELETE FROM features", ())
+    with Catalogue.open(described) as catalogue:
+        assert soundness.check_catalogue(catalogue) == []
 
 
 def test_words_that_were_cut_with_opencc_are_not_called_wrong_where_there_is_none(

@@ -184,8 +184,11 @@ def test_who_only_reads_changes_nothing(real):
     assert (real / CATALOGUE_NAME).read_bytes() == before[CATALOGUE_NAME]
 
 
-def test_a_newer_one_is_refused_and_left_alone(real):
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_newer_one_is_refused_and_left_alone(real, mode):
+    """A copy made by SQLite is of the mode that keeps no log: the file says which one it is."""
     database = sqlite3.connect(real / CATALOGUE_NAME)
+    database.execute(f"PRAGMA journal_mode = {mode}")
     with database:
         database.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
     database.close()

@@ -171,6 +171,16 @@ def test_what_commands_run_in_place_of_the_starter_is_told(run, new_cache, monke
         assert "exported form" not in run("info", *named)[1]
 
 
+def test_a_form_that_cannot_be_kept_is_not_said_to_be_made_at_first_use(
+    run, new_cache, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "auto")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path / "file" / "below"))
+    code, out, _ = run("info")
+    assert (code, "made at first use" in out, "once it can be written" in out) == (0, False, True)
+
+
 def test_lines_of_a_kept_form_name_its_times(tmp_path):
     runtimes = {
         "text": RuntimeInfo("openvino", "fp32", False, [1, 16], {"openvino": [0.5, 3.0]}, {}),

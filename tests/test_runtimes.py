@@ -7,25 +7,28 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from models import shared_checkpoint, tiny_checkpoint
+from models import IMAGE_SIZE, shared_checkpoint, tiny_checkpoint
 from PIL import Image
 
 import clip_text
 from clip_text import encoder as encoders
 from clip_text.checkpoints import save_checkpoint
 from clip_text.encoder import Encoder
-from clip_text.errors import CheckpointError, MissingPackageError
+from clip_text.errors import CheckpointError, MissingPackageError, StorageError
 from clip_text.evaluation.measure import encode_images
 from clip_text.names import RUNTIMES
 from clip_text.runtimes import auto, cache, choice, processor
 from clip_text.runtimes.auto import AutoRuntime, Samples
 from clip_text.runtimes.cache import Stamp
+from clip_text.runtimes.graph import ImageGraph
 from clip_text.runtimes.names import asked_for
+from clip_text.runtimes.openvino import _with_exact_stem, convert
 from clip_text.runtimes.packing import Packing, Padding
 from retrieval.ingest import index_folder
 
@@ -102,6 +105,38 @@ def test_photographs_in_bfloat16_stay_within_the_bound_of_auto():
         for name in ("openvino", "openvino-bf16")
     ]
     assert auto.LOWEST_COSINE < (rows[0] * rows[1]).sum(1).min() < 0.99999
+
+
+@contextmanager
+def no_room():
+    """A disk on which no file grows above a hundred bytes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def image_graph(vision):
+    """The image tower as OpenVINO's graph."""
+    made = tiny_checkpoint(vision=vision)
+    pixels = torch.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
+    graph = ImageGraph(made.model, made.preprocessing)
+    return convert(graph, {"pixels": pixels}, [(-1, *pixels.shape[1:])])
+
+
+def test_a_graph_with_hardly_a_convolution_is_not_written_to_disk():
+    graph = image_graph("vit")
+    with no_room():
+        assert _with_exact_stem(graph) is graph
+
+
+def test_a_graph_that_finds_no_room_for_temporary_files_says_where():
+    graph = image_graph("resnet")
+    with pytest.raises(StorageError, match=r"^expected room .* set TMPDIR\.$"), no_room():
+        _with_exact_stem(graph)
 
 
 def test_threads_calling_at_once(encoder):

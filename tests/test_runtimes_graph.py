@@ -1,12 +1,14 @@
 """The towers as graphs: the rows of the Encoder, whatever the backbone and however texts lie."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from models import BACKBONES, CLS, IMAGE_SIZE, PAD, SEP, VISION, rows, tiny_checkpoint
 
 from clip_text.encoder import Encoder
-from clip_text.runtimes.graph import ImageGraph, PackedText, TextGraph, can_pack
+from clip_text.runtimes.graph import ImageGraph, PackedText, TextGraph, can_pack, traceable
 
 SAME = 1e-5
 TOKENS = rows([CLS, 7, 8, 9, SEP], [CLS, SEP], [CLS, 20, 21, SEP], [CLS, *range(5, 18), SEP])
@@ -64,3 +66,27 @@ def test_the_image_graph_gives_the_encoders_rows(vision):
     with torch.inference_mode():
         computed = graph(torch.from_numpy(pixels))
     np.testing.assert_allclose(computed, encoder.runtime.image(pixels), atol=SAME)
+
+
+def test_two_traces_at_once_leave_torch_as_it_was():
+    """The first to begin is the first to end, while the other is within."""
+    before, fast = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
+    began, ended = threading.Event(), threading.Event()
+
+    def second():
+        began.set()
+        with traceable():
+            ended.wait(10)
+
+    torch.set_num_threads(3)
+    try:
+        other = threading.Thread(target=second)
+        with traceable():
+            other.start()
+            assert began.wait(10)
+            other.join(0.1)  # is within by now, if nothing keeps it out
+        ended.set()
+        other.join()
+        assert (torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()) == (3, fast)
+    finally:
+        torch.set_num_threads(before)

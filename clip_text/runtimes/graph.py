@@ -6,6 +6,7 @@ the pooler reads [CLS] only, the last layer computes nothing else. Padded tokens
 one text each.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = ["ImageGraph", "PackedText", "TextGraph", "can_pack", "first_position"
 
 _FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 _POOLERS = ("cls", "mean")
+_TRACING = threading.RLock()
 
 
 def can_pack(tower: TextTower) -> bool:
@@ -164,17 +166,21 @@ def traceable() -> Iterator[None]:
 
     By one thread: an example is small, and threads that wait for each other on busy cores took
     three times the processor's time for it.
+
+    One thread of the process at a time: what is set holds for all, and of two the second would
+    take the first one's settings for those to go back to.
     """
-    fast, threads = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
-    torch.backends.mha.set_fastpath_enabled(False)
-    torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, and read best by all
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.set_num_threads(threads)
+    with _TRACING:
+        fast, threads = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.set_num_threads(1)
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # TorchScript is deprecated, and read best by all
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            torch.set_num_threads(threads)
 
 
 class ImageGraph(nn.Module):

@@ -1,22 +1,23 @@
 """OpenVINO: the graphs compiled for this processor, in float32, bfloat16 or int8."""
 
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_text.errors import needs
+from clip_text.errors import StorageError, needs
 from clip_text.runtimes import Features, Pixels, TokenIds
 from clip_text.runtimes.cache import Stamp
 from clip_text.runtimes.packing import Packing, Padding, unpack
 from clip_text.runtimes.processor import available_cores
+from clip_text.storage import disk_trouble
 
 if TYPE_CHECKING:
     import openvino
@@ -194,18 +195,23 @@ def _with_exact_stem(model: "openvino.Model") -> "openvino.Model":
 
     Returns:
         A graph with the weights of the one given; that one itself if it has hardly a convolution.
+
+    Raises:
+        StorageError: If the graph finds no room in the folder for temporary files.
     """
     import openvino
 
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "graph.xml")
-        openvino.serialize(model, file)
-        graph = ElementTree.parse(file)  # noqa: S314  (written by the line above)
-        weights = np.fromfile(file.with_suffix(".bin"), np.uint8)
+    if sum("Convolution" in op.get_type_name() for op in model.get_ops()) <= _STEM:
+        return model
+    try:
+        graph, weights = _written(model)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(
+            f"expected room for a graph in {tempfile.tempdir or 'a folder for temporary files'}, "
+            f"got: {disk_trouble(error) or error}. Free some, or set TMPDIR."
+        ) from error
     layers = graph.findall("./layers/layer")
     places = [i for i, layer in enumerate(layers) if "Convolution" in layer.get("type", "")]
-    if len(places) <= _STEM:
-        return model
     for layer in layers[: places[_STEM]]:
         if layer.get("type") not in {"Const", "Parameter"}:
             said = layer.find("rt_info")
@@ -215,6 +221,19 @@ def _with_exact_stem(model: "openvino.Model") -> "openvino.Model":
             ElementTree.SubElement(said, "attribute", name="precise", version="0")
     text = ElementTree.tostring(graph.getroot(), encoding="unicode")
     return the_core().read_model(text, openvino.Tensor(weights))
+
+
+def _written(
+    model: "openvino.Model",
+) -> "tuple[ElementTree.ElementTree[ElementTree.Element], NDArray[np.uint8]]":
+    """Write a graph to a file that does not stay, and give its XML and its weights as bytes."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "graph.xml")
+        openvino.serialize(model, file)
+        graph = ElementTree.parse(file)  # noqa: S314  (written by the line above)
+        return graph, np.fromfile(file.with_suffix(".bin"), np.uint8)
 
 
 def convert(

@@ -28,6 +28,7 @@ class Follower:
         said: Gives what the tables should say of a picture; None for nothing.
         stored: Reads what they do say of the rows from one to another, both included, by row.
         fits: Tells whether what searches look into holds what is stored.
+        drop_damaged: What takes away, instead, tables so damaged that SQLite cannot drop them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Follower:
     said: Callable[[sqlite3.Connection, Picture], object] = lambda _, __: None
     stored: Callable[[sqlite3.Connection, int, int], dict[int, object]] = lambda *_: {}
     fits: Callable[[sqlite3.Connection], bool] = lambda _: True
+    drop_damaged: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -14,6 +14,7 @@ from retrieval.catalogue.connection import Connection, one_step
 from retrieval.catalogue.fields import FIELDS
 from retrieval.catalogue.follower import Follower, has_follower
 from retrieval.catalogue.sources import SOURCES
+from retrieval.catalogue.trouble import is_damage
 from retrieval.catalogue.words import WORDS
 from retrieval.records import Picture
 
@@ -60,12 +61,24 @@ def remake(db: sqlite3.Connection, followers: Iterable[Follower]) -> None:
 
 
 def _make(db: sqlite3.Connection, follower: Follower) -> None:
-    for statement in (*follower.drop, *follower.create):
+    _drop(db, follower)
+    for statement in follower.create:
         db.execute(statement)
     if follower.written:
         for row, *values in db.execute(f"{_PICTURES} ORDER BY row"):
             follower.written(db, row, Picture(*values))
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (follower.key, follower.mark))
+
+
+def _drop(db: sqlite3.Connection, follower: Follower) -> None:
+    try:
+        for statement in follower.drop:
+            db.execute(statement)
+    except sqlite3.DatabaseError as error:
+        if not follower.drop_damaged or not is_damage(error):
+            raise
+        for statement in follower.drop_damaged:
+            db.execute(statement)
 
 
 def differing(connection: Connection, follower: Follower) -> list[int]:

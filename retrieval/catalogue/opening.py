@@ -28,11 +28,13 @@ def connect_writer(path: Path, *, fingerprint: str, embed_dim: int) -> sqlite3.C
         raise_if_damaged(path, error)
         raise
     try:
+        is_new = is_blank(db)
+        if not is_new:
+            stored_version(db, path)  # before anything of it is changed
         # Readers and the writer go on side by side. A file remembers it, but for some copies.
         db.execute("PRAGMA journal_mode = WAL")
-        if is_blank(db):
+        if is_new:
             create(db, fingerprint, embed_dim)
-        stored_version(db, path)
         # What has been acknowledged is to survive a power cut, not just the death of the
         # process: the log is on the disk when a transaction ends. On a Mac, fsync alone leaves
         # it in the drive's own memory.

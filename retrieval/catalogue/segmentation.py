@@ -63,8 +63,16 @@ class Settings:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read what :meth:`as_text` wrote."""
-        return cls(**json.loads(text))
+        """Read what :meth:`as_text` wrote.
+
+        Raises:
+            ValueError: If it is no JSON.
+            TypeError: If it is another one.
+        """
+        settings = cls(**json.loads(text))
+        if not isinstance(settings.simplify, bool) or not isinstance(settings.user_words, str):
+            raise TypeError(f"expected a bool and a text, got {text}. Write them by as_text.")
+        return settings
 
     def as_text(self) -> str:
         """Write them as JSON."""

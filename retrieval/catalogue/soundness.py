@@ -10,6 +10,7 @@ from retrieval.catalogue.catalogue import Catalogue
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.followers import FOLLOWERS, Follower, differing, has_follower, remake
 from retrieval.catalogue.trouble import is_damage
+from retrieval.catalogue.words import forget_unreadable_settings
 from retrieval.errors import CorruptIndexError
 
 __all__ = ["Problem", "check_catalogue", "mend_catalogue"]
@@ -98,6 +99,7 @@ def mend_catalogue(catalogue: Catalogue) -> list[str]:
     unsound = [follower for follower in FOLLOWERS if _difference(connection, follower)]
     if unsound:  # before anything is deleted: that deletes from them, too
         with catalogue.transaction():
+            forget_unreadable_settings(connection.db)
             remake(connection.db, unsound)
         done += [f"made the table of {follower.name} again" for follower in unsound]
     with catalogue.transaction():
@@ -136,6 +138,8 @@ def _difference(connection: Connection, follower: Follower) -> str | None:
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
+        is_sound = False
+    except CorruptIndexError:
         is_sound = False
     return None if is_sound else f"the table of {follower.name} is damaged"
 

@@ -3,6 +3,8 @@
 Items that a program added one by one are of none.
 """
 
+import sqlite3
+
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.follower import Follower, has_follower
 
@@ -23,7 +25,14 @@ _CREATE = (
 
 _DROP = ("DROP TRIGGER IF EXISTS source_items_removed",)
 
-SOURCES = Follower("sources", 1, _CREATE, _DROP)
+
+def _is_there(db: sqlite3.Connection) -> bool:
+    """Look into both tables: where one is gone SQLite raises."""
+    db.execute("SELECT name, row FROM sources JOIN source_items USING (source) LIMIT 1")
+    return True
+
+
+SOURCES = Follower("sources", 1, _CREATE, _DROP, fits=_is_there)
 
 
 class Sources:

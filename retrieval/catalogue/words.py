@@ -12,6 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,18 @@ from numpy.typing import NDArray
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.follower import STORED, Follower
 from retrieval.catalogue.segmentation import Segmenter, Settings, can_simplify
-from retrieval.errors import QueryError
+from retrieval.errors import CorruptIndexError, QueryError
 from retrieval.protocols import Rows
 from retrieval.records import Picture, bounds_under
 
-__all__ = ["WORDS", "Worded", "Words", "store_settings", "store_words"]
+__all__ = [
+    "WORDS",
+    "Worded",
+    "Words",
+    "forget_unreadable_settings",
+    "store_settings",
+    "store_words",
+]
 
 _READ_TABLE = """CREATE TABLE IF NOT EXISTS recognised (
     content_hash BLOB PRIMARY KEY,
@@ -57,8 +65,23 @@ _DROP = (
     "DROP TABLE IF EXISTS words",
 )
 
+# To drop a table FTS5 opens it, which it cannot where one of its own five is gone or wrong.
+_DROP_DAMAGED = (
+    "PRAGMA writable_schema = ON",
+    "DELETE FROM sqlite_master WHERE name IN ('words', 'words_known')",
+    "PRAGMA writable_schema = RESET",
+    *(
+        f"DROP TABLE IF EXISTS words_{own}"
+        for own in ("data", "idx", "content", "docsize", "config")
+    ),
+)
+
 _STORE = "INSERT INTO words (rowid, caption, name, metadata, seen) VALUES (?, ?, ?, ?, ?)"
 _LINES = "SELECT rowid, caption, name, metadata, seen FROM words"
+# Of FTS5's own tables: how many words each column of a line has, and all lines together.
+_SIZES = "SELECT id, sz FROM words_docsize ORDER BY id"
+_AVERAGES = "SELECT block FROM words_data WHERE id = 1"
+_HAVE = "SELECT count(*) FROM words WHERE words MATCH ?"
 _LONGEST = 8000  # characters: of a longer word FTS5 keeps the beginning
 _SETTINGS_KEY = "words_settings"
 # With these people ask for pictures; they are no part of what they ask for.
@@ -125,26 +148,55 @@ def _comparable(db: sqlite3.Connection) -> Settings | None:
 
 
 def _fits(db: sqlite3.Connection) -> bool:
-    """Count the words of all lines, and compare that with what FTS5 counts in its own index.
+    """Count the words of all lines, and compare that with what FTS5 counts in its own tables.
 
-    SQLite's integrity check does not look into it before 3.44.
+    SQLite's integrity check does not look into them before 3.44, and FTS5's own only where it may
+    write.
     """
     pictures: Counter[str] = Counter()
     places: Counter[str] = Counter()
-    for _, *columns in db.execute(_LINES):
-        words = [word for column in columns for word in column.split() if len(word) < _LONGEST]
+    sums = np.zeros(5, np.int64)  # lines, and the words of each column
+    for line, size in zip_longest(db.execute(f"{_LINES} ORDER BY rowid"), db.execute(_SIZES)):
+        if line is None or size is None:
+            return False
+        row, *columns = line
+        cut = [str(column or "").split() for column in columns]
+        lengths = [len(words) for words in cut]
+        if (row, lengths) != (size[0], _varints(size[1])):
+            return False
+        sums += (1, *lengths)
+        words = [word for words in cut for word in words if len(word) < _LONGEST]
         pictures.update(set(words))
         places.update(words)
+    averages = [_varints(average) for (average,) in db.execute(_AVERAGES)]
+    return (not sums[0] or averages == [sums.tolist()]) and _knows(db, pictures, places)
+
+
+def _knows(db: sqlite3.Connection, pictures: Counter[str], places: Counter[str]) -> bool:
+    """Tell whether FTS5 finds each word in as many lines, and as often, as it stands there."""
     known = 0
     for word, count, times in db.execute("SELECT term, doc, cnt FROM words_known"):
         if len(word) < _LONGEST:
-            known += 1
-            if (pictures[word], places[word]) != (count, times):
+            asked = word.replace('"', '""')
+            found = db.execute(_HAVE, (f'"{asked}"',)).fetchone()
+            if (pictures[word], places[word], *found) != (count, times, count):
                 return False
+            known += 1
     return known == len(pictures)
 
 
-WORDS = Follower("words", 1, _CREATE, _DROP, store_words, _said, _stored, _fits)
+def _varints(blob: object) -> list[int]:
+    """Read numbers as FTS5 stores them: 7 bits in a byte, of which the last has no high bit."""
+    numbers, number = [], 0
+    for byte in blob if isinstance(blob, bytes) else b"":
+        number = number << 7 | byte & 0x7F
+        if byte < 0x80:
+            numbers.append(number)
+            number = 0
+    return numbers
+
+
+WORDS = Follower("words", 1, _CREATE, _DROP, store_words, _said, _stored, _fits, _DROP_DAMAGED)
 
 
 def store_settings(db: sqlite3.Connection, settings: Settings) -> Settings:
@@ -152,6 +204,14 @@ def store_settings(db: sqlite3.Connection, settings: Settings) -> Settings:
     line = (_SETTINGS_KEY, settings.as_text())
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", line)
     return settings
+
+
+def forget_unreadable_settings(db: sqlite3.Connection) -> None:
+    """Have texts be cut as in a new index, inside a transaction, where nobody can read how."""
+    try:
+        _settings(db)
+    except CorruptIndexError:
+        db.execute("DELETE FROM meta WHERE key = ?", (_SETTINGS_KEY,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +346,13 @@ def _none() -> Worded:
 
 def _settings(db: sqlite3.Connection) -> Settings | None:
     stored = db.execute("SELECT value FROM meta WHERE key = ?", (_SETTINGS_KEY,)).fetchone()
-    return Settings.read(stored[0]) if stored else None
+    try:
+        return Settings.read(stored[0]) if stored else None
+    except (ValueError, TypeError) as error:
+        raise CorruptIndexError(
+            f"expected how the text index cuts texts, got {stored[0]!r}. Make it again, without "
+            "encoding anything: clip-text index verify --repair"
+        ) from error
 
 
 def _texts_of(metadata: str) -> Iterator[str]:

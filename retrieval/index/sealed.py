@@ -97,11 +97,13 @@ def read_manifest(index_dir: Path, name: str) -> Manifest:
     """Read what a sealed segment says of itself, and look whether its files have their sizes.
 
     Raises:
-        FileNotFoundError: If there is no such segment.
         CorruptIndexError: If the manifest is damaged, or a file is missing or of another size.
     """
     folder = index_dir / VECTORS / name
-    text = (folder / _MANIFEST).read_bytes()
+    try:
+        text = (folder / _MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise _corrupt(folder / _MANIFEST, "it is missing") from error
     try:
         parsed = json.loads(text)
         if parsed.pop("format") != _FORMAT:

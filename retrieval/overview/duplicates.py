@@ -1,5 +1,6 @@
 """Pictures that are there more than once: the same file again, and others that look like it."""
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -163,9 +164,10 @@ def _agreeing(rows: Rows, known: dict[int, Record], tell: Callable[[int, int], N
 def _halves(catalogue: Catalogue, rows: Rows) -> Halves:
     halves = as_halves(feature_pages(catalogue, rows), len(rows), catalogue.embed_dim)
     if len(halves) != len(rows):
+        folder = shlex.quote(str(catalogue.connection.path.parent))
         raise CorruptIndexError(
             f"expected features of {len(rows):,} pictures, got {len(halves):,}. Repair the index: "
-            "clip-text index verify --repair"
+            f"clip-text index verify --repair --index {folder}"
         )
     return halves
 
