@@ -152,7 +152,8 @@ def _searchable(halves: Halves) -> Any:  # noqa: ANN401  (FAISS's classes have n
         flat: Any = faiss.IndexFlatIP(embed_dim)
         flat.add(unit_rows(halves))
         return flat
-    lists: Any = build_lists(Recipe(f"IVF{int((4 * count) ** 0.5)},SQfp16"), halves)
+    recipe = Recipe(f"IVF{int((4 * count) ** 0.5)},SQfp16")
+    lists: Any = build_lists(recipe, halves, keep_scores=True)
     lists.nprobe = _PROBES
     return lists
 

@@ -85,17 +85,19 @@ def factories(count: int, embed_dim: int) -> list[tuple[str, int]]:
     return [(f"IVF{lists},PQ{embed_dim // 2}x4fs", 300), fine] if suits_codes else [fine]
 
 
-def build_lists(recipe: Recipe, halves: Halves, seed: int = 0) -> faiss.IndexIVF:
+def build_lists(
+    recipe: Recipe, halves: Halves, seed: int = 0, *, keep_scores: bool = False
+) -> faiss.IndexIVF:
     """Build the inverted file of a recipe that is not exact.
 
     What all features have in common, the cone in which a model's pictures lie, is taken from them
     beforehand: it adds the same to each score of a query, and would be most of what centres tell.
-    The scores of the file are without it.
 
     Args:
         recipe: Names it.
         halves: Features, [n, embed_dim], of at least as many rows as it has lists.
         seed: Decides which rows teach the centres.
+        keep_scores: Take nothing from the features, so that the file's scores are cosines.
 
     Returns:
         A FAISS index of n vectors, numbered by their positions.
@@ -110,7 +112,7 @@ def build_lists(recipe: Recipe, halves: Halves, seed: int = 0) -> faiss.IndexIVF
     wanted = min(count, max(_LESSONS_PER_LIST * lists.nlist, _PAGE))
     lessons = np.sort(np.random.default_rng(seed).choice(count, wanted, replace=False))
     taught = np.concatenate(list(_pages(halves, lessons)))
-    common = taught.mean(axis=0)
+    common = 0 if keep_scores else taught.mean(axis=0)
     lists.train(taught - common)
     for page in _pages(halves, np.arange(count)):
         lists.add(page - common)
