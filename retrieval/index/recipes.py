@@ -1,7 +1,6 @@
 """How a sealed segment is built and searched, chosen by how many rows there are."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,15 +110,12 @@ def build_lists(
             learner.cp.min_points_per_centroid = 1
     wanted = min(count, max(_LESSONS_PER_LIST * lists.nlist, _PAGE))
     lessons = np.sort(np.random.default_rng(seed).choice(count, wanted, replace=False))
-    taught = np.concatenate(list(_pages(halves, lessons)))
-    common = 0 if keep_scores else taught.mean(axis=0)
-    lists.train(taught - common)
-    for page in _pages(halves, np.arange(count)):
-        lists.add(page - common)
+    taught = halves[lessons].astype(np.float32)
+    common = np.zeros(embed_dim, np.float32) if keep_scores else taught.mean(axis=0)
+    taught -= common  # in place: of a million rows they are a gigabyte
+    lists.train(taught)
+    del taught
+    for start in range(0, count, _PAGE):
+        lists.add(halves[start : start + _PAGE].astype(np.float32) - common)
     built: faiss.IndexIVF = lists
     return built
-
-
-def _pages(halves: Halves, positions: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    for start in range(0, len(positions), _PAGE):
-        yield halves[positions[start : start + _PAGE]].astype(np.float32)
