@@ -7,27 +7,63 @@ and what is stored of them, an :class:`Intake` knows.
 """
 
 import os
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from retrieval.catalogue import Catalogue, StoredFeature
+from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
 from retrieval.features import check_encoded
-from retrieval.index import BackgroundSealer
+from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.examine import Examined, Verdict, read_content
 from retrieval.ingest.report import IngestReport, Pace
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import Encoder, Feature, Pixels
 
-__all__ = ["Batches", "Due", "Intake", "Threads"]
+__all__ = ["Batches", "Due", "Intake", "Threads", "run"]
 
 T = TypeVar("T")
 
 # A transaction is due after this many pictures even if the model had nothing to read.
 _MOST_PENDING = 1024
 _MOST_WORKERS = 8
+
+
+def run(
+    index_dir: Path, encoder: Encoder, work: Callable[[Catalogue, BackgroundSealer], IngestReport]
+) -> IngestReport:
+    """Do something to an index as its one writer, and have its vectors follow.
+
+    Args:
+        index_dir: Where the index is or shall be.
+        encoder: Whose features it has.
+        work: Does it, given the catalogue and what seals meanwhile, and tells of it.
+
+    Returns:
+        What ``work`` gave, completed by what holds at the end.
+
+    Raises:
+        IndexLockedError: If another process is writing to ``index_dir``.
+        IndexMismatchError: If the index was built by another model.
+    """
+    with (
+        IndexLock(index_dir),
+        Catalogue.create_or_open(
+            index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
+        ) as catalogue,
+    ):
+        started = time.monotonic()
+        disown_future(index_dir, catalogue)
+        sealer = BackgroundSealer(index_dir)
+        report = work(catalogue, sealer)
+        sealer.wait()
+        report.total = len(catalogue)
+        report.seconds = time.monotonic() - started
+        seal_if_due(index_dir, catalogue)
+    return report
 
 
 @dataclass(frozen=True, slots=True)

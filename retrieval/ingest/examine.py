@@ -125,20 +125,21 @@ class Examiner:
         return seen
 
 
-def look_at_file(seen: Examined[T], path: bytes) -> Examined[T]:
+def look_at_file(seen: Examined[T], path: bytes, gone: Verdict = Verdict.BROKEN) -> Examined[T]:
     """Judge a picture by what the file system says of its file.
 
     Args:
         seen: The picture, and what the catalogue holds for it.
         path: Its file.
+        gone: What it is to count as where there is nothing.
     """
     try:
         status = os.stat(path)  # noqa: PTH116  (bytes)
     except OSError as error:
-        verdict = Verdict.BROKEN if error.errno in _GONE else Verdict.UNREADABLE
+        verdict = gone if error.errno in _GONE else Verdict.UNREADABLE
         return replace(seen, verdict=verdict, reason=reason_of(error))
     except ValueError as error:  # a path with NUL in it
-        return replace(seen, verdict=Verdict.BROKEN, reason=reason_of(error))
+        return replace(seen, verdict=gone, reason=reason_of(error))
     seen = replace(seen, size=status.st_size, mtime_ns=status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "another")

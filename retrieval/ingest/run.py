@@ -1,14 +1,13 @@
 """A folder of pictures → features → catalogue and index; the same call again resumes."""
 
 import os
-import time
 from collections import Counter
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
-from retrieval.index import BackgroundSealer, disown_future, seal_if_due
+from retrieval.catalogue import Catalogue, StoredFeature
+from retrieval.index import BackgroundSealer
 from retrieval.ingest.annotations import Annotations
-from retrieval.ingest.batches import Batches, Due, Threads
+from retrieval.ingest.batches import Batches, Due, Threads, run
 from retrieval.ingest.examine import Examined, Examiner, Verdict
 from retrieval.ingest.folders import (
     MovedPictures,
@@ -73,14 +72,8 @@ def index_folder(
     threads = Threads(batch_size, workers)
     root = os.fsencode(os.path.realpath(folder))
     check_there(folder, root, index_dir, may_be_gone=allow_empty or prune)
-    with (
-        IndexLock(index_dir),
-        Catalogue.create_or_open(
-            index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
-        ) as catalogue,
-    ):
-        started = time.monotonic()
-        disown_future(index_dir, catalogue)
+
+    def work(catalogue: Catalogue, sealer: BackgroundSealer) -> IngestReport:
         if is_gone(root):
             report = IngestReport(removed=forget_folder(root, catalogue))
         else:
@@ -88,26 +81,16 @@ def index_folder(
             annotations = Annotations(owner_of(root, catalogue), root)
             total = annotations.survey(walk)
             check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
-            sealer = BackgroundSealer(index_dir)
             examiner = Examiner(catalogue, retry_failed=retry_failed)
             intake = _Folder(root, catalogue, annotations)
-            report = intake.report
-            batches = Batches(
-                intake,
-                catalogue,
-                encoder,
-                report=report,
-                pace=Pace(total, on_progress),
-                sealer=sealer,
-            )
+            report, pace = intake.report, Pace(total, on_progress)
+            batches = Batches(intake, catalogue, encoder, report=report, pace=pace, sealer=sealer)
             batches.go_through(map(examiner.glance, walk), threads)
             intake.finish(walk)
-            sealer.wait()
         prune_or_tell(catalogue, report, prune=prune)
-        report.total = len(catalogue)
-        report.seconds = time.monotonic() - started
-        seal_if_due(index_dir, catalogue)
-    return report
+        return report
+
+    return run(index_dir, encoder, work)
 
 
 class _Folder:

@@ -1,15 +1,14 @@
 """A data set of pictures → items of an index; the same call again brings it up to date."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
+from retrieval.catalogue import Catalogue, StoredFeature
 from retrieval.catalogue.halves import encode
 from retrieval.errors import ItemError
-from retrieval.index import BackgroundSealer, disown_future, seal_if_due
-from retrieval.ingest.batches import Batches, Due, Threads
+from retrieval.index import BackgroundSealer
+from retrieval.ingest.batches import Batches, Due, Threads, run
 from retrieval.ingest.examine import Examined, Verdict, look_at_file, reason_of
 from retrieval.ingest.items import Item, check_feature, item_picture
 from retrieval.ingest.report import IngestReport, OnProgress, Pace
@@ -77,26 +76,16 @@ def index_items(
         EncoderError: If the encoder returns anything but finite unit rows.
     """
     threads = Threads(batch_size, workers)
-    with (
-        IndexLock(index_dir),
-        Catalogue.create_or_open(
-            index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
-        ) as catalogue,
-    ):
-        started = time.monotonic()
-        disown_future(index_dir, catalogue)
+
+    def work(catalogue: Catalogue, sealer: BackgroundSealer) -> IngestReport:
         intake = _DataSet(displayed_text(source), catalogue)
-        report = intake.report
-        sealer = BackgroundSealer(index_dir)
-        pace = Pace(total or 0, on_progress)
+        report, pace = intake.report, Pace(total or 0, on_progress)
         batches = Batches(intake, catalogue, encoder, report=report, pace=pace, sealer=sealer)
         batches.go_through(map(intake.glance, items), threads)
         intake.finish(prune=prune, allow_empty=allow_empty)
-        sealer.wait()
-        report.total = len(catalogue)
-        report.seconds = time.monotonic() - started
-        seal_if_due(index_dir, catalogue)
-    return report
+        return report
+
+    return run(index_dir, encoder, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +137,8 @@ class _DataSet:
             return replace(seen, verdict=Verdict.BROKEN, reason=reason)
         if item.data is None:
             assert picture.path is not None
-            return _look(seen, picture.path)
+            # one that is not there may be on a drive that is not mounted
+            return look_at_file(seen, picture.path, gone=Verdict.UNREADABLE)
         return seen
 
     def store(self, due: Due[_Subject], feature: Feature | StoredFeature | None) -> None:
@@ -236,14 +226,6 @@ class _DataSet:
     def _fail(self, subject: _Subject, reason: str) -> None:
         self.report.failed += 1
         self.report.failures.append((subject.name, reason))
-
-
-def _look(seen: Examined[_Subject], path: bytes) -> Examined[_Subject]:
-    """Judge an item's file. One that is not there may be on a drive that is not mounted."""
-    looked = look_at_file(seen, path)
-    if looked.verdict is Verdict.BROKEN and looked.size is None:
-        return replace(looked, verdict=Verdict.UNREADABLE)
-    return looked
 
 
 def _picture(due: Due[_Subject]) -> Picture:
