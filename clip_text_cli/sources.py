@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from clip_text.names import DataFormat
+
 if TYPE_CHECKING:  # what reads data sets is imported where there is one: folders need not wait
     from clip_text.data.described import Described, PictureSet
     from clip_text.data.finished import FinishedSet
@@ -17,19 +19,8 @@ if TYPE_CHECKING:  # what reads data sets is imported where there is one: folder
     from retrieval.ingest import IngestReport, Item, Unreadable
     from retrieval.protocols import Encoder
 
-FormatName = Literal[
-    "pictures",
-    "jsonl",
-    "gallery",
-    "table",
-    "coco",
-    "folder",
-    "cn_clip",
-    "parquet",
-    "webdataset",
-    "hub",
-]
-"""Those of :data:`clip_text.data.formats.Format`, and a plain folder of pictures."""
+FormatName = Literal["pictures", DataFormat]
+"""Of data sets, or a plain folder of pictures."""
 
 NPY = ".npy"
 _ENDINGS = (NPY, ".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".txt", ".parquet", ".tar")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from clip_text.data import cn_clip, coco, hub
 from clip_text.data.collection import Problem
@@ -15,10 +15,7 @@ from clip_text.data.tables import TABLES, is_table
 from clip_text.data.text_files import json_objects, open_file
 from clip_text.errors import DataError
 from clip_text.images import is_read
-
-Format = Literal[
-    "jsonl", "gallery", "table", "coco", "folder", "cn_clip", "parquet", "webdataset", "hub"
-]
+from clip_text.names import DataFormat
 
 FORMATS = (
     "a .jsonl, .csv, .tsv or .xlsx file of captions, COCO's captions_….json, .parquet, "
@@ -30,7 +27,7 @@ FORMATS = (
 
 _GALLERY_FILE = "metadata.jsonl"
 _OF_ONE_FILE = ("jsonl", "gallery", "table", "coco", "parquet", "webdataset")
-_SHARDED: tuple[tuple[str, Format], ...] = ((".tar", "webdataset"), (".parquet", "parquet"))
+_SHARDED: tuple[tuple[str, DataFormat], ...] = ((".tar", "webdataset"), (".parquet", "parquet"))
 # .parquet after .tar: img2dataset writes both, and its pictures are in the tars
 _FOLDED = re.compile(r"^(hf|https?):/(?=[^/])")
 
@@ -50,7 +47,7 @@ class Found:
         part: Name of the split that was chosen in a folder, where that has some.
     """
 
-    format: Format
+    format: DataFormat
     source: str
     path: Path
     name: str
@@ -64,7 +61,7 @@ def recognise(
     source: str | os.PathLike[str],
     split: str | None,
     problems: list[Problem] | None = None,
-    wanted: Format | None = None,
+    wanted: DataFormat | None = None,
 ) -> Found:
     """Find out what lies at a path, a pattern or a URL; of several splits, choose one.
 
@@ -91,7 +88,7 @@ def _recognise(
     source: str | os.PathLike[str],
     split: str | None,
     problems: list[Problem] | None,
-    wanted: Format | None,
+    wanted: DataFormat | None,
 ) -> Found:
     text = _FOLDED.sub(r"\1://", os.fspath(source))  # a Path folds two slashes into one
     if text.startswith(hub.SCHEME):
@@ -122,7 +119,7 @@ def _recognise(
 
 def holds_data_set(folder: Path) -> bool:
     """Say whether a folder without pictures holds a data set, or splits of one."""
-    asked: tuple[Format, ...] = get_args(Format)
+    asked: tuple[DataFormat, ...] = get_args(DataFormat)
     return bool(
         hub.is_saved(folder)
         or (folder / "pairs" / "data.mdb").is_file()
@@ -185,10 +182,10 @@ def _recognise_file(path: Path, problems: list[Problem] | None) -> Found:
 
 
 def _recognise_folder(
-    folder: Path, split: str | None, problems: list[Problem] | None, wanted: Format | None
+    folder: Path, split: str | None, problems: list[Problem] | None, wanted: DataFormat | None
 ) -> Found:
     name, source = folder.resolve().name, str(folder)
-    asked: tuple[Format, ...] = get_args(Format) if wanted is None else (wanted,)
+    asked: tuple[DataFormat, ...] = get_args(DataFormat) if wanted is None else (wanted,)
     if "hub" in asked and hub.is_saved(folder):
         return Found("hub", source, folder, name, split)
     if "cn_clip" in asked and (layout := _recognise_cn_clip(folder, split)):
@@ -225,7 +222,7 @@ def _recognise_cn_clip(folder: Path, split: str | None) -> Found | None:
     return Found("cn_clip", source, folder, title, layout=layout, part=chosen)
 
 
-def _caption_files(folder: Path, asked: Sequence[Format]) -> dict[str, Path]:
+def _caption_files(folder: Path, asked: Sequence[DataFormat]) -> dict[str, Path]:
     """By split: the file's name without its ending, or with it where two differ by that only."""
     endings = [
         *([".jsonl"] if "jsonl" in asked else []),

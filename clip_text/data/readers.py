@@ -17,7 +17,7 @@ from clip_text.data.collection import Problem, RetrievalSet, entry, first_error,
 from clip_text.data.described import PictureSet, described_records, described_texts
 from clip_text.data.download import downloaded
 from clip_text.data.finished import FinishedSet, feature_column, read_table
-from clip_text.data.formats import Format, Found, recognise
+from clip_text.data.formats import Found, recognise
 from clip_text.data.parquet import ParquetRows
 from clip_text.data.rows import PICTURE_COLUMNS, read_rows
 from clip_text.data.shards import is_pattern, is_url
@@ -25,6 +25,7 @@ from clip_text.data.tables import find_columns
 from clip_text.data.webdataset import read_tars
 from clip_text.errors import DataError
 from clip_text.images import ImageSource
+from clip_text.names import DataFormat
 
 __all__ = ["read_finished", "read_pictures", "read_retrieval_set"]
 
@@ -131,7 +132,7 @@ def read_pictures(
     kinds: Sequence[str] | None = None,
     images: str | os.PathLike[str] | None = None,
     image_field: str | None = None,
-    wanted: Format | None = None,
+    wanted: DataFormat | None = None,
 ) -> PictureSet:
     """Read pictures with all that is said of them, to be searched among rather than learnt from.
 
@@ -183,7 +184,7 @@ def read_finished(
     images: str | os.PathLike[str] | None = None,
     feature_field: str | None = None,
     id_field: str | None = None,
-    wanted: Format | None = None,
+    wanted: DataFormat | None = None,
 ) -> FinishedSet | None:
     """Read Parquet of finished features; None if something else lies there.
 
