@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -53,6 +55,26 @@ def print_json(value: object) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     sys.stdout.write(text + "\n")
+
+
+def check_sheet(sheet: Path | None) -> None:
+    """Refuse early a sheet that could not be drawn after the work; None is none.
+
+    Raises:
+        typer.BadParameter: If its ending is of no format.
+        StorageError: If the file cannot be written.
+    """
+    if sheet is None:
+        return
+    from clip_text.storage import check_writable
+    from retrieval.sheet import SHEET_SUFFIXES
+
+    if sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise typer.BadParameter(
+            f"expected a sheet's name that ends in {', '.join(SHEET_SUFFIXES)}, got "
+            f"{sheet.name!r}. Rename it."
+        )
+    check_writable(sheet)
 
 
 def progress_bar(

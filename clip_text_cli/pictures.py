@@ -19,7 +19,7 @@ from clip_text_cli.hits import (
     titled,
 )
 from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Model, Runtime
-from clip_text_cli.output import err, indexing_bar, out, print_json
+from clip_text_cli.output import check_sheet, err, indexing_bar, out, print_json
 from clip_text_cli.queries import (
     Diverse,
     Fold,
@@ -105,6 +105,7 @@ def search(
     from retrieval.search import Searcher
     from retrieval.sheet import contact_sheet
 
+    check_sheet(sheet)
     asked = make_query(
         *(query, images, likes, without),
         where=where,

@@ -142,6 +142,13 @@ def test_a_broken_file_is_told_and_gives_exit_code_3(run, tmp_path):
     assert [Path(hit["path"]).name for hit in json.loads(out)["hits"]] == ["good.png"]
 
 
+def test_a_sheet_that_cannot_be_drawn_is_refused_before_the_search(run, tmp_path):
+    none_there = tmp_path / "store"
+    code, out, err = run("search", "绿色", "--index", none_there, "--sheet", "hits.txt")
+    assert (code, out) == (2, "")
+    assert "expected a sheet's name" in " ".join(err.replace("│", " ").split())
+
+
 def test_search_draws_a_sheet_and_prints_a_table(run, photos, tmp_path):
     run("index", photos, "--index", tmp_path / "store")
     sheet = tmp_path / "sheet.png"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clip_text_cli.hits import printable
 from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Where
-from clip_text_cli.output import err, named_bars, out, print_json
+from clip_text_cli.output import check_sheet, err, named_bars, out, print_json
 from clip_text_cli.queries import parse_filter
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def duplicates(
     """
     from retrieval.overview import ALIKE, find_duplicates
 
-    if sheet is not None:
-        _check_sheet(sheet)
+    check_sheet(sheet)
     with named_bars() as progress:
         found = find_duplicates(
             index_dir,
@@ -93,18 +92,6 @@ def duplicates(
         )
     if sheet is not None and found.groups:
         err.print(f"drawn in {sheet}", markup=False, soft_wrap=True)
-
-
-def _check_sheet(sheet: Path) -> None:
-    from clip_text.storage import check_writable
-    from retrieval.sheet import SHEET_SUFFIXES
-
-    if sheet.suffix.lower() not in SHEET_SUFFIXES:
-        raise typer.BadParameter(
-            f"expected a sheet's name that ends in {', '.join(SHEET_SUFFIXES)}, got "
-            f"{sheet.name!r}. Rename it."
-        )
-    check_writable(sheet)
 
 
 def _table(groups: "list[Group]") -> Table:
