@@ -4,10 +4,10 @@ import io
 import json
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
+from data_sets import write_lines, write_tar
 from fakes import FakeEncoder, as_stored, save_picture
 from light_process import HIDDEN
 from PIL import Image
@@ -67,21 +67,6 @@ def png(seed):
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG")
     return file.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def write_lines(path, *objects):
-    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_a_tar_is_indexed_searched_and_brought_up_to_date(run, index, store, tmp_path, encoder):

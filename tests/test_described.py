@@ -5,9 +5,9 @@ import datetime
 import io
 import json
 import pickle
-import tarfile
 
 import pytest
+from data_sets import write_lines, write_tar
 from PIL import Image
 
 from clip_text.data.readers import read_pictures
@@ -27,21 +27,6 @@ def png(shade):
 def shade(picture):
     source = picture() if callable(picture) else picture
     return load_image(source).getpixel((0, 0))[0]
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def write_lines(path, *lines):
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def pictures(folder, *names):
