@@ -19,6 +19,7 @@ from clip_text.runtimes.auto import CLOCK, AutoRuntime, Choice, Samples, Tower, 
 from clip_text.runtimes.exported import Family, TowerFacts, is_exported, read_manifest
 from clip_text.runtimes.kept import RUN_BY, kept_starter
 from clip_text.runtimes.names import precision_of
+from clip_text.storage import nearest
 
 if TYPE_CHECKING:
     from clip_text.checkpoints import Checkpoint
@@ -248,7 +249,7 @@ def describe_kept(family: Family, commands: Sequence[str], *, measure: bool = Fa
 
 def _can_be_made(folder: Path) -> bool:
     """Tell whether a folder is, or can be made, where this process may write."""
-    there = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
+    there = nearest(folder)
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "keep",
     "keep_array",
     "keep_json",
+    "nearest",
     "partial_file",
     "partial_folder",
     "write_json",
@@ -356,11 +357,16 @@ def check_writable(file: Path) -> None:
     """
     if file.is_dir():
         raise StorageError(f"expected a file to write at {file}, got a folder. Name a file in it.")
-    there = next(one for one in (file, *file.absolute().parents) if os.access(one, os.F_OK))
+    there = nearest(file)
     if there != file and not there.is_dir():
         raise StorageError(f"expected a folder at {there}, got a file. Name another folder.")
     if not os.access(there, os.W_OK):
         raise StorageError(f"expected to write {file}, got no right to. Name another folder.")
+
+
+def nearest(path: Path) -> Path:
+    """Give a path itself if there is something, else the nearest of what it is to lie in."""
+    return next(one for one in (path, *path.absolute().parents) if os.access(one, os.F_OK))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,6 +1,5 @@
 """``clip-text index stats``: what an index consists of, in numbers and bars."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -64,6 +63,8 @@ def stats(
 
 def _lines(told: "Statistics") -> Iterator[tuple[str, str]]:
     """Say what was counted, as a name and what is said of it; what there is none of is left out."""
+    from retrieval.records import displayed_text
+
     yield "pictures", f"{told.pictures:,}"
     yield from _counted("folder", told.roots)
     if len(told.folders) > 1:
@@ -88,7 +89,7 @@ def _lines(told: "Statistics") -> Iterator[tuple[str, str]]:
     yield from _counted("script", told.scripts)
     for each in told.fields:
         kinds = ", ".join(each.kinds)
-        name = _printable(each.name)
+        name = displayed_text(each.name)
         yield "field", f"{name}: {each.pictures:,} pictures, {each.values:,} values ({kinds})"
     yield from _features(told)
     for reason, count in list(told.failures.items())[:SHOWN]:
@@ -137,9 +138,3 @@ def _first(counts: Mapping[str, int]) -> dict[str, int]:
     kept = dict(list(counts.items())[: _BARS - 1])
     rest = sum(counts.values()) - sum(kept.values())
     return {**kept, f"{len(counts) - len(kept):,} others": rest}
-
-
-def _printable(text: str) -> str:
-    from retrieval.records import displayed
-
-    return displayed(os.fsencode(text))

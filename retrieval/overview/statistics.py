@@ -1,7 +1,6 @@
 """What a collection consists of, in numbers."""
 
 import functools
-import os
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
@@ -16,7 +15,7 @@ from retrieval.catalogue import Catalogue, Field
 from retrieval.filters import Filter
 from retrieval.overview.selection import feature_pages, records_of, selected
 from retrieval.protocols import Rows
-from retrieval.records import Failure, Picture, Record, displayed
+from retrieval.records import Failure, Picture, Record, displayed, displayed_text
 
 __all__ = ["FeatureSummary", "Spread", "Statistics", "take_statistics"]
 
@@ -243,7 +242,7 @@ def _of_failures(failures: Iterable[Failure]) -> dict[str, int]:
 
 
 def _kind(path: bytes) -> str:
-    return displayed(os.fsencode(ending_of(path))) or "(no ending)"
+    return displayed_text(ending_of(path)) or "(no ending)"
 
 
 def _spread(numbers: list[int]) -> Spread | None:

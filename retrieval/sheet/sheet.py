@@ -194,7 +194,7 @@ def _group_height(size: int, across: int, style: _Style) -> int:
 
 def _draw_group(
     sheet: Image.Image,
-    place: tuple[int, int, int],
+    place: _Place,
     style: _Style,
     title: str,
     tiles: Sequence[Tile],
