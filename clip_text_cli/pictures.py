@@ -170,7 +170,8 @@ def serve(
         clip-text serve --port 8000
     """
     from retrieval.search import Searcher
-    from retrieval.service.app import serve as serve_api
+    from retrieval.service.app import Served
+    from retrieval.service.serving import serve as serve_api
 
     encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
     encoder = wiring.as_indexed(encoder, index_dir)
@@ -185,7 +186,8 @@ def serve(
                 err.print(f"Queries are computed by {computed_by}.", soft_wrap=True)
             tell_notes(searcher.notes())
 
-        serve_api(searcher, host, port, tell, runtime=computed_by)
+        served = Served(searcher, encoder=encoder, index_dir=index_dir, runtime=computed_by)
+        serve_api(served, host=host, port=port, on_listening=tell)
 
 
 def demo(

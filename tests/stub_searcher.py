@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval.search import Answer, Hit, Query
+from retrieval.search.query_rows import CacheInfo
 
 CAPTIONS = {
     "red.png": "红色的方块",
@@ -56,6 +57,12 @@ class StubSearcher:
     def hit_path(self, row: int) -> Path | None:
         names = list(CAPTIONS)
         return self.folder / names[row] if 0 <= row < len(names) else None
+
+    def cache_info(self) -> CacheInfo:
+        return CacheInfo(0, 0, 0, 0)
+
+    def answers(self, queries: list[Query]) -> list[Answer]:
+        return [self.answer(query) for query in queries]
 
     def answer(self, query: Query) -> Answer:
         (term,) = query.terms

@@ -32,9 +32,13 @@ from retrieval.errors import (
 from retrieval.ingest import index_folder
 from retrieval.pictures import render_thumbnail
 from retrieval.search import LikeTerm, Query, Searcher, TextTerm
-from retrieval.service import app as api
-from retrieval.service import guard, messages
-from retrieval.service.app import ThumbnailCache, create_app, serve
+from retrieval.service import guard
+from retrieval.service.app import Served, create_app
+from retrieval.service.messages import search as messages
+from retrieval.service.routes import images
+from retrieval.service.serving import serve
+from retrieval.service.settings import DEFAULTS, Settings
+from retrieval.service.thumbnails import ThumbnailCache
 
 HERE = Path(__file__).parent
 JSON = {"content-type": "application/json"}
@@ -71,7 +75,7 @@ def searcher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(searcher):
-    return Client(create_app(searcher, title="找图 <b>"))
+    return Client(create_app(searcher, settings=Settings(title="找图 <b>")))
 
 
 @pytest.fixture
@@ -184,7 +188,7 @@ def test_the_service_looks_for_new_pictures_while_nobody_searches(tmp_path):
             await asyncio.to_thread(eventually, lambda: searcher.refreshed >= 2)
 
     asyncio.run(live())
-    assert not app.state.refresher._thread.is_alive()
+    assert not app.state.service.collection(None).refresher._thread.is_alive()
 
 
 def test_a_search_does_not_look_for_new_pictures_itself(tmp_path):
@@ -205,7 +209,7 @@ def test_urls_carry_the_prefix_of_a_proxy(searcher):
 
 
 def test_health(client):
-    health = client.get("/health").json()
+    health = client.get("/healthz").json()
     assert health["status"] == "ok"
     assert health["total"] == len(CAPTIONS)
     assert re.match(r"\d+\.\d+", health["version"])
@@ -214,13 +218,13 @@ def test_health(client):
 def test_version_names_the_model_and_what_computes_it(searcher, client):
     told = client.get("/version").json()
     assert told == {
-        "version": client.get("/health").json()["version"],
+        "version": client.get("/healthz").json()["version"],
         "fingerprint": "f" * 32,
         "embed_dim": 24,
         "runtime": None,
         "notes": ["queries are computed in bf16"],
     }
-    told = Client(create_app(searcher, runtime="openvino-bf16")).get("/version").json()
+    told = Client(create_app(Served(searcher, runtime="openvino-bf16"))).get("/version").json()
     assert told["runtime"] == "openvino-bf16"
 
 
@@ -241,7 +245,7 @@ def test_a_slow_search_does_not_block_the_event_loop(searcher):
         app = create_app(Slow())
         search = asyncio.create_task(ask(app, "POST", "/v1/search", json={"query": "红"}))
         assert await asyncio.to_thread(started.wait, 20)
-        health = await asyncio.wait_for(ask(app, "GET", "/health"), 10)
+        health = await asyncio.wait_for(ask(app, "GET", "/healthz"), 10)
         assert not search.done()
         finish.set()
         return health, await search
@@ -254,7 +258,7 @@ def test_a_slow_search_does_not_block_the_event_loop(searcher):
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_what_the_end_of_the_service_cuts_off_is_told_so_once(begun):
+def test_what_the_end_of_the_service_cuts_off_is_told_so_once(searcher, begun):
     sent = []
 
     async def cut_off(scope, receive, send):
@@ -265,8 +269,9 @@ def test_what_the_end_of_the_service_cuts_off_is_told_so_once(begun):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": "/v1/search", "method": "POST", "headers": []}
-    asyncio.run(guard.Guard(cut_off)(scope, None, send))
+    scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
+    service = create_app(searcher).state.service
+    asyncio.run(guard.Guard(cut_off, service)(scope, None, send))
     assert [message["type"] for message in sent][1:] == ([] if begun else ["http.response.body"])
     assert sent[0]["status"] == (200 if begun else 503)
     if not begun:
@@ -377,7 +382,7 @@ def test_query_length_limit(client):
 
 
 def test_body_size_limit(client):
-    body = b'{"query": "' + b"x" * guard.MAX_BODY_BYTES + b'"}'
+    body = b'{"query": "' + b"x" * DEFAULTS.body_bytes + b'"}'
     response = client("POST", "/v1/search", content=body, headers=JSON)
     assert_error(response, 413, "request_too_large", "65536")
 
@@ -470,7 +475,7 @@ def test_etags_differ_between_files_alike_in_time_and_size(tmp_path):
 
 def test_head_and_range(client):
     whole = client.get("/v1/images/0")
-    for address in ("/", "/health", "/version", "/v1/images/0", "/v1/images/0/thumbnail"):
+    for address in ("/", "/healthz", "/version", "/v1/images/0", "/v1/images/0/thumbnail"):
         assert client("HEAD", address).status_code == 200
     assert client("HEAD", "/v1/images/0").headers["etag"] == whole.headers["etag"]
     part = client.get("/v1/images/0", headers={"range": "bytes=0-3"})
@@ -610,7 +615,7 @@ def test_thumbnails_are_drawn_once(tmp_path, monkeypatch):
         drawn.append((path.name, size))
         return render_thumbnail(path, size)
 
-    monkeypatch.setattr(api, "render_thumbnail", draw)
+    monkeypatch.setattr(images, "render_thumbnail", draw)
     client = Client(create_app(StubSearcher(tmp_path)))
     first, second = (client.get("/v1/images/0/thumbnail") for _ in range(2))
     client.get("/v1/images/0/thumbnail?size=64")
@@ -677,7 +682,9 @@ def test_openapi_describes_everything(client):
         "/v1/search",
         "/v1/images/{row}",
         "/v1/images/{row}/thumbnail",
-        "/health",
+        "/healthz",
+        "/readyz",
+        "/metrics",
         "/version",
     }
     assert "HTTPValidationError" not in json.dumps(schema)
@@ -906,7 +913,7 @@ def test_pages_go_on_with_their_order_while_pictures_come(indexed):
     for seed in range(90, 95):
         save_picture(folder / f"{seed}.png", seed=seed)
     index_folder(folder, index_dir, FakeEncoder())
-    eventually(lambda: client.get("/health").json()["total"] == 8)
+    eventually(lambda: client.get("/healthz").json()["total"] == 8)
     second = client.search(page=first["page"], offset=1, top_k=5).json()
     assert [hit["row"] for hit in first["hits"] + second["hits"]] == every
     assert [hit["rank"] for hit in second["hits"]] == [2, 3]
@@ -923,7 +930,7 @@ def test_pages_end_with_the_index_that_they_are_of(indexed):
     save_picture(folder / "0.png", seed=90)  # another picture is to have the first one's row
     save_picture(folder / "new.png", seed=91)
     index_folder(folder, index_dir, FakeEncoder())
-    eventually(lambda: client.get("/health").json()["total"] == 4)
+    eventually(lambda: client.get("/healthz").json()["total"] == 4)
     for _ in range(2):
         assert_error(client.search(**rest), 410, "page_gone", "Ask the query again")
     assert len(client.search(query="狗", paged=True).json()["hits"]) == 4
@@ -939,12 +946,12 @@ def test_new_pictures_are_found_without_a_restart(indexed):
     assert client.search(query="狗").json()["total"] == 3
     save_picture(folder / "new.png", seed=99)
     index_folder(folder, index_dir, FakeEncoder())
-    eventually(lambda: client.get("/health").json()["total"] == 4)
+    eventually(lambda: client.get("/healthz").json()["total"] == 4)
     found = client.search(query="狗").json()
     assert found["total"] == 4
     new = next(hit for hit in found["hits"] if hit["image_id"] == "new.png")
     assert client.get(new["thumbnail_url"]).status_code == 200
-    assert client.get("/health").json()["total"] == 4
+    assert client.get("/healthz").json()["total"] == 4
 
 
 def test_deleted_pictures_are_gone_and_then_forgotten(indexed):
@@ -994,7 +1001,7 @@ def served(tmp_path):
     """``serve`` in a process of its own; gives the process and its address."""
     program = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3];"
-        "from stub_searcher import StubSearcher; from retrieval.service.app import serve;"
+        "from stub_searcher import StubSearcher; from retrieval.service.serving import serve;"
         "serve(StubSearcher(Path(sys.argv[3])), port=0)"
     )
     command = [sys.executable, "-c", program, str(HERE), str(HERE.parent), str(tmp_path)]
@@ -1016,7 +1023,7 @@ def test_real_server(tmp_path):
     with served(tmp_path) as (process, address):
         # trust_env: a proxy of this machine has no business between the two.
         with httpx.Client(base_url=address, trust_env=False) as client:
-            assert client.get("/health").json()["total"] == len(CAPTIONS)
+            assert client.get("/healthz").json()["total"] == len(CAPTIONS)
             found = client.post("/v1/search", json={"query": "红色", "top_k": 1}).json()
             assert found["hits"][0]["image_id"] == "red.png"
             thumbnail = client.get(found["hits"][0]["thumbnail_url"])
@@ -1046,7 +1053,7 @@ def test_real_server(tmp_path):
             with contextlib.suppress(httpx.TransportError):
                 answer = client.post("/v1/search", content=endless(), headers=JSON)
                 assert_error(answer, 413, "request_too_large")
-            assert client.get("/health").status_code == 200
+            assert client.get("/healthz").status_code == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
 

@@ -26,7 +26,7 @@ from retrieval.search.query import FOLD_AT, MAX_RANKED, MAX_TERMS, WITHOUT_WEIGH
 from retrieval.search.query_rows import QueryRows
 from retrieval.search.reranking import DIVERSIFIED, diversify, fold, rank
 from retrieval.search.windows import WINDOW, windows
-from retrieval.service.app import KEPT_RANKINGS
+from retrieval.service.collection import KEPT_RANKINGS
 
 COUNT = 12
 PAGE = (Path(__file__).parents[1] / "docs" / "queries.md").read_text(encoding="utf-8")

@@ -123,7 +123,7 @@ def test_requests_are_answered_while_the_service_refreshes(tmp_path, monkeypatch
             found = client.search(query="狗").json()
             assert found["total"] == len(found["hits"]) == 3
             assert client.get(found["hits"][0]["image_url"]).status_code == 200
-            assert client.get("/health").json()["total"] == 3
+            assert client.get("/healthz").json()["total"] == 3
         finally:
             go_on.set()
         eventually(lambda: client.search(query="狗").json()["total"] == 4)
@@ -135,7 +135,7 @@ def served():
     program = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3];"
         "from fakes import FakeEncoder; from retrieval.search import Searcher;"
-        "from retrieval.service.app import serve;"
+        "from retrieval.service.serving import serve;"
         "serve(Searcher.open(Path(sys.argv[3]), FakeEncoder()), port=0)"
     )
     started, clients, readers = [], [], []

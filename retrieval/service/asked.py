@@ -1,7 +1,10 @@
-"""From what a search asks over HTTP to a query, and the orders that pages are taken from."""
+"""From what searches ask over HTTP to their answers, and the orders that pages are taken from."""
 
 import secrets
 import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -11,12 +14,84 @@ from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.language import read_where
 from retrieval.search import Answer, LikeTerm, Query, Ranking, Searcher, TextTerm
 from retrieval.search.query import WITHOUT_WEIGHT, Term
-from retrieval.service.messages import SearchRequest, SearchTerm
+from retrieval.service.given import Addresses, search_response
+from retrieval.service.messages.search import SearchRequest, SearchTerm
 from retrieval.service.problems import ProblemError, shorten
 
-__all__ = ["Pages", "as_query"]
+__all__ = ["Pages", "Search", "answer_searches", "as_query"]
 
 _WITH_PAGE: Final = {"page", "offset", "top_k"}
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search that waits for its answer.
+
+    Args:
+        body: What it asks.
+        addresses: Where pictures of its answer are.
+        since: When it came, by :func:`time.perf_counter`.
+    """
+
+    body: SearchRequest
+    addresses: Addresses
+    since: float
+
+    @property
+    def is_paged(self) -> bool:
+        """True if its order is kept, or one that was kept is gone on with."""
+        return self.body.paged or self.body.page is not None
+
+
+def answer_searches(
+    searcher: Searcher, pages: "Pages", searches: Sequence[Search]
+) -> list[bytes | Exception]:
+    """Answer searches together: their texts by one pass of the encoder.
+
+    Args:
+        searcher: What answers.
+        pages: Where orders are kept.
+        searches: At least one.
+
+    Returns:
+        The body of each one's response, in their order; or its error.
+    """
+    given: list[bytes | Exception] = [QueryError("")] * len(searches)
+    queries: dict[int, Query] = {}
+    for place, search in enumerate(searches):
+        try:
+            if search.is_paged:
+                answer, page = pages.answer(searcher, search.body)
+                given[place] = _response(searcher, search, answer, page)
+            else:
+                queries[place] = as_query(search.body)
+        except Exception as error:  # noqa: BLE001  its own answer, not the others'
+            given[place] = error
+    for place, result in zip(queries, _answers(searcher, list(queries.values())), strict=True):
+        given[place] = (
+            result
+            if isinstance(result, Exception)
+            else _response(searcher, searches[place], result, None)
+        )
+    return given
+
+
+def _answers(searcher: Searcher, queries: list[Query]) -> Sequence[Answer | Exception]:
+    """Answer queries together; where one cannot be answered, each alone."""
+    try:
+        return searcher.answers(queries) if queries else []
+    except Exception as error:  # noqa: BLE001  given to who asked
+        if len(queries) == 1:
+            return [error]
+    return [one for query in queries for one in _answers(searcher, [query])]
+
+
+def _response(searcher: Searcher, search: Search, answer: Answer, page: str | None) -> bytes:
+    took_ms = round((time.perf_counter() - search.since) * 1_000, 2)
+    response = search_response(
+        search.body.query, answer, page, search.addresses, total=len(searcher), took_ms=took_ms
+    )
+    return response.model_dump_json().encode()
 
 
 class Pages:

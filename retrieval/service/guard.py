@@ -1,37 +1,22 @@
 """What every answer carries and every request is bounded by."""
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Room for the longest query with every character written as two \uXXXX escapes.
-MAX_BODY_BYTES: Final = 64 * 1024
+from retrieval.service.batching import OverloadedError
+from retrieval.service.headers import guard_headers
+from retrieval.service.problems import overloaded
+from retrieval.service.service import Service
+
 # Who sends a picture by mistake reads the answer only after sending all of it.
 _MOST_HEARD_BYTES: Final = 16 * 1024 * 1024
-
-_SECURITY_HEADERS: Final = {
-    "x-content-type-options": "nosniff",
-    # The query stands in the page's address; nobody else needs to read it.
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-}
-_PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-# Swagger UI and ReDoc start from an inline script, style themselves inline, and draw
-# their icons from data: addresses.
-_DOCS_POLICY: Final = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; worker-src blob:; base-uri 'none'; "
-    "frame-ancestors 'none'"
-)
-
 
 _ENDING: Final = JSONResponse(
     {
@@ -42,48 +27,77 @@ _ENDING: Final = JSONResponse(
     },
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
+# What takes pictures takes more bytes than what takes words.
+_TAKE_PICTURES: Final = ("/v1/search/upload", "/v1/items", "/v1/embeddings")
 
 
 class Guard:
-    """Puts the security headers on every answer and bounds the body of every request."""
+    """Puts the security headers on every answer, bounds every request, and counts them all."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
+        self._service = service
+        self._measures = service.measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what is not HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        received = 0
-        declared, can_wait = _declared_length(scope)
-
-        async def receive_bounded() -> Message:
-            nonlocal received
-            if declared > MAX_BODY_BYTES and can_wait:
-                raise _too_large()
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                if declared <= _MOST_HEARD_BYTES:
-                    await _hear_out(receive, message)
-                raise _too_large()
-            return message
-
-        has_begun = False
+        began, status = time.perf_counter(), 0
+        self._measures.in_flight.inc()
 
         async def send_guarded(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 guard_headers(MutableHeaders(scope=message), scope["path"])
             await send(message)
 
         try:
-            await self._app(scope, receive_bounded, send_guarded)
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await refusal(scope, receive, send_guarded)
+            else:
+                await self._app(scope, self._bounded(scope, receive), send_guarded)
         except asyncio.CancelledError:  # the service ends, and this has taken too long
-            if not has_begun:
+            if not status:
                 await _ENDING(scope, receive, send_guarded)
+        finally:
+            self._measures.in_flight.dec()
+            route = getattr(scope.get("route"), "path", "other")
+            self._measures.of_request(route, status, time.perf_counter() - began)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Say no before any work is done where too much waits already."""
+        if scope["path"] == "/v1/search" and not scope["query_string"]:
+            try:
+                self._service.collection(None).searches.check()
+            except OverloadedError as error:
+                return overloaded(error)
+        return None
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """Give what receives a request's body, and refuses one that is too long."""
+        settings = self._service.settings
+        takes_pictures = scope["path"].startswith(_TAKE_PICTURES)
+        most = settings.upload_bytes if takes_pictures else settings.body_bytes
+        declared, can_wait = _declared_length(scope)
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            if declared > most and can_wait:
+                raise _too_large(most)
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                if declared <= _MOST_HEARD_BYTES:
+                    await _hear_out(receive, message)
+                raise _too_large(most)
+            return message
+
+        return receive_bounded
 
 
 def _declared_length(scope: Scope) -> tuple[int, bool]:
@@ -102,18 +116,8 @@ async def _hear_out(receive: Receive, message: Message) -> None:
         heard += len(message.get("body", b""))
 
 
-def _too_large() -> HTTPException:
+def _too_large(most: int) -> HTTPException:
     # FastAPI lets its own HTTPException through while it reads the body. Closing ends a
     # caller who would go on sending and never read the answer.
-    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, headers={"connection": "close"})
-
-
-def guard_headers(headers: MutableHeaders, path: str) -> None:
-    """Put the security headers on an answer to a path, where it has none of its own."""
-    is_docs = path.rstrip("/").endswith(("/docs", "/redoc", "/docs/oauth2-redirect"))
-    for name, value in _SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
-    headers.setdefault("content-security-policy", _DOCS_POLICY if is_docs else _PAGE_POLICY)
-    # Everything here may change with the next indexing or the next version: browsers
-    # may keep a copy, but ask whether it is still right; with an ETag that costs little.
-    headers.setdefault("cache-control", "no-cache")
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return HTTPException(status, str(most), headers={"connection": "close"})

@@ -1,11 +1,12 @@
 """Errors as answers: ``{"error": {"type": …, "message": …}}``, and never a stack trace."""
 
 import logging
+import math
 import re
 import reprlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,14 +21,10 @@ from retrieval.errors import (
     QueryError,
     RetrievalError,
 )
-from retrieval.service.guard import MAX_BODY_BYTES, guard_headers
-from retrieval.service.messages import (
-    MAX_QUERY_CHARACTERS,
-    SEND_EXAMPLE,
-    ErrorResponse,
-    SearchRequest,
-    SearchTerm,
-)
+from retrieval.service.batching import OverloadedError
+from retrieval.service.headers import guard_headers
+from retrieval.service.messages.errors import ErrorResponse
+from retrieval.service.messages.search import MAX_QUERY_CHARACTERS, SEND_EXAMPLE
 
 _LOG = logging.getLogger(__name__)
 _SHORT: Final = 80
@@ -49,14 +46,15 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the error answers of a route, for the OpenAPI page."""
     described = {
         400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
-        404: "No such row in the index.",
+        404: "No such row in the index, or no such collection.",
         410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
         415: "The body is said to be in another encoding than Unicode.",
         416: "The picture has no bytes in that range.",
         422: "A field is missing, unknown, of the wrong type or out of range.",
+        429: "More requests wait than can be answered soon; Retry-After says when to try again.",
         501: "The picture is of a kind that needs a package which is not installed.",
-        503: "The index cannot be used now.",
+        503: "The index cannot be used now, or the answer took too long.",
     }
     return {
         status: {"model": ErrorResponse, "description": described[status]} for status in statuses
@@ -90,7 +88,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         ),
         413: (
             "request_too_large",
-            f"expected at most {MAX_BODY_BYTES} bytes, got more. Send a shorter query.",
+            f"expected at most {error.detail} bytes, got more. Send less.",
         ),
     }.get(
         error.status_code,
@@ -114,7 +112,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     if len(faults) > len(expectations):
         expectations.append(f"and {len(faults) - len(expectations)} more")
     in_body = any(fault["loc"][0] == "body" for fault in faults)
-    advice = SEND_EXAMPLE if in_body else "Correct the address"
+    is_search = request.url.path.endswith("/v1/search")
+    advice = SEND_EXAMPLE if in_body and is_search else "Correct it"
     return _answer(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
@@ -130,8 +129,7 @@ def _expectation(fault: dict[str, Any], request: Request) -> str:
     if fault["type"] == "missing":
         return f"expected {field}, got nothing"
     if fault["type"] == "extra_forbidden":
-        message = SearchTerm if "terms" in fault["loc"] else SearchRequest
-        *names, last = message.model_fields
+        *names, last = _known_fields(request, fault["loc"][1:-1])
         return f"expected only {', '.join(names)} and {last}, got {field}"
     if isinstance(fault.get("input"), bytes):  # not even read, for what it is said to be
         kind = request.headers.get("content-type") or "none"
@@ -140,6 +138,17 @@ def _expectation(fault: dict[str, Any], request: Request) -> str:
         return f"expected {field} to be an integer, got {shorten(fault['input'])}"
     should = re.sub(r"^\w+ should", "to", fault["msg"])
     return f"expected {field} {should}, got {shorten(fault['input'])}"
+
+
+def _known_fields(request: Request, way: Sequence[int | str]) -> list[str]:
+    """Name the fields of the message that stands where a field was that it does not know."""
+    message: Any = request.scope["route"].body_field.field_info.annotation
+    for step in way:
+        if isinstance(step, str) and step in getattr(message, "model_fields", ()):
+            message = message.model_fields[step].annotation
+            while inner := [each for each in get_args(message) if each is not type(None)]:
+                message = inner[0]
+    return list(getattr(message, "model_fields", ())) or ["what /docs names", "nothing else"]
 
 
 def shorten(value: object) -> str:
@@ -156,7 +165,17 @@ def _clip(text: str) -> str:
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 
 
+def overloaded(error: OverloadedError) -> Response:
+    """Refuse a request that would have to wait too long, and say when to try again."""
+    seconds = max(1, math.ceil(error.retry_after_s))
+    return _answer(
+        HTTPStatus.TOO_MANY_REQUESTS, "overloaded", str(error), {"retry-after": str(seconds)}
+    )
+
+
 async def _on_retrieval_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, OverloadedError):
+        return overloaded(error)
     if isinstance(error, QueryError):
         return _answer(HTTPStatus.BAD_REQUEST, "invalid_query", str(error))
     # The messages below stay general because the engine's own ones name folders.

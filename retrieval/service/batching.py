@@ -1,0 +1,179 @@
+"""Requests that arrive together are worked on together, and no more of them than can be."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from retrieval.errors import RetrievalError
+
+__all__ = ["Batcher", "Load", "OverloadedError"]
+
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
+
+_WEIGHT = 0.2  # of the newest batch, in the mean time that one takes
+
+
+class OverloadedError(RetrievalError):
+    """More wait already than can be worked on soon.
+
+    Args:
+        retry_after_s: Seconds after which those that wait now have had their turn.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(
+            "expected fewer requests at once, got more than can be answered soon. Try again "
+            "in a moment."
+        )
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a batcher is.
+
+    Args:
+        waiting: Requests that wait for their turn.
+        at_work: Requests that are being worked on.
+        each_s: Seconds that one request has taken lately.
+    """
+
+    waiting: int
+    at_work: int
+    each_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Asked, Given]):
+    asked: Asked
+    given: "asyncio.Future[Given]"
+    loop: asyncio.AbstractEventLoop
+    since: float
+
+
+class Batcher(Generic[Asked, Given]):
+    """Works on what is asked in batches, in threads beside the event loop.
+
+    Nobody waits for a batch to fill: a thread that is free takes all that wait, so that a lone
+    request is worked on at once, and those that come while others are worked on go together. The
+    batches grow with the load by themselves.
+
+    Args:
+        work: Gives, for what is asked, in its order, what is given, or the error of each.
+        most: Size of a batch at most.
+        waiting: How many may wait.
+        patience_s: Seconds that one may have to wait, by how long others have taken lately.
+        threads: How many batches are worked on at the same time.
+        observe: Told of each batch: its size, the seconds that its requests waited, and those that
+            it took. Called in the threads.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Asked]], Sequence[Given | Exception]],
+        *,
+        most: int,
+        waiting: int,
+        patience_s: float,
+        threads: int = 1,
+        observe: Callable[[int, list[float], float], object] | None = None,
+    ) -> None:
+        self._work, self._observe = work, observe
+        self._most, self._most_waiting, self._patience_s = most, waiting, patience_s
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clip-text-batch")
+        self._queue: deque[_Waiting[Asked, Given]] = deque()
+        self._lock = threading.Lock()
+        self._running = self._at_work = 0
+        self._each_s = 0.0
+
+    def load(self) -> Load:
+        """Say how busy it is."""
+        return Load(len(self._queue), self._at_work, self._each_s)
+
+    def check(self) -> None:
+        """Refuse what would have to wait too long; costs next to nothing.
+
+        Raises:
+            OverloadedError: If it would.
+        """
+        waiting = len(self._queue)
+        wait_s = waiting * self._each_s
+        # a full batch may always wait: what comes at once is not yet too much
+        if waiting >= self._most_waiting or (waiting >= self._most and wait_s > self._patience_s):
+            raise OverloadedError(wait_s)
+
+    async def __call__(self, asked: Asked) -> Given:
+        """Wait for what is given for what is asked; who stops waiting is not worked for.
+
+        Raises:
+            OverloadedError: If too many wait already.
+        """
+        self.check()
+        loop = asyncio.get_running_loop()
+        one: _Waiting[Asked, Given] = _Waiting(asked, loop.create_future(), loop, time.monotonic())
+        with self._lock:
+            self._queue.append(one)
+            starts = self._running < self._threads
+            self._running += starts
+        if starts:
+            self._pool.submit(self._run)
+        return await one.given
+
+    def close(self) -> None:
+        """End the threads, once all that waits has been worked on."""
+        self._pool.shutdown(wait=True)
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._do(batch)
+
+    def _next(self) -> list[_Waiting[Asked, Given]]:
+        """Take those whose turn it is; none ends the thread's run."""
+        with self._lock:
+            batch: list[_Waiting[Asked, Given]] = []
+            while self._queue and len(batch) < self._most:
+                one = self._queue.popleft()
+                if not one.given.cancelled():
+                    batch.append(one)
+            self._at_work += len(batch)
+            self._running -= not batch
+            return batch
+
+    def _do(self, batch: list[_Waiting[Asked, Given]]) -> None:
+        started = time.monotonic()
+        given: Sequence[Given | Exception]
+        try:
+            given = self._work([one.asked for one in batch])
+        except Exception as error:  # noqa: BLE001  each who waits is told
+            given = [error] * len(batch)
+        took = time.monotonic() - started
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Given], object]]] = {}
+        for one, result in zip(batch, given, strict=True):
+            by_loop.setdefault(one.loop, []).append((one.given, result))
+        for loop, results in by_loop.items():
+            with suppress(RuntimeError):  # closed: nobody waits there any more
+                loop.call_soon_threadsafe(_deliver, results)
+        with self._lock:
+            self._at_work -= len(batch)
+            each = took / len(batch) / self._threads
+            self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
+        if self._observe is not None:
+            self._observe(len(batch), [started - one.since for one in batch], took)
+
+
+def _deliver(results: list[tuple["asyncio.Future[Given]", object]]) -> None:
+    for future, result in results:
+        if future.done():  # cancelled
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # it is no error

@@ -1,0 +1,102 @@
+"""From the engine's answers to what goes over HTTP."""
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from retrieval.search import Answer, Hit
+from retrieval.service.messages.search import (
+    FoldedPicture,
+    FoundPicture,
+    QueryCategory,
+    SearchResponse,
+)
+
+__all__ = ["Addresses", "search_response"]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the pictures of a collection are reached.
+
+    Args:
+        prefix: Of the application, where it is mounted in another one.
+        collection: The name that was asked for; None for the first one.
+    """
+
+    prefix: str = ""
+    collection: str | None = None
+
+    def image(self, row: int) -> str:
+        """Give the address of an original picture."""
+        return f"{self.prefix}/v1/images/{row}{self._query}"
+
+    def thumbnail(self, row: int) -> str:
+        """Give the address of a thumbnail."""
+        return f"{self.prefix}/v1/images/{row}/thumbnail{self._query}"
+
+    @property
+    def _query(self) -> str:
+        return "" if self.collection is None else f"?collection={quote(self.collection, safe='')}"
+
+
+def search_response(
+    query: str | None,
+    answer: Answer,
+    page: str | None,
+    addresses: Addresses,
+    *,
+    total: int,
+    took_ms: float,
+) -> SearchResponse:
+    """Say an answer as the service's message.
+
+    Args:
+        query: As it was received.
+        answer: What the engine gave.
+        page: Token of its further pages, if it has any.
+        addresses: Where its pictures are.
+        total: How many pictures are indexed.
+        took_ms: Milliseconds that it took.
+    """
+    return SearchResponse(
+        query=query,
+        took_ms=took_ms,
+        total=total,
+        hits=[_found_picture(hit, addresses) for hit in answer.hits],
+        category=_category(answer),
+        page=page,
+        probability=_rounded(answer.probability),
+        nothing_matches=answer.nothing_matches,
+    )
+
+
+def _found_picture(hit: Hit, addresses: Addresses) -> FoundPicture:
+    return FoundPicture(
+        rank=hit.rank,
+        score=hit.score,
+        probability=_rounded(hit.probability),
+        image_id=hit.image_id,
+        row=hit.row,
+        caption=hit.caption,
+        metadata=hit.metadata,
+        recognised=hit.recognised,
+        word_score=hit.word_score,
+        image_url=addresses.image(hit.row),
+        thumbnail_url=addresses.thumbnail(hit.row),
+        missing=hit.missing,
+        folded=[
+            FoldedPicture(score=each.score, image_id=each.image_id, row=each.row)
+            for each in hit.folded
+        ],
+    )
+
+
+def _category(answer: Answer) -> QueryCategory | None:
+    if answer.category is None:
+        return None
+    label, probability = answer.category
+    return QueryCategory(label=label, probability=round(probability, 4))
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)

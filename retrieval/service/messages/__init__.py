@@ -1,0 +1,1 @@
+"""What goes over HTTP, as the OpenAPI page shows it: a module for each kind of route."""
