@@ -111,7 +111,11 @@ class Batcher(Generic[Asked, Given]):
             raise OverloadedError(wait_s)
 
     async def __call__(self, asked: Asked) -> Given:
-        """Wait for what is given for what is asked; who stops waiting is not worked for.
+        """Wait for what is given for what is asked; see :meth:`submit`."""
+        return await self.submit(asked)
+
+    def submit(self, asked: Asked) -> "asyncio.Future[Given]":
+        """Ask, on an event loop, for what will be given; what is cancelled is not worked for.
 
         Raises:
             OverloadedError: If too many wait already.
@@ -125,7 +129,7 @@ class Batcher(Generic[Asked, Given]):
             self._running += starts
         if starts:
             self._pool.submit(self._run)
-        return await one.given
+        return one.given
 
     def close(self) -> None:
         """End the threads, once all that waits has been worked on."""

@@ -39,6 +39,6 @@ async def search(
     addresses = Addresses(
         request.scope.get("root_path", ""), request.query_params.get("collection")
     )
-    waiting = collection.searches(Search(body, addresses, since))
+    waiting = collection.searches.submit(Search(body, addresses, since))
     given = await answered(request, waiting, service.settings.timeout_s)
     return Response(given, media_type="application/json")
