@@ -159,16 +159,16 @@ class Batcher(Generic[Asked, Given]):
         except Exception as error:  # noqa: BLE001  each who waits is told
             given = [error] * len(batch)
         took = time.monotonic() - started
+        with self._lock:
+            self._at_work -= len(batch)
+            each = took / len(batch) / self._threads
+            self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Given], object]]] = {}
         for one, result in zip(batch, given, strict=True):
             by_loop.setdefault(one.loop, []).append((one.given, result))
         for loop, results in by_loop.items():
             with suppress(RuntimeError):  # closed: nobody waits there any more
                 loop.call_soon_threadsafe(_deliver, results)
-        with self._lock:
-            self._at_work -= len(batch)
-            each = took / len(batch) / self._threads
-            self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
         if self._observe is not None:
             self._observe(len(batch), [started - one.since for one in batch], took)
 

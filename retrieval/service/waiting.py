@@ -23,7 +23,8 @@ async def answered(
 
     Args:
         request: Its body has been read.
-        work: Gives the answer, such as what a batcher was asked; cancelled where the caller leaves or it takes too long.
+        work: Gives the answer, such as what a batcher was asked; cancelled where the caller
+            leaves or it takes too long.
         timeout_s: Seconds that it may take.
 
     Raises:
