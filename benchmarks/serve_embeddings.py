@@ -59,11 +59,9 @@ def ways(folder: Path, infinity: Path | None) -> dict[str, tuple[list[str], str]
         ),
     }
     if infinity:
-        found["Infinity"] = (
-            [str(infinity), "v2", "--model-id", str(folder / "sentences"), "--port", "{port}"]
-            + ["--url-prefix", "/v1", "--engine", "torch", "--device", "cpu"],
-            "/health",
-        )
+        options = ["--model-id", str(folder / "sentences"), "--port", "{port}"]
+        options += ["--url-prefix", "/v1", "--engine", "torch", "--device", "cpu"]
+        found["Infinity"] = ([str(infinity), "v2", *options], "/health")
     return found
 
 
