@@ -23,6 +23,7 @@ from serve_load import Load, Served, Told, overload, press, served
 CONNECTIONS = (1, 8, 32, 128)
 MEASURED = 32
 EMPTY = Load("/healthz")
+ROOT = Path(__file__).parents[1]
 
 
 def start(index: Path, workers: int, *, batch: int | None = None, tree: Path | None = None) -> list:
@@ -30,9 +31,9 @@ def start(index: Path, workers: int, *, batch: int | None = None, tree: Path | N
     options = ["serve", "--index", str(index), "--port", "{port}"]
     options += ["--workers", str(workers)] if workers > 1 else []
     environment = {} if batch is None else {"CLIP_TEXT_SERVE_BATCH": str(batch)}
-    environment |= {} if tree is None else {"PYTHONPATH": str(tree)}
-    code = "from clip_text_cli.main import main; main()"
-    return [[sys.executable, "-c", code, *options], "/health" if tree else "/healthz", environment]
+    environment["PYTHONPATH"] = str(tree or ROOT)
+    command = [sys.executable, "-P", "-c", "from clip_text_cli.main import main; main()"]
+    return [[*command, *options], "/health" if tree else "/healthz", environment]
 
 
 def rounds(

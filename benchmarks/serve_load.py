@@ -56,9 +56,9 @@ class Told:
     """How it went.
 
     Args:
-        per_second: Requests answered.
-        p50, p95, p99: Milliseconds.
-        failed: Answers that were no 2xx, and connections that broke.
+        per_second: Requests answered by 2xx.
+        p50, p95, p99: Milliseconds, of all answers.
+        failed: Other answers, such as 429, and connections that broke.
         cpu_ms: The processor's time that the service took for a request.
     """
 
@@ -161,7 +161,7 @@ def press(service: Served, load: Load, connections: int, seconds: float) -> Told
     assert figures, ran.stdout
     requests, microseconds, failed, *shares = map(float, figures[1].split())
     p50, p95, p99 = (share / 1000 for share in shares)
-    rate = requests / microseconds * 1e6
+    rate = (requests - failed) / microseconds * 1e6
     return Told(rate, p50, p95, p99, int(failed), taken * 1000 / max(requests, 1))
 
 
