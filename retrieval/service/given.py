@@ -1,17 +1,22 @@
 """From the engine's answers to what goes over HTTP."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from retrieval.catalogue import Facet
+from retrieval.records import Record, is_gone
 from retrieval.search import Answer, Hit
+from retrieval.service.messages.items import StoredItem
 from retrieval.service.messages.search import (
+    FacetValue,
     FoldedPicture,
     FoundPicture,
     QueryCategory,
     SearchResponse,
 )
 
-__all__ = ["Addresses", "search_response"]
+__all__ = ["Addresses", "search_response", "stored_item"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Addresses:
         """Give the address of a thumbnail."""
         return f"{self.prefix}/v1/images/{row}/thumbnail{self._query}"
 
+    def item(self, image_id: str) -> str:
+        """Give the address of an item."""
+        return f"{self.prefix}/v1/items/{quote(image_id)}{self._query}"
+
     @property
     def _query(self) -> str:
         return "" if self.collection is None else f"?collection={quote(self.collection, safe='')}"
@@ -44,6 +53,7 @@ def search_response(
     answer: Answer,
     page: str | None,
     addresses: Addresses,
+    facets: Mapping[str, Sequence[Facet]] | None = None,
     *,
     total: int,
     took_ms: float,
@@ -55,6 +65,7 @@ def search_response(
         answer: What the engine gave.
         page: Token of its further pages, if it has any.
         addresses: Where its pictures are.
+        facets: By field, its values and how many pictures have each.
         total: How many pictures are indexed.
         took_ms: Milliseconds that it took.
     """
@@ -65,8 +76,31 @@ def search_response(
         hits=[_found_picture(hit, addresses) for hit in answer.hits],
         category=_category(answer),
         page=page,
+        facets={
+            field: [FacetValue(value=each.value, count=each.count) for each in values]
+            for field, values in (facets or {}).items()
+        },
         probability=_rounded(answer.probability),
         nothing_matches=answer.nothing_matches,
+    )
+
+
+def stored_item(record: Record, addresses: Addresses) -> StoredItem:
+    """Say what is stored of a picture as the service's message."""
+    picture, has_file = record.picture, record.path is not None
+    return StoredItem(
+        id=picture.image_id,
+        row=record.row,
+        caption=picture.caption,
+        metadata=record.metadata,
+        bytes=picture.size,
+        width=picture.width,
+        height=picture.height,
+        is_item=picture.root is None,
+        item_url=addresses.item(picture.image_id),
+        image_url=addresses.image(record.row) if has_file else None,
+        thumbnail_url=addresses.thumbnail(record.row) if has_file else None,
+        missing=is_gone(record.path),
     )
 
 
