@@ -161,8 +161,6 @@ def _expectation(fault: Mapping[str, Any], message: Any, content_type: str) -> s
     field = _name(fault)
     if fault["type"] == "json_invalid":
         return f"expected a body in JSON, got {fault['ctx']['error']} at character {field}"
-    if fault["type"] == "model_type":
-        return f"expected {field} to be an object, got {shorten(fault['input'])}"
     if fault["type"] == "missing":
         return f"expected {field}, got nothing"
     if fault["type"] == "extra_forbidden":
@@ -172,7 +170,8 @@ def _expectation(fault: Mapping[str, Any], message: Any, content_type: str) -> s
         return f"expected a body of the type application/json, got the type {_clip(content_type)}"
     if fault["type"].startswith("int_parsing"):
         return f"expected {field} to be an integer, got {shorten(fault['input'])}"
-    should = re.sub(r"^\w+ should", "to", fault["msg"])
+    said = "to be an object" if fault["type"] == "model_type" else fault["msg"]
+    should = re.sub(r"^\w+ should", "to", said)
     return f"expected {field} {should}, got {shorten(fault['input'])}"
 
 
