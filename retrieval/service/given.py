@@ -41,7 +41,10 @@ class Addresses:
 
     def item(self, image_id: str) -> str:
         """Give the address of an item."""
-        return f"{self.prefix}/v1/items/{quote(image_id)}{self._query}"
+        # clients go up a folder for .., and some proxies make one / of two
+        is_way = any(part in ("", ".", "..") for part in image_id.split("/"))
+        name = quote(image_id, safe="" if is_way else "/")
+        return f"{self.prefix}/v1/items/{name}{self._query}"
 
     @property
     def _query(self) -> str:

@@ -222,9 +222,8 @@ def as_problem(error: Exception) -> ProblemError | None:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, QueryPictureError):
-        return ProblemError(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "picture_unreadable", " ".join(str(error).split())
-        )
+        message = f"{' '.join(str(error).split())} Send the file of a sound picture."
+        return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "picture_unreadable", message)
     if isinstance(error, QueryError):
         return ProblemError(HTTPStatus.BAD_REQUEST, "invalid_query", str(error))
     if isinstance(error, ItemError):
