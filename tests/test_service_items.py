@@ -6,13 +6,16 @@ import json
 import os
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from fakes import FakeEncoder, save_picture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from item_operations import png, unit_row
 from PIL import Image
 from service_thread import ENCODER, Running, Service
-from test_api import assert_error, eventually
+from test_api import ANY_JSON, ANY_TEXT, assert_error, assert_sane, eventually
 from test_full_disk import full_after
 
 from retrieval.errors import IndexLockedError
@@ -712,3 +715,72 @@ def test_what_openapi_says_of_bodies_is_there(empty):
     assert "/v1/items/{id}" in paths
     for path in ("/v1/items", "/v1/items/bulk", "/v1/search/upload"):
         assert paths[path]["post"]["responses"]["429"]["description"]
+
+
+# Whatever is sent
+
+
+def nested(depth):
+    return b'{"metadata": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}"
+
+
+@pytest.mark.parametrize(
+    ("depth", "statuses"), [(90, {200}), (150, {422}), (900, {400, 422}), (100_000, {400})]
+)
+def test_metadata_that_is_nested_deep(service, depth, statuses):
+    service.add("a")
+    headers = {"content-type": "application/json"}
+    for _ in range(2):
+        changed = service.client.patch("/v1/items/a", content=nested(depth), headers=headers)
+        assert changed.status_code in statuses, changed.text
+    new = nested(depth)[:-1] + b', "id": "b"}'
+    added = service.client.post("/v1/items", content=new, headers=headers)
+    assert_error(added, 422, "invalid_request")
+
+
+NEARLY_ITEM = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": ANY_TEXT | ANY_JSON,
+        "image": ANY_TEXT | ANY_JSON,
+        "path": ANY_TEXT | ANY_JSON,
+        "feature": st.lists(st.floats(), max_size=17) | ANY_JSON,
+        "metadata": ANY_JSON,
+    },
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(body=ANY_JSON | NEARLY_ITEM, image_id=ANY_TEXT)
+def test_no_json_breaks_the_items(empty, body, image_id):
+    content = json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    address = f"/v1/items/{quote(image_id.encode(errors='replace'))}x"
+    for method, url in (
+        ("POST", "/v1/items"),
+        ("POST", "/v1/items/bulk"),
+        ("POST", "/v1/items/delete"),
+        ("PATCH", address),
+    ):
+        assert_sane(empty.client.request(method, url, content=content, headers=headers))
+    assert_sane(empty.client.get(address))
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    parts=st.lists(
+        st.tuples(
+            st.sampled_from(["id", "image", "metadata", "request", "x", ""]),
+            st.none() | ANY_TEXT,
+            st.binary(max_size=40),
+        ),
+        max_size=4,
+    )
+)
+def test_no_form_breaks_items_and_searches(empty, parts):
+    forms = [
+        (name, (None if file is None else file.encode(errors="replace").decode(), data))
+        for name, file, data in parts
+    ]
+    for address in ("/v1/items", "/v1/search/upload"):
+        assert_sane(empty.client.post(address, files=forms or {"id": (None, b"")}))

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
 from retrieval.service.messages.errors import ErrorDetail
 
@@ -23,6 +24,7 @@ MAX_REMOVED: Final = 10_000
 MAX_ID_CHARACTERS: Final = 1_000
 MAX_CAPTION_CHARACTERS: Final = 10_000
 MAX_NUMBERS: Final = 16_384  # of a feature: far more than any model's
+MAX_DEPTH: Final = 100  # of metadata
 
 _EXAMPLE: Final[dict[str, JsonValue]] = {
     "id": "shop/42",
@@ -30,6 +32,26 @@ _EXAMPLE: Final[dict[str, JsonValue]] = {
     "caption": "红色的杯子",
     "metadata": {"tags": ["杯子"], "price": 25},
 }
+
+
+def _shallow(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Refuse metadata in which lists and objects stand in one another too deep."""
+    level: list[Any] = [metadata]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return metadata
+    raise PydanticCustomError(
+        "too_deep", "Value should be nested at most {depth} deep", {"depth": MAX_DEPTH}
+    )
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class NewItem(BaseModel):
@@ -67,7 +89,7 @@ class NewItem(BaseModel):
         description="What it shows, in words.",
         examples=["红色的杯子"],
     )
-    metadata: dict[str, Any] = Field(
+    metadata: Metadata = Field(
         default={},
         description="Anything else; filters and facets know its keys.",
         examples=[{"tags": ["杯子"], "price": 25}],
@@ -87,7 +109,7 @@ class ItemPatch(BaseModel):
         description="The new one; null takes it away.",
         examples=["蓝色的杯子"],
     )
-    metadata: dict[str, Any] | None = Field(
+    metadata: Metadata | None = Field(
         default=None,
         description="Keys to set; a key that is null is taken away, and so is all if this is.",
         examples=[{"price": 20, "sold": None}],
@@ -137,7 +159,7 @@ class BulkResponse(BaseModel):
 
     stored: int = Field(description="How many are in the index now.", examples=[1])
     failed: int = Field(description="How many are not.", examples=[0])
-    items: list[BulkOutcome]
+    items: list[BulkOutcome] = Field(description="Each one's outcome, in the order of the request.")
 
 
 class RemovalRequest(BaseModel):
@@ -155,4 +177,4 @@ class RemovalResponse(BaseModel):
 
     deleted: int = Field(description="How many are gone now.", examples=[1])
     failed: int = Field(description="How many are not, such as those that were not there.")
-    items: list[BulkOutcome]
+    items: list[BulkOutcome] = Field(description="Each one's outcome, in the order of the request.")
