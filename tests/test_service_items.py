@@ -738,6 +738,16 @@ def test_metadata_that_is_nested_deep(service, depth, statuses):
     assert_error(added, 422, "invalid_request")
 
 
+def test_metadata_that_is_too_large_is_refused_also_where_patches_make_it_so(service):
+    large = json.dumps({"a": "字" * 65_530})
+    assert_error(service.add("a", metadata=large), 413, "metadata_too_large", "65536")
+    assert service.files == []
+    service.add("a", metadata=json.dumps({"a": "字" * 40_000}))
+    changed = service.client.patch("/v1/items/a", json={"metadata": {"b": "字" * 40_000}})
+    assert_error(changed, 413, "metadata_too_large")
+    assert set(service.client.get("/v1/items/a").json()["metadata"]) == {"a"}
+
+
 NEARLY_ITEM = st.fixed_dictionaries(
     {},
     optional={

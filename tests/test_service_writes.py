@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 from item_operations import png, unit_row
-from serving_process import nursery
+from killed_service import nursery
 from test_api import eventually
 
 from retrieval.index import verify

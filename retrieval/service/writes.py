@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 from retrieval.errors import ItemError
 from retrieval.ingest import UNCHANGED, IndexWriter, Item
-from retrieval.ingest.items import check_id, item_picture
+from retrieval.ingest.items import check_id, item_picture, metadata_text
 from retrieval.ingest.writer import Unchanged
 from retrieval.records import Record
 from retrieval.service.problems import ProblemError, shorten
@@ -31,6 +31,7 @@ __all__ = [
 T = TypeVar("T")
 
 _TOGETHER: Final = 64  # pictures in one transaction, and one batch of the encoder
+_MOST_METADATA: Final = 65_536  # characters: each hit carries them
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def _add(writer: IndexWriter, uploads: Uploads, wanted: Sequence[Wanted]) -> lis
 def _item(wanted: Wanted, uploads: Uploads) -> Item:
     """Make what the writer takes; a file that was sent is on the disk by then."""
     item = Item(wanted.id, wanted.path, None, wanted.feature, wanted.caption, wanted.metadata)
-    item_picture(item)  # what is refused anyway is not kept
+    _check_size(item_picture(item).metadata)  # what is refused anyway is not kept
     if wanted.file is None:
         return item
     path = uploads.keep(wanted.file, wanted.ending)
@@ -205,6 +206,7 @@ def _change(writer: IndexWriter, write: Change) -> Stored:
     if "metadata" in write.patch:
         patch = write.patch["metadata"]
         metadata = {} if patch is None else merged(record.metadata, patch)
+        _check_size(metadata_text(metadata))
     writer.update(write.id, caption=caption, metadata=metadata)
     return Stored(record.row)
 
@@ -217,6 +219,16 @@ def _remove(writer: IndexWriter, uploads: Uploads, ids: Sequence[str]) -> list[O
         return [failure if isinstance(each, Record) else each for each in found]
     _release(uploads, writer, [each.path for each in found if isinstance(each, Record)])
     return [Stored(each.row) if isinstance(each, Record) else each for each in found]
+
+
+def _check_size(metadata: str) -> None:
+    if len(metadata) > _MOST_METADATA:
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "metadata_too_large",
+            f"expected metadata of at most {_MOST_METADATA} characters of JSON, got "
+            f"{len(metadata)}. Say less of each picture.",
+        )
 
 
 def _find(writer: IndexWriter, image_id: str) -> Record:

@@ -1,4 +1,4 @@
-"""Serves indexes in processes that a test kills: ``python tests/serving_process.py``.
+"""Serves indexes in processes that a test kills: ``python tests/killed_service.py``.
 
 Reads lines of JSON from stdin. ``["start", INDEX, {SETTINGS}]`` forks a process that serves the
 index, and says ``PID ADDRESS``; ``["kill", SIGNAL]`` ends it, and says its exit code. Forking saves
@@ -97,7 +97,7 @@ def nursery(log: Path) -> Iterator[Server]:
     with (
         log.open("ab") as errors,
         subprocess.Popen(
-            [sys.executable, HERE / "serving_process.py"],
+            [sys.executable, HERE / "killed_service.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
