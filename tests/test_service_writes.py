@@ -276,11 +276,14 @@ def mixed_traffic(server, index_dir, seconds, pause_s):
     traffic.ending.set()
     for thread in threads:
         thread.join()
+    # at first it grows: caches fill, and so does the index
     times, memory, files = zip(*samples[len(samples) // 3 :], strict=True)
     slope = 60 * statistics.linear_regression(times, memory).slope
+    half = len(times) // 2
+    late = 60 * statistics.linear_regression(times[half:], memory[half:]).slope
     print(  # noqa: T201
         f"\n{seconds:g} s: {traffic.answers.total()} requests, {memory[-1]:.0f} MiB, "
-        f"{slope:+.2f} MiB a minute, {files[0]} to {files[-1]} files open; {dict(traffic.answers)}"
+        f"{slope:+.2f} MiB a minute, {late:+.2f} in the last third, {files[0]} to {files[-1]} files open; {dict(traffic.answers)}"
     )
     assert traffic.wrong == []
     assert server.kill(signal.SIGTERM) == 0
