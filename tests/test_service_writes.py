@@ -283,7 +283,8 @@ def mixed_traffic(server, index_dir, seconds, pause_s):
     late = 60 * statistics.linear_regression(times[half:], memory[half:]).slope
     print(  # noqa: T201
         f"\n{seconds:g} s: {traffic.answers.total()} requests, {memory[-1]:.0f} MiB, "
-        f"{slope:+.2f} MiB a minute, {late:+.2f} in the last third, {files[0]} to {files[-1]} files open; {dict(traffic.answers)}"
+        f"{slope:+.2f} MiB a minute, {late:+.2f} in the last third, {files[0]} to {files[-1]} "
+        f"files open; {dict(traffic.answers)}"
     )
     assert traffic.wrong == []
     assert server.kill(signal.SIGTERM) == 0
