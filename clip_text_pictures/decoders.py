@@ -43,6 +43,7 @@ __all__ = [
     "MAX_PIXELS",
     "NoDecoderError",
     "PictureError",
+    "PictureSizeError",
     "check_size",
     "damage_told",
     "open_picture",
@@ -102,6 +103,10 @@ class PictureError(ValueError):
 
 class NoDecoderError(PictureError, ImportError):
     """The picture may be sound: the package that decodes its kind is not installed."""
+
+
+class PictureSizeError(PictureError):
+    """The picture has so many pixels that it must be a decompression bomb."""
 
 
 class _JxlFile(ImageFile.ImageFile):
@@ -253,7 +258,7 @@ def check_size(size: tuple[int, int]) -> None:
         PictureError: If it is so.
     """
     if size[0] * size[1] > MAX_PIXELS:
-        raise PictureError(
+        raise PictureSizeError(
             f"expected at most {MAX_PIXELS} pixels, got {size[0]} x {size[1]} (a decompression "
             "bomb?). Scale the picture down."
         )

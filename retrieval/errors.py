@@ -15,6 +15,7 @@ One tree, so a caller may catch the root or the leaf::
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
     ├── MissingPackageError     an optional package is not installed
     └── QueryError              the query or its settings cannot be used
+        ├── QueryPictureError   a picture to search with cannot be read
         └── RankingGoneError    the index that a ranking is of was built anew
 """
 
@@ -30,6 +31,7 @@ __all__ = [
     "ItemNotFoundError",
     "MissingPackageError",
     "QueryError",
+    "QueryPictureError",
     "RankingGoneError",
     "RetrievalError",
     "StorageError",
@@ -86,6 +88,10 @@ class MissingPackageError(RetrievalError, ModuleNotFoundError):
 
 class QueryError(RetrievalError, ValueError):
     """The query is empty, of the wrong type, or its settings are out of range."""
+
+
+class QueryPictureError(QueryError):
+    """A picture to search with is none, is damaged, or cannot be decoded here."""
 
 
 class RankingGoneError(QueryError):

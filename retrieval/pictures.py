@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from clip_text_pictures import (
     NoDecoderError,
     PictureError,
+    PictureSizeError,
     damage_told,
     ending_of,
     open_picture,
@@ -23,10 +25,13 @@ from clip_text_pictures import (
     to_8_bit,
     upright,
 )
+from clip_text_pictures.kinds import START
 
 __all__ = [
     "NoDecoderError",
     "PictureError",
+    "PictureSizeError",
+    "ending_and_size",
     "media_type",
     "open_thumbnail",
     "render_thumbnail",
@@ -54,6 +59,30 @@ def shown_size(source: Path | bytes) -> tuple[int, int] | None:
     except (PictureError, OSError):
         return None  # the encoder may know formats that are unknown here
     return (height, width) if is_turned else (width, height)
+
+
+def ending_and_size(file: IO[bytes], ending: str = "") -> tuple[str, tuple[int, int]]:
+    """Read the header of a picture that somebody sent; its pixels are not decoded.
+
+    Args:
+        file: The picture's file; left at its beginning.
+        ending: How its name is said to end, in lower case and with the dot; empty if it has none.
+
+    Returns:
+        How the name of such a file ends, and width and height in pixels as they are stored.
+
+    Raises:
+        PictureError: If it is no picture of a kind that is read, or a damaged one.
+        PictureSizeError: If it has more than :data:`clip_text_pictures.MAX_PIXELS` pixels.
+        NoDecoderError: If its kind is read by a package that is not installed.
+    """
+    file.seek(0)
+    kind = recognise(file.read(START), ending)
+    file.seek(0)
+    size = open_picture(file, ending).size
+    file.seek(0)
+    assert kind is not None
+    return ending if ending in kind.endings else kind.endings[0], size
 
 
 def media_type(path: Path) -> str:

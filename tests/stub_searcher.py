@@ -4,11 +4,14 @@ It holds one picture of every kind the service has to cope with, and scores a pi
 the share of the query's characters that its caption has.
 """
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from retrieval.records import Picture, Record
 from retrieval.search import Answer, Hit, Query
 from retrieval.search.query_rows import CacheInfo
 
@@ -57,6 +60,13 @@ class StubSearcher:
     def hit_path(self, row: int) -> Path | None:
         names = list(CAPTIONS)
         return self.folder / names[row] if 0 <= row < len(names) else None
+
+    def record(self, row: int) -> Record | None:
+        path = self.hit_path(row)
+        if path is None:
+            return None
+        own = (None, os.fsencode(path), path.name, None, None, None, None, None)
+        return Record(row, Picture(*own, CAPTIONS[path.name], json.dumps(METADATA)))
 
     def cache_info(self) -> CacheInfo:
         return CacheInfo(0, 0, 0, 0)

@@ -696,6 +696,13 @@ def test_openapi_describes_everything(client):
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/v1/search",
+        "/v1/search/upload",
+        "/v1/collections",
+        "/v1/collections/{name}",
+        "/v1/items",
+        "/v1/items/bulk",
+        "/v1/items/delete",
+        "/v1/items/{id}",
         "/v1/images/{row}",
         "/v1/images/{row}/thumbnail",
         "/healthz",

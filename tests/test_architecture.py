@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "retrieval.search": INDEX,
     "retrieval.overview": (*INDEX, "clip_text_pictures"),
     "retrieval.sheet": (*FLOOR, "retrieval.search"),
-    "retrieval.service": (*INDEX, "retrieval.search"),
+    "retrieval.service": (*INDEX, "retrieval.search", "retrieval.ingest", "clip_text_pictures"),
     "clip_text_pictures": (),
     "clip_text_cli": None,  # anything: it brings them together
 }

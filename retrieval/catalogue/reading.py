@@ -200,6 +200,11 @@ class CatalogueReader:
         sql = f"{_SELECT} WHERE content_hash = ? AND root IS NOT NULL ORDER BY row"
         return [_record(values) for values in self.connection.read(sql, (content_hash,))]
 
+    def paths_of(self, content_hash: bytes) -> set[bytes]:
+        """Read in which files pictures with this content are, those of items included."""
+        sql = "SELECT DISTINCT path FROM images WHERE content_hash = ? AND path IS NOT NULL"
+        return {path for (path,) in self.connection.read(sql, (content_hash,))}
+
     def records(self, rows: Iterable[int]) -> dict[int, Record]:
         """Read the pictures of these rows; rows that are gone are absent from the answer."""
         return {values[0]: _record(values) for values in self._of_rows(_SELECT, rows)}

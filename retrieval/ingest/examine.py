@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from retrieval.catalogue import Catalogue
 from retrieval.pictures import shown_size
@@ -24,6 +24,7 @@ __all__ = [
     "check_at_rest",
     "hash_bytes",
     "hash_file",
+    "hash_stream",
     "look_at_file",
     "read_content",
     "reason_of",
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 _blake2b = partial(hashlib.blake2b, digest_size=20)
 _MOST_REASON = 300  # characters
+_PIECE = 1 << 20
 
 # The machine's trouble, not the file's: the run must stop, and nothing be set aside.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
@@ -226,7 +228,15 @@ def hash_file(path: Path) -> bytes:
         OSError: If it cannot be read.
     """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, _blake2b).digest()
+        return hash_stream(file)
+
+
+def hash_stream(file: BinaryIO) -> bytes:
+    """Hash what is left of an open file; see :func:`hash_file`."""
+    digest = _blake2b()
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.digest()
 
 
 def reason_of(error: Exception) -> str:

@@ -149,6 +149,14 @@ class IndexWriter:
         """Give what is stored of an item; None if there is none of this id."""
         return self._catalogue.find_item(image_id)
 
+    def find_all(self, image_id: str) -> list[Record]:
+        """Give the pictures that an id may mean: the item; else those of folders, ten at most."""
+        return self._catalogue.find_id(image_id)
+
+    def paths_of(self, content_hash: bytes) -> set[bytes]:
+        """Give the files in which pictures with this content are."""
+        return self._catalogue.paths_of(content_hash)
+
     def add(
         self,
         image_id: str,

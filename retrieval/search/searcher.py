@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from retrieval.catalogue import Catalogue, Facet
+from retrieval.catalogue import Catalogue, Facet, Field
 from retrieval.errors import IndexNotFoundError, QueryError
 from retrieval.features import check_unit_rows
 from retrieval.filters import Filter
 from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
+from retrieval.records import Record
 from retrieval.search.answering import State, answer_all, matching, nearest
 from retrieval.search.hits import Answer, Hit
 from retrieval.search.hybrid import Blend
@@ -256,12 +257,27 @@ class Searcher:
 
     def hit_path(self, row: int) -> Path | None:
         """Tell where the picture of a row lies; None if there is no such row, or it has no file."""
-        if not 0 < row <= _LAST_ROW:
-            return None
-        record = self._state.catalogue.records([row]).get(row)
+        record = self.record(row)
         return record.path if record else None
 
-    def refresh(self) -> bool:
+    def record(self, row: int) -> Record | None:
+        """Give what is stored of a row now; None if there is no such row."""
+        if not 0 < row <= _LAST_ROW:
+            return None
+        return self._state.catalogue.records([row]).get(row)
+
+    def find(self, image_id: str) -> list[Record]:
+        """Give the pictures that an id may mean now: the item; else those of folders, ten at most.
+
+        What was stored is there at once, whether or not it was taken over.
+        """
+        return self._state.catalogue.find_id(image_id)
+
+    def fields(self) -> list[Field]:
+        """Tell which fields of metadata there are now, in the order of their names."""
+        return self._state.catalogue.filters.fields()
+
+    def refresh(self, *, at_once: bool = False) -> bool:
         """Take over what another process has indexed since; True if anything changed.
 
         Cheap where nothing changed. Searches go on meanwhile, on the state before: what is
@@ -269,10 +285,16 @@ class Searcher:
         process is filling, it does nothing most of the time, so that queries are not
         slowed down. While one thread refreshes, others that ask for it are told False.
 
+        Args:
+            at_once: Take over all that is stored by now, however long that has taken lately and
+                whoever is at it: for who has just written, and is to find it.
+
         Raises:
             IndexMismatchError: If the index was deleted and built anew by another model.
         """
-        if time.monotonic() < self._rest_until or not self._refreshing.acquire(blocking=False):
+        if not at_once and time.monotonic() < self._rest_until:
+            return False
+        if not self._refreshing.acquire(blocking=at_once):
             return False
         try:
             started = time.monotonic()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.catalogue import Catalogue
-from retrieval.errors import QueryError
+from retrieval.errors import QueryError, QueryPictureError
 from retrieval.features import check_encoded
 from retrieval.filters.shown import shown
 from retrieval.protocols import Encoder, Feature, Features, Pixels
@@ -92,13 +92,13 @@ def _pixels(term: PictureTerm, encoder: Encoder) -> Pixels:
         return encoder.load_pixels(term.picture)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise QueryError(
+        raise QueryPictureError(
             f"expected a picture to search with that can be read, got {term.name}: "
             f"{reason.splitlines()[0]}. Check the path."
         ) from error
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())  # has what it expected, and what to do
-        raise QueryError(
+        raise QueryPictureError(
             f"expected a picture to search with, got {term.name}, of which is said: {reason}"
         ) from error
 

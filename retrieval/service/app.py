@@ -2,6 +2,9 @@
 
     GET  /                            the page
     POST /v1/search                   texts, pictures of the index → hits
+    POST /v1/search/upload            pictures that are sent → hits
+    GET  /v1/collections              the indexes that there are
+    POST /v1/items                    adds a picture; GET, PATCH, DELETE /v1/items/{id}
     GET  /v1/images/{row}             the original picture
     GET  /v1/images/{row}/thumbnail   a small WebP of it
     GET  /healthz, /readyz            is it up, can it answer
@@ -31,14 +34,22 @@ from retrieval.service.collection import Collection
 from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
-from retrieval.service.routes import images, search, standing
+from retrieval.service.routes import collections as indexes
+from retrieval.service.routes import images, items, search, standing, upload
 from retrieval.service.service import Service
 from retrieval.service.settings import DEFAULTS, Settings
 
 __all__ = ["Served", "create_app"]
 
 _PAGE: Final = Path(__file__).parent / "page"
-_ROUTERS: Final = (search.router, images.router, standing.router)  # the busiest first
+_ROUTERS: Final = (  # the busiest first
+    search.router,
+    images.router,
+    upload.router,
+    items.router,
+    indexes.router,
+    standing.router,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """From what searches ask over HTTP to their answers, and the orders that pages are taken from."""
 
+import dataclasses
 import secrets
 import threading
 import time
@@ -12,7 +13,7 @@ from cachetools import LRUCache
 
 from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.language import read_where
-from retrieval.search import Answer, LikeTerm, Query, Ranking, Searcher, TextTerm
+from retrieval.search import Answer, LikeTerm, PictureTerm, Query, Ranking, Searcher, TextTerm
 from retrieval.search.query import WITHOUT_WEIGHT, Term
 from retrieval.service.given import Addresses, search_body
 from retrieval.service.messages.search import SearchRequest, SearchTerm
@@ -31,11 +32,13 @@ class Search:
         body: What it asks.
         addresses: Where pictures of its answer are.
         since: When it came, by :func:`time.perf_counter`.
+        pictures: That came with it, to look for the like of, or to stay away from.
     """
 
     body: SearchRequest
     addresses: Addresses
     since: float
+    pictures: tuple[PictureTerm, ...] = ()
 
     @property
     def is_paged(self) -> bool:
@@ -61,18 +64,21 @@ def answer_searches(
     for place, search in enumerate(searches):
         try:
             if search.is_paged:
-                answer, page = pages.answer(searcher, search.body)
+                answer, page = pages.answer(searcher, search)
                 given[place] = _response(searcher, search, answer, page)
             else:
-                queries[place] = as_query(search.body)
+                queries[place] = as_query(search.body, search.pictures)
         except Exception as error:  # noqa: BLE001  its own answer, not the others'
             given[place] = error
     for place, result in zip(queries, _answers(searcher, list(queries.values())), strict=True):
-        given[place] = (
-            result
-            if isinstance(result, Exception)
-            else _response(searcher, searches[place], result, None)
-        )
+        try:
+            given[place] = (
+                result
+                if isinstance(result, Exception)
+                else _response(searcher, searches[place], result, None)
+            )
+        except Exception as error:  # noqa: BLE001  a field to count that there is not, say
+            given[place] = error
     return given
 
 
@@ -87,9 +93,25 @@ def _answers(searcher: Searcher, queries: list[Query]) -> Sequence[Answer | Exce
 
 
 def _response(searcher: Searcher, search: Search, answer: Answer, page: str | None) -> bytes:
+    answer = _cut(answer, search.body.min_probability)
+    where = None if search.body.where is None else read_where(search.body.where)
+    facets = {field: searcher.facets(field, where) for field in search.body.facets}
     took_ms = round((time.perf_counter() - search.since) * 1_000, 2)
     return search_body(
-        search.body.query, answer, page, search.addresses, total=len(searcher), took_ms=took_ms
+        *(search.body.query, answer, page, search.addresses, facets),
+        total=len(searcher),
+        took_ms=took_ms,
+    )
+
+
+def _cut(answer: Answer, least: float | None) -> Answer:
+    """Leave out the hits that are known to be less probable."""
+    if least is None:
+        return answer
+    hits = [hit for hit in answer.hits if hit.probability is None or hit.probability >= least]
+    is_nothing = bool(answer.hits) and answer.hits[0].rank == 1 and not hits
+    return dataclasses.replace(
+        answer, hits=hits, nothing_matches=answer.nothing_matches or is_nothing
     )
 
 
@@ -101,45 +123,48 @@ class Pages:
     """
 
     def __init__(self, most: int) -> None:
-        self._rankings: LRUCache[str, Ranking] = LRUCache(most)
+        self._rankings: LRUCache[str, tuple[Ranking, float | None]] = LRUCache(most)
         self._lock = threading.Lock()
 
-    def answer(self, searcher: Searcher, body: SearchRequest) -> tuple[Answer, str | None]:
+    def answer(self, searcher: Searcher, search: Search) -> tuple[Answer, str | None]:
         """Answer a search; gives the token of its further pages, too, if they are wanted.
 
         Raises:
             QueryError: If the query cannot be used.
             ProblemError: If there is no such token, or no longer, or the index was built anew.
         """
+        body = search.body
         if body.page is None and not body.paged:
-            return searcher.answer(as_query(body)), None
+            return searcher.answer(as_query(body, search.pictures)), None
         if body.page is None:
-            token, ranking = secrets.token_urlsafe(12), searcher.rank(as_query(body))
+            token = secrets.token_urlsafe(12)
+            ranking, least = searcher.rank(as_query(body, search.pictures)), body.min_probability
             with self._lock:
-                self._rankings[token] = ranking
+                self._rankings[token] = ranking, least
         else:
             token = body.page
-            ranking = self._find(token, body)
+            ranking, least = self._find(token, search)
         try:
             hits = ranking.page(body.offset, body.top_k)
         except RankingGoneError as error:
             with self._lock:
                 self._rankings.pop(token, None)
             raise _gone(token) from error
-        return ranking.answer(hits), token
+        return _cut(ranking.answer(hits), least), token
 
-    def _find(self, token: str, body: SearchRequest) -> Ranking:
-        others = sorted(body.model_fields_set - _WITH_PAGE)
+    def _find(self, token: str, search: Search) -> tuple[Ranking, float | None]:
+        others = sorted(search.body.model_fields_set - _WITH_PAGE)
+        others += ["pictures"] if search.pictures else []
         if others:
             raise QueryError(
                 f"expected offset and top_k alone beside page, got {', '.join(others)}. "
                 "A page goes on with the query that it was given for."
             )
         with self._lock:
-            ranking = self._rankings.get(token)
-        if ranking is None:
+            kept = self._rankings.get(token)
+        if kept is None:
             raise _gone(token)
-        return ranking
+        return kept
 
 
 def _gone(token: str) -> ProblemError:
@@ -151,8 +176,12 @@ def _gone(token: str) -> ProblemError:
     )
 
 
-def as_query(body: SearchRequest) -> Query:
+def as_query(body: SearchRequest, pictures: Sequence[PictureTerm] = ()) -> Query:
     """Make the query that a search asks.
+
+    Args:
+        body: What it asks.
+        pictures: That came with it.
 
     Raises:
         QueryError: If it cannot be used.
@@ -162,6 +191,7 @@ def as_query(body: SearchRequest) -> Query:
         *wanted,
         *map(_as_term, body.terms),
         *map(LikeTerm, body.like),
+        *pictures,
         *(TextTerm(text, -WITHOUT_WEIGHT) for text in body.without),
     )
     return Query(

@@ -13,11 +13,13 @@ from retrieval.service.measures import Measures
 from retrieval.service.refresher import Refresher
 from retrieval.service.settings import Settings
 from retrieval.service.thumbnails import ThumbnailCache
+from retrieval.service.writing import Writing
 
 __all__ = ["Collection"]
 
 KEPT_RANKINGS: Final = 256
 THUMBNAIL_CACHE_BYTES: Final = 32 * 1024 * 1024
+_PICTURES: Final = 8  # searches with pictures at once; each holds all that it brought
 
 
 class Collection:
@@ -59,6 +61,21 @@ class Collection:
             observe=measures.of_batches("search"),
         )
         measures.watch("search", name, self.searches.load, searcher.cache_info)
+        self.pictures: Batcher[Search, bytes] = Batcher(
+            lambda asked: answer_searches(searcher, self.pages, asked),
+            most=_PICTURES,
+            waiting=max(_PICTURES, settings.waiting // _PICTURES),
+            patience_s=settings.timeout_s / 2,
+            observe=measures.of_batches("picture"),
+        )
+        """Searches that bring pictures: those of words do not wait until these are decoded."""
+        measures.watch("picture", name, self.pictures.load)
+        self.writing: Writing | None = None
+        if encoder is not None and index_dir is not None:
+            self.writing = Writing(
+                index_dir, encoder, lambda: searcher.refresh(at_once=True), settings, measures
+            )
+            measures.watch("write", name, self.writing.writes.load)
 
     def start(self) -> None:
         """Begin to look for what is indexed meanwhile; does nothing where that has begun."""
@@ -67,4 +84,7 @@ class Collection:
     def close(self) -> None:
         """End its threads once they have done what was accepted."""
         self.searches.close()
+        self.pictures.close()
+        if self.writing is not None:
+            self.writing.close()
         self.refresher.stop()

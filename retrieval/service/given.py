@@ -1,14 +1,18 @@
 """From the engine's answers to what goes over HTTP."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 
+from retrieval.catalogue import Facet
+from retrieval.records import Record, is_gone
 from retrieval.search import Answer, Hit
+from retrieval.service.messages.items import StoredItem
 
-__all__ = ["Addresses", "search_body"]
+__all__ = ["Addresses", "search_body", "stored_item"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,13 @@ class Addresses:
         """Give the address of a thumbnail."""
         return f"{self.prefix}/v1/images/{row}/thumbnail{self._query}"
 
+    def item(self, image_id: str) -> str:
+        """Give the address of an item."""
+        # clients go up a folder for .., and some proxies make one / of two
+        is_way = any(part in ("", ".", "..") for part in image_id.split("/"))
+        name = quote(image_id, safe="" if is_way else "/")
+        return f"{self.prefix}/v1/items/{name}{self._query}"
+
     @property
     def _query(self) -> str:
         return "" if self.collection is None else f"?collection={quote(self.collection, safe='')}"
@@ -41,6 +52,7 @@ def search_body(
     answer: Answer,
     page: str | None,
     addresses: Addresses,
+    facets: Mapping[str, Sequence[Facet]] | None = None,
     *,
     total: int,
     took_ms: float,
@@ -55,6 +67,7 @@ def search_body(
         answer: What the engine gave.
         page: Token of its further pages, if it has any.
         addresses: Where its pictures are.
+        facets: By field, its values and how many pictures have each.
         total: How many pictures are indexed.
         took_ms: Milliseconds that it took.
     """
@@ -70,9 +83,32 @@ def search_body(
             "hits": [_found_picture(hit, addresses) for hit in answer.hits],
             "category": category,
             "page": page,
+            "facets": {
+                field: [{"value": each.value, "count": each.count} for each in values]
+                for field, values in (facets or {}).items()
+            },
             "probability": _rounded(answer.probability),
             "nothing_matches": answer.nothing_matches,
         }
+    )
+
+
+def stored_item(record: Record, addresses: Addresses) -> StoredItem:
+    """Say what is stored of a picture as the service's message."""
+    picture, has_file = record.picture, record.path is not None
+    return StoredItem(
+        id=picture.image_id,
+        row=record.row,
+        caption=picture.caption,
+        metadata=record.metadata,
+        bytes=picture.size,
+        width=picture.width,
+        height=picture.height,
+        is_item=picture.root is None,
+        item_url=addresses.item(picture.image_id),
+        image_url=addresses.image(record.row) if has_file else None,
+        thumbnail_url=addresses.thumbnail(record.row) if has_file else None,
+        missing=is_gone(record.path),
     )
 
 

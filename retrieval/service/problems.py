@@ -18,8 +18,11 @@ from retrieval.errors import (
     IndexLockedError,
     IndexMismatchError,
     IndexNotFoundError,
+    ItemError,
     QueryError,
+    QueryPictureError,
     RetrievalError,
+    StorageError,
 )
 from retrieval.service.batching import OverloadedError
 from retrieval.service.headers import guard_headers
@@ -46,15 +49,20 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the error answers of a route, for the OpenAPI page."""
     described = {
         400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
-        404: "No such row in the index, or no such collection.",
+        403: "The service does not write to this collection, or does not read that folder.",
+        404: "No such row or item in the index, or no such collection.",
+        409: "The id is that of several pictures, or of one that cannot be changed here.",
         410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
-        413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
-        415: "The body is said to be in another encoding than Unicode.",
+        413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters, or something else in "
+        "the request too large.",
+        415: "The body is said to be in another encoding than Unicode, or of a type not read here.",
         416: "The picture has no bytes in that range.",
-        422: "A field is missing, unknown, of the wrong type or out of range.",
+        422: "A field is missing, unknown, of the wrong type or out of range, or a picture cannot "
+        "be read.",
         429: "More requests wait than can be answered soon; Retry-After says when to try again.",
         501: "The picture is of a kind that needs a package which is not installed.",
         503: "The index cannot be used now, or the answer took too long.",
+        507: "The disk is full, or keeps the index from being written; nothing is lost.",
     }
     return {
         status: {"model": ErrorResponse, "description": described[status]} for status in statuses
@@ -101,48 +109,74 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
     too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
-    if too_long is not None:
+    is_search = request.url.path.endswith("/v1/search")
+    if too_long is not None and is_search:
         return _answer(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "query_too_long",
             f"expected a query of at most {MAX_QUERY_CHARACTERS} characters, "
             f"got {len(too_long['input'])}. Shorten it.",
         )
-    expectations = [_expectation(fault, request) for fault in faults[:3]]
-    if len(faults) > len(expectations):
-        expectations.append(f"and {len(faults) - len(expectations)} more")
+    if too_long is not None:
+        return _answer(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "text_too_long",
+            f"expected {_name(too_long)} of at most {too_long['ctx']['max_length']} characters, "
+            f"got {len(too_long['input'])}. Shorten it.",
+        )
+    message = getattr(request.state, "message", None)
+    if message is None and (field := request.scope["route"].body_field):
+        message = field.field_info.annotation
+    kind = request.headers.get("content-type") or "none"
+    expectations = explain(faults, message, kind)
     in_body = any(fault["loc"][0] == "body" for fault in faults)
-    is_search = request.url.path.endswith("/v1/search")
     advice = SEND_EXAMPLE if in_body and is_search else "Correct it"
     return _answer(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
-        f"{'; '.join(expectations)}. {advice}; see /docs.",
+        f"{expectations}. {advice}; see /docs.",
     )
 
 
-def _expectation(fault: dict[str, Any], request: Request) -> str:
+def explain(faults: Sequence[Any], message: Any, content_type: str = "application/json") -> str:  # noqa: ANN401
+    """Say pydantic's findings, their places beginning with ``body``, as the house does.
+
+    Args:
+        faults: As ``errors()`` gives them.
+        message: The model that was to be read, to name its fields.
+        content_type: What the body is said to be.
+    """
+    expectations = [_expectation(fault, message, content_type) for fault in faults[:3]]
+    if len(faults) > len(expectations):
+        expectations.append(f"and {len(faults) - len(expectations)} more")
+    return "; ".join(expectations)
+
+
+def _name(fault: Mapping[str, Any]) -> str:
+    return ".".join(_clip(str(part)) for part in fault["loc"][1:]) or "the body"
+
+
+def _expectation(fault: Mapping[str, Any], message: Any, content_type: str) -> str:  # noqa: ANN401
     """Say one of pydantic's findings as ``expected <what>, got <value>``."""
-    field = ".".join(_clip(str(part)) for part in fault["loc"][1:]) or "the body"
+    field = _name(fault)
     if fault["type"] == "json_invalid":
         return f"expected a body in JSON, got {fault['ctx']['error']} at character {field}"
     if fault["type"] == "missing":
         return f"expected {field}, got nothing"
     if fault["type"] == "extra_forbidden":
-        *names, last = _known_fields(request, fault["loc"][1:-1])
+        *names, last = _known_fields(message, fault["loc"][1:-1])
         return f"expected only {', '.join(names)} and {last}, got {field}"
     if isinstance(fault.get("input"), bytes):  # not even read, for what it is said to be
-        kind = request.headers.get("content-type") or "none"
-        return f"expected a body of the type application/json, got the type {_clip(kind)}"
+        return f"expected a body of the type application/json, got the type {_clip(content_type)}"
     if fault["type"].startswith("int_parsing"):
         return f"expected {field} to be an integer, got {shorten(fault['input'])}"
-    should = re.sub(r"^\w+ should", "to", fault["msg"])
+    said = "to be an object" if fault["type"] == "model_type" else fault["msg"]
+    should = re.sub(r"^\w+ should", "to", said)
     return f"expected {field} {should}, got {shorten(fault['input'])}"
 
 
-def _known_fields(request: Request, way: Sequence[int | str]) -> list[str]:
+def _known_fields(message: Any, way: Sequence[int | str]) -> list[str]:  # noqa: ANN401
     """Name the fields of the message that stands where a field was that it does not know."""
-    message: Any = request.scope["route"].body_field.field_info.annotation
     for step in way:
         if isinstance(step, str) and step in getattr(message, "model_fields", ()):
             message = message.model_fields[step].annotation
@@ -176,33 +210,59 @@ def overloaded(error: OverloadedError) -> Response:
 async def _on_retrieval_error(request: Request, error: Exception) -> Response:
     if isinstance(error, OverloadedError):
         return overloaded(error)
+    problem = as_problem(error)
+    if problem is not None:
+        return await _on_problem(request, problem)
+    _LOG.error("search failed", exc_info=error)
+    return await _on_crash(request, error)
+
+
+def as_problem(error: Exception) -> ProblemError | None:
+    """Say an error of the engine as an answer; None if it is our mistake."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, QueryPictureError):
+        message = f"{' '.join(str(error).split())} Send the file of a sound picture."
+        return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "picture_unreadable", message)
     if isinstance(error, QueryError):
-        return _answer(HTTPStatus.BAD_REQUEST, "invalid_query", str(error))
+        return ProblemError(HTTPStatus.BAD_REQUEST, "invalid_query", str(error))
+    if isinstance(error, ItemError):
+        return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_item", str(error))
     # The messages below stay general because the engine's own ones name folders.
-    for kind, name, message in (
+    for kind, status, name, message in (
         (
             IndexMismatchError,
+            HTTPStatus.SERVICE_UNAVAILABLE,
             "index_mismatch",
             "expected the index this service was started with, got one built by another model. "
             "Restart the service with that model.",
         ),
         (
             IndexLockedError,
+            HTTPStatus.SERVICE_UNAVAILABLE,
             "index_locked",
             "expected an index at rest, got one being written. Try again in a moment.",
         ),
         (
+            StorageError,
+            HTTPStatus.INSUFFICIENT_STORAGE,
+            "storage_failed",
+            "expected a disk that can be written, got one that is full, failing or read-only. Free "
+            "some space; what was stored before is there, and the service's log has more.",
+        ),
+        (
             (IndexNotFoundError, CorruptIndexError),
+            HTTPStatus.SERVICE_UNAVAILABLE,
             "index_unavailable",
             "expected a readable index, got none. Index the folder again; "
             "the service's log has more.",
         ),
     ):
         if isinstance(error, kind):
-            _LOG.error("search refused: %s", error)
-            return _answer(HTTPStatus.SERVICE_UNAVAILABLE, name, message)
-    _LOG.error("search failed", exc_info=error)
-    return await _on_crash(request, error)
+            _LOG.error("request refused: %s", error)
+            headers = {"retry-after": "1"} if kind is IndexLockedError else None
+            return ProblemError(status, name, message, headers)
+    return None
 
 
 async def _on_crash(request: Request, _error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """What whoever runs the service decides: bounds, and what is allowed."""
 
+from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +39,23 @@ class Settings(BaseModel):
     )
     upload_bytes: int = Field(
         default=32 * 1024 * 1024, ge=1024, description="Bytes of a request at most with pictures."
+    )
+    pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        description="Pixels of a picture at most that somebody sends: a small file may hold many.",
+    )
+    roots: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders whose files may be added by their paths; by default there are none.",
+    )
+    lock_wait_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds that writes wait at most while another process writes to the index.",
+    )
+    lock_rest_s: float = Field(
+        default=1.0, ge=0, description="Seconds after the last write until others may write."
     )
 
 

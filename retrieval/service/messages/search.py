@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 MAX_QUERY_CHARACTERS: Final = 1_000
 MAX_TOP_K: Final = 200
 MAX_OFFSET: Final = 10_000
+MAX_FACETS: Final = 10
 
 _EXAMPLE: Final[dict[str, JsonValue]] = {"query": "红色的心", "top_k": 10}
 SEND_EXAMPLE: Final = f"Send {json.dumps(_EXAMPLE, ensure_ascii=False)} as application/json"
@@ -100,6 +101,21 @@ class SearchRequest(BaseModel):
             "that was read in them. Scores stay cosines, so they need not fall from hit to hit."
         ),
     )
+    facets: list[Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS)]] = Field(
+        default=[],
+        max_length=MAX_FACETS,
+        description="Fields whose values are counted over all pictures that `where` holds of: keys "
+        "of the metadata, or fields that every picture has, such as `folder` and `date`.",
+        examples=[["tags"]],
+    )
+    min_probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Leaves out hits that are less probable. Those of which nobody can say it are "
+        "in: without a calibration, and where the query is more than one text.",
+        examples=[None],
+    )
     paged: bool = Field(
         default=False,
         description="Keep the order of the answer for a while, so that its pages have each hit "
@@ -176,6 +192,13 @@ class QueryCategory(BaseModel):
     probability: float = Field(description="Calibrated, in [0, 1].", examples=[0.93])
 
 
+class FacetValue(BaseModel):
+    """A value of a field."""
+
+    value: str | float | int | bool | None = Field(description="The value.", examples=["狗"])
+    count: int = Field(description="How many pictures have it.", examples=[12])
+
+
 class SearchResponse(BaseModel):
     """The pictures nearest to a query, best first."""
 
@@ -191,6 +214,11 @@ class SearchResponse(BaseModel):
     page: str | None = Field(
         description="Send it back to go on with this order; null unless the search was paged.",
         examples=[None],
+    )
+    facets: dict[str, list[FacetValue]] = Field(
+        default={},
+        description="Of each field that was asked for, its commonest values, 20 at most.",
+        examples=[{"tags": [{"value": "狗", "count": 12}]}],
     )
     probability: float | None = Field(
         default=None,

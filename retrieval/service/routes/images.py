@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from email.utils import formatdate
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
+from clip_text_pictures import ending_of
 from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Searcher
 from retrieval.service.fitness import settle_range
@@ -21,6 +23,7 @@ __all__ = ["router"]
 
 MIN_THUMBNAIL: Final = 16
 MAX_THUMBNAIL: Final = 1_024
+_MOST_NAME: Final = 100  # characters
 
 router = APIRouter(tags=["images"])
 
@@ -38,7 +41,7 @@ router = APIRouter(tags=["images"])
 )
 def read_image(row: int, request: Request, collection: TheCollection) -> Response:
     """Send the file of one hit, byte for byte, with the content type its first bytes show."""
-    path, status, etag = _find_picture(collection.searcher, row)
+    path, status, etag, name = _find_picture(collection.searcher, row)
     headers = {"etag": etag}
     if _still_right(request, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -47,7 +50,14 @@ def read_image(row: int, request: Request, collection: TheCollection) -> Respons
         kind = media_type(path)
     except PictureError as error:
         raise _gone(row, "a file that is no picture") from error
-    return FileResponse(path, headers=headers, media_type=kind, stat_result=status)
+    return FileResponse(
+        path,
+        headers=headers,
+        media_type=kind,
+        filename=name,
+        stat_result=status,
+        content_disposition_type="inline",
+    )
 
 
 @router.head("/v1/images/{row}/thumbnail", include_in_schema=False)
@@ -75,7 +85,7 @@ def read_thumbnail(
     ] = 256,
 ) -> Response:
     """Send the picture of one hit, drawn small."""
-    path, status, file_etag = _find_picture(collection.searcher, row)
+    path, status, file_etag, _ = _find_picture(collection.searcher, row)
     etag = f'{file_etag[:-1]}-{size}"'
     headers = {"etag": etag, "last-modified": formatdate(status.st_mtime, usegmt=True)}
     if _still_right(request, etag):
@@ -95,9 +105,11 @@ def read_thumbnail(
     return Response(webp, headers=headers, media_type="image/webp")
 
 
-def _find_picture(searcher: Searcher, row: int) -> tuple[Path, os.stat_result, str]:
-    path = searcher.hit_path(row)
-    if path is None:
+def _find_picture(searcher: Searcher, row: int) -> tuple[Path, os.stat_result, str, str]:
+    """Give a picture's file, what the system says of it, its ETag, and what to save it as."""
+    record = searcher.record(row)
+    path = record.path if record is not None else None
+    if record is None or path is None:
         raise ProblemError(
             HTTPStatus.NOT_FOUND,
             "row_not_found",
@@ -113,7 +125,17 @@ def _find_picture(searcher: Searcher, row: int) -> tuple[Path, os.stat_result, s
     # The path is part of it: copied files often share both time and size.
     identity = f"{os.fspath(path)}\0{status.st_mtime_ns}\0{status.st_size}"
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
-    return path, status, f'"{digest[:32]}"'
+    return path, status, f'"{digest[:32]}"', _file_name(record.picture.image_id, path)
+
+
+def _file_name(image_id: str, path: Path) -> str:
+    """Name a picture's file by its id: a name without folders, that ends as its file does.
+
+    Starlette writes it as RFC 6266 has it, so that no letter of it ends the header.
+    """
+    name = re.split(r"[/\\]", image_id)[-1].strip(". ")[-_MOST_NAME:] or "picture"
+    ending = ending_of(path)
+    return name if name.lower().endswith(ending) else f"{name}{ending}"
 
 
 def _still_right(request: Request, etag: str) -> bool:

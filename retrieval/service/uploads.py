@@ -1,0 +1,124 @@
+"""The files of pictures that were sent to a service: kept in a folder of their index.
+
+Each is named by the hash of what is in it, so the same picture sent twice is one file. It appears
+whole or not at all, and is on the disk before anything refers to it; what nothing refers to any
+more is swept. All but reading is done by who holds the lock of the index's one writer.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from retrieval.errors import StorageError
+from retrieval.ingest.examine import hash_stream
+
+__all__ = ["UPLOADS_NAME", "Uploads"]
+
+UPLOADS_NAME: Final = "uploads"
+_PARTIAL: Final = ".partial"
+_NAME: Final = re.compile(r"([0-9a-f]{40})\.[a-z0-9]+")
+
+
+class _Referring(Protocol):
+    """What knows which files an index refers to, such as an IndexWriter."""
+
+    def paths_of(self, content_hash: bytes) -> set[bytes]:
+        """Give the files in which pictures with this content are."""
+        ...
+
+
+class Uploads:
+    """The pictures of an index that were sent to it.
+
+    Args:
+        index_dir: Folder of the index.
+    """
+
+    def __init__(self, index_dir: Path) -> None:
+        self._folder = Path(os.path.abspath(index_dir)) / UPLOADS_NAME  # noqa: PTH100  as items have it
+
+    def keep(self, file: BinaryIO, ending: str) -> Path:
+        """Store a picture; when this returns, it is on the disk, and survives a power cut.
+
+        Args:
+            file: What is in it, from its beginning.
+            ending: How the name of such a file ends, with the dot.
+
+        Raises:
+            StorageError: If the disk is full or failing.
+        """
+        file.seek(0)
+        name = hash_stream(file).hex()
+        place = self._folder / name[:2] / f"{name}{ending}"
+        size = file.tell()
+        try:
+            if not place.is_file() or place.stat().st_size != size:
+                self._write(file, place)
+            _sync(place.parent)
+        except OSError as error:
+            raise StorageError(
+                f"expected to keep a picture in {self._folder}, got: {error.strerror or error}. "
+                "Free some space; it was not stored."
+            ) from error
+        return place
+
+    def owns(self, path: Path | None) -> bool:
+        """Say whether a file is one of these."""
+        return path is not None and path.parent.parent == self._folder
+
+    def release(self, path: Path | None, referring: _Referring) -> None:
+        """Delete a file that one picture less refers to, if it was the last."""
+        found = _NAME.fullmatch(path.name) if path is not None and self.owns(path) else None
+        if path is None or found is None:
+            return
+        if os.fsencode(path) not in referring.paths_of(bytes.fromhex(found[1])):
+            with contextlib.suppress(OSError):  # it is swept later
+                path.unlink()
+
+    def clear(self) -> None:
+        """Delete what who held the lock before, and died, had begun to write."""
+        for partial in self._folder.glob(f"*{_PARTIAL}"):
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    def folders(self) -> list[Path]:
+        """Name the folders that :meth:`sweep` looks through, one after the other."""
+        return list(self._folder.glob("[0-9a-f][0-9a-f]"))
+
+    def sweep(self, folder: Path, referring: _Referring) -> None:
+        """Delete the files of a folder that nothing refers to."""
+        with contextlib.suppress(OSError):
+            for path in list(folder.iterdir()):
+                self.release(path, referring)
+
+    def _write(self, file: BinaryIO, place: Path) -> None:
+        if not place.parent.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _sync(self._folder.parent)
+            _sync(self._folder)
+        partial = self._folder / f"{uuid.uuid4().hex}{_PARTIAL}"
+        file.seek(0)
+        try:
+            with partial.open("wb") as written:
+                shutil.copyfileobj(file, written, 1 << 20)
+                written.flush()
+                os.fsync(written.fileno())
+            partial.replace(place)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _sync(folder: Path) -> None:
+    """Have what was renamed in a folder survive a power cut, where folders can be synced."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
