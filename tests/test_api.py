@@ -680,6 +680,11 @@ def test_openapi_describes_everything(client):
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/v1/search",
+        "/v1/embeddings",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/classify",
+        "/v1/suggest",
         "/v1/images/{row}",
         "/v1/images/{row}/thumbnail",
         "/healthz",

@@ -9,9 +9,12 @@ from retrieval.protocols import Encoder
 from retrieval.search import Searcher
 from retrieval.service.asked import Pages, Search, answer_searches
 from retrieval.service.batching import Batcher
+from retrieval.service.embedder import Embedder
+from retrieval.service.embedding import Classify, CountTokens
 from retrieval.service.measures import Measures
 from retrieval.service.refresher import Refresher
 from retrieval.service.settings import Settings
+from retrieval.service.suggestions import Suggestions
 from retrieval.service.thumbnails import ThumbnailCache
 
 __all__ = ["Collection"]
@@ -31,6 +34,9 @@ class Collection:
         encoder: The model of the index; without it, nothing is embedded or added.
         index_dir: Folder of the index; without it, nothing is added.
         runtime: What computes queries, in words.
+        model: Name of the model.
+        count_tokens: Says how many tokens of texts the model reads.
+        classify: Says what labels texts have, by the model's heads.
     """
 
     def __init__(
@@ -43,9 +49,12 @@ class Collection:
         encoder: Encoder | None = None,
         index_dir: Path | None = None,
         runtime: str | None = None,
+        model: str | None = None,
+        count_tokens: CountTokens | None = None,
+        classify: Classify | None = None,
     ) -> None:
         self.name, self.searcher, self.encoder = name, searcher, encoder
-        self.index_dir, self.runtime = index_dir, runtime
+        self.index_dir, self.runtime, self.model = index_dir, runtime, model
         self.refresher = Refresher(searcher)
         self.pages = Pages(KEPT_RANKINGS)
         self.thumbnails = ThumbnailCache(THUMBNAIL_CACHE_BYTES)
@@ -59,6 +68,13 @@ class Collection:
             observe=measures.of_batches("search"),
         )
         measures.watch("search", name, self.searches.load, searcher.cache_info)
+        self.embedder = Embedder(
+            *(name, settings, measures),
+            encoder=encoder,
+            count_tokens=count_tokens,
+            classify=classify,
+        )
+        self.suggestions = Suggestions(index_dir, settings.suggestions)
 
     def start(self) -> None:
         """Begin to look for what is indexed meanwhile; does nothing where that has begun."""
@@ -67,4 +83,6 @@ class Collection:
     def close(self) -> None:
         """End its threads once they have done what was accepted."""
         self.searches.close()
+        self.embedder.close()
+        self.suggestions.close()
         self.refresher.stop()

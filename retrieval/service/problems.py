@@ -100,12 +100,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
-    too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
-    if too_long is not None:
+    too_long = next((each for each in faults if each["type"].endswith("_too_long")), None)
+    if too_long is not None and "length" in too_long["ctx"]:
+        most, got = too_long["ctx"]["max_length"], too_long["ctx"]["length"]
+        return _answer(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "text_too_long",
+            f"expected texts of at most {most} characters, got {got}. Shorten it.",
+        )
+    if too_long is not None and too_long["type"] == "string_too_long":
         return _answer(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "query_too_long",
-            f"expected a query of at most {MAX_QUERY_CHARACTERS} characters, "
+            f"expected a query of at most {too_long['ctx']['max_length']} characters, "
             f"got {len(too_long['input'])}. Shorten it.",
         )
     expectations = [_expectation(fault, request) for fault in faults[:3]]

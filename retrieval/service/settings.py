@@ -39,6 +39,12 @@ class Settings(BaseModel):
     upload_bytes: int = Field(
         default=32 * 1024 * 1024, ge=1024, description="Bytes of a request at most with pictures."
     )
+    suggestions: int = Field(
+        default=100_000,
+        ge=0,
+        description="How many different captions, tags and names are suggested from at most, the "
+        "commonest; some 100 MB if so many are long. 0 suggests nothing.",
+    )
 
 
 DEFAULTS: Final = Settings()
