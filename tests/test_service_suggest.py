@@ -187,13 +187,14 @@ def test_suggestions_over_http(index_dir):
         listening(app) as address,
         httpx.Client(base_url=address, trust_env=False) as http,
     ):
-        answer = http.get("/v1/suggest", params={"q": "gou"})
-        assert answer.json() == {
-            "suggestions": [
-                {"text": "狗在跑", "kind": "caption", "count": 1, "field": None},
-                {"text": "一只狗", "kind": "caption", "count": 1, "field": None},
-            ]
-        }
+
+        def found():
+            return http.get("/v1/suggest", params={"q": "gou"}).json()["suggestions"]
+
+        assert eventually(found) == [
+            {"text": "狗在跑", "kind": "caption", "count": 1, "field": None},
+            {"text": "一只狗", "kind": "caption", "count": 1, "field": None},
+        ]
         answer = http.get("/v1/suggest", params={"q": "动", "limit": 1})
         assert answer.json()["suggestions"] == [
             {"text": "动物", "kind": "tag", "count": 3, "field": "tags"}

@@ -122,7 +122,7 @@ def _pixels(encoder: Encoder, picture: PictureInput) -> Pixels:
 
 def _unreadable(expected: str, got: str) -> ProblemError:
     message = f"expected {expected}, got {got.rstrip('.')}. Send the bytes of a JPEG, PNG or WebP."
-    return ProblemError(HTTPStatus.BAD_REQUEST, "invalid_picture", message)
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "picture_unreadable", message)
 
 
 def cut(rows: Features, dimensions: int | None) -> Features:
