@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import threading
 import time
 
 import httpx
@@ -243,8 +244,7 @@ def test_an_index_that_cannot_be_read_suggests_what_it_did(tmp_path, monkeypatch
     index_dir = write(tmp_path / "index", SAID[:1])
     suggestions = Suggestions(index_dir, 100)
     suggestions.follow()
-    assert suggestions.wait(20)
-    suggestions.close()
+    assert eventually(lambda: suggestions("mao", 8))
     for file in index_dir.iterdir():
         file.unlink()
     suggestions._rest_until = 0.0
@@ -252,3 +252,23 @@ def test_an_index_that_cannot_be_read_suggests_what_it_did(tmp_path, monkeypatch
     eventually(lambda: "cannot read what to suggest" in caplog.text)
     suggestions.close()
     assert [one.text for one in suggestions("mao", 8)] == ["一只猫"]
+
+
+def test_the_end_of_the_service_does_not_wait_for_what_is_being_built(tmp_path, monkeypatch):
+    index_dir = write(tmp_path / "index", SAID)
+    begun, texts = threading.Event(), [Saying(f"{number}号", "name", 1) for number in range(9_999)]
+
+    def slow(units):
+        begun.set()
+        time.sleep(0.01)
+        return [[units]]
+
+    monkeypatch.setattr(module, "_spellings", slow)
+    monkeypatch.setattr(module, "read_sayings", lambda *_: texts)
+    suggestions = Suggestions(index_dir, 100_000)
+    suggestions.follow()
+    assert begun.wait(20)
+    began = time.monotonic()
+    suggestions.close()
+    assert time.monotonic() - began < 10, "it would take 100 seconds"
+    assert suggestions("0", 8) == []

@@ -59,7 +59,8 @@ class Embedder:
                 work,
                 most=settings.batch,
                 waiting=settings.waiting,
-                patience_s=settings.patience_s,
+                # whole lists are sent, by programs that are used to waiting
+                patience_s=settings.timeout_s / 2,
                 observe=measures.of_batches(stage),
                 weigh=weigh,
             )

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import accumulate, pairwise
@@ -24,6 +24,7 @@ __all__ = [
     "Labelled",
     "Labelling",
     "TextRows",
+    "check_dimensions",
     "cut",
     "in_parts",
     "label_texts",
@@ -141,20 +142,34 @@ def cut(rows: Features, dimensions: int | None) -> Features:
     width = rows.shape[1]
     if dimensions is None or dimensions == width:
         return rows
+    check_dimensions(dimensions, width)
     kept = rows[:, :dimensions]
     lengths = np.linalg.norm(kept, axis=1, keepdims=True)
-    if dimensions > width or not lengths.all():
-        expected = f"dimensions to be from 1 to {width} (the width of the model's rows)"
-        raise ProblemError(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid_request",
-            f"expected {expected}, got {shorten(dimensions)}. Ask for fewer, or leave it out.",
-        )
+    if not lengths.all():
+        raise _no_dimensions(f"more of them than {dimensions}", "fewer, whose rows are all zero")
     unit: Features = kept / lengths
     return unit
 
 
-async def in_parts(batcher: Batcher[Part, Given], parts: Iterable[Part]) -> list[Given]:
+def check_dimensions(dimensions: int | None, width: int) -> None:
+    """Refuse more dimensions than rows have.
+
+    Raises:
+        ProblemError: 422, if they have not so many.
+    """
+    if dimensions is not None and dimensions > width:
+        raise _no_dimensions(
+            f"dimensions to be from 1 to {width} (the width of the model's rows)",
+            shorten(dimensions),
+        )
+
+
+def _no_dimensions(expected: str, got: str) -> ProblemError:
+    message = f"expected {expected}, got {got}. Ask for others, or leave dimensions out."
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", message)
+
+
+async def in_parts(batcher: Batcher[Part, Given], parts: Sequence[Part]) -> list[Given]:
     """Have all parts of one request worked on, between those of others.
 
     Args:
@@ -167,6 +182,8 @@ async def in_parts(batcher: Batcher[Part, Given], parts: Iterable[Part]) -> list
     Raises:
         OverloadedError: If too many wait already; later parts are taken whoever waits.
     """
+    if len(parts) == 1:
+        return [await batcher(parts[0])]
     batcher.check()
     given: list[Given] = []
     waiting: deque[asyncio.Task[Given]] = deque()

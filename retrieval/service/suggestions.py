@@ -165,9 +165,13 @@ def _pinyin() -> Callable[[str], list[str]] | None:
 class _Built:
     """The suggestions of one state of an index."""
 
-    def __init__(self, said: list[Saying]) -> None:
+    def __init__(self, said: list[Saying], rest: Callable[[], object]) -> None:
         self.said = said
-        self.spellings = Spellings([one.text for one in said], lambda: time.sleep(_REST_S))
+        self.spellings = Spellings([one.text for one in said], rest)
+
+
+class _EndingError(Exception):
+    """The service ends: nobody waits for what is being built."""
 
 
 class Suggestions:
@@ -188,7 +192,7 @@ class Suggestions:
         self._rest_until = 0.0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._first = threading.Event()
+        self._first, self._ending = threading.Event(), threading.Event()
 
     @property
     def is_ready(self) -> bool:
@@ -229,7 +233,8 @@ class Suggestions:
         return self._first.wait(seconds)
 
     def close(self) -> None:
-        """Wait for the thread."""
+        """End the thread, whatever it has built so far."""
+        self._ending.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -238,14 +243,21 @@ class Suggestions:
         try:
             with Catalogue.open(index_dir) as catalogue:
                 said = read_sayings(catalogue.connection, self._most)
-            self._built = _Built(said)
+            self._built = _Built(said, self._rest)
             self._state = state
+        except _EndingError:
+            return
         except Exception as error:  # noqa: BLE001  what was suggested goes on being suggested
             _LOG.warning("cannot read what to suggest: %s", error)
         finally:
             now = time.monotonic()
             self._rest_until = now + max(_LOOKED_S, _BUILT_SHARE * (now - began))
             self._first.set()
+
+    def _rest(self) -> None:
+        """Let requests have their turn."""
+        if self._ending.wait(_REST_S):
+            raise _EndingError
 
 
 def _state(index_dir: Path) -> object:
@@ -254,6 +266,5 @@ def _state(index_dir: Path) -> object:
     for name in (CATALOGUE_NAME, f"{CATALOGUE_NAME}-wal"):
         with contextlib.suppress(OSError):
             status = (index_dir / name).stat()
-            # a log that was emptied says nothing new
             states.append((status.st_ino, status.st_mtime_ns, status.st_size))
     return tuple(states)

@@ -3,9 +3,9 @@
 import asyncio
 import base64
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import orjson
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from retrieval.protocols import Features
 from retrieval.service.collection import Collection
-from retrieval.service.embedding import cut, in_parts
+from retrieval.service.embedding import check_dimensions, cut, in_parts
 from retrieval.service.fitness import check_charset
 from retrieval.service.messages.embeddings import (
     EmbeddingsRequest,
@@ -109,28 +109,22 @@ async def _embed(
 ) -> bytes:
     encoder = collection.encoder
     assert encoder is not None
-    cut(np.ones((1, encoder.embed_dim), np.float32), body.dimensions)  # before any work
+    check_dimensions(body.dimensions, encoder.embed_dim)
     texts = [one for one in body.pieces if isinstance(one, str)]
     pictures = [_at_hand(one) for one in body.pieces if not isinstance(one, str)]
     size = service.settings.batch
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-    of_texts, of_pictures = await asyncio.gather(
-        in_parts(collection.embedder.texts, parts) if texts else _none(),
-        in_parts(collection.embedder.pictures, pictures) if pictures else _none(),
-    )
+    of_texts = await in_parts(collection.embedder.texts, parts) if texts else []
     rows = np.empty((len(body.pieces), encoder.embed_dim), np.float32)
     are_texts = np.array([isinstance(one, str) for one in body.pieces])
     if texts:
         rows[are_texts] = np.concatenate([each.rows for each in of_texts])
     if pictures:
+        of_pictures = await in_parts(collection.embedder.pictures, pictures)
         rows[~are_texts] = np.stack(of_pictures)
-    counts = [each.tokens for each in of_texts]
-    tokens = None if None in counts else sum(counts)
+    counts = [each.tokens for each in of_texts if each.tokens is not None]
+    tokens = sum(counts) if len(counts) == len(of_texts) else None
     return await _written(cut(rows, body.dimensions), name, tokens, in_base64=body.is_base64)
-
-
-async def _none() -> Sequence[Any]:
-    return ()
 
 
 def _at_hand(picture: PictureInput) -> PictureInput:
