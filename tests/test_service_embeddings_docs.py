@@ -64,7 +64,7 @@ def test_shell_block_runs(block, folder):  # noqa: F811
         pytest.skip("curl is not installed")
     said = run_in_bash(block, folder)
     assert '"embedding":[' in said
-    assert '"suggestions":[{"text":' in said
+    assert '"text":"american-football-stadium","kind":"name"' in said
 
 
 def test_the_page_names_what_requests_may_say():

@@ -14,7 +14,7 @@ __all__ = ["router"]
 
 MAX_TYPED: Final = 100
 MAX_SUGGESTIONS: Final = 50
-_FIRST_S: Final = 1.0
+_FIRST_S: Final = 5.0
 
 router = APIRouter(tags=["search"])
 
@@ -38,7 +38,7 @@ async def suggest(
 ) -> SuggestResponse:
     """Complete what was typed by captions, tags and names: those that begin with it, then others.
 
-    Nothing is suggested for a second or more after the first request, while they are read.
+    The first request waits until they are read, or 5 seconds, and is answered with nothing then.
     """
     suggestions = collection.suggestions
     suggestions.follow()
