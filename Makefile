@@ -12,10 +12,10 @@ DEMO   := .demo
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml clip_text_client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable ./clip_text_client
 	# the reference of parity tests; its own pins (lmdb 1.3.0) do not install any more
 	$(BIN)/python -m pip install --quiet --no-deps 'cn-clip==1.6.0'
 	touch $@

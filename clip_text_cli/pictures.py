@@ -186,7 +186,15 @@ def serve(
                 err.print(f"Queries are computed by {computed_by}.", soft_wrap=True)
             tell_notes(searcher.notes())
 
-        served = Served(searcher, encoder=encoder, index_dir=index_dir, runtime=computed_by)
+        served = Served(
+            searcher,
+            encoder=encoder,
+            index_dir=index_dir,
+            runtime=computed_by,
+            model=wiring.model_name(model),
+            count_tokens=wiring.token_counter(encoder),
+            classify=wiring.text_classifier(encoder),
+        )
         serve_api(served, host=host, port=port, on_listening=tell)
 
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -190,6 +190,35 @@ def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify
         rows, found = encoder.encode_and_classify(texts, name, top_k=1)
         # a head of several labels may find none
         return rows, [(one.label, one.probability) if one.chosen else None for one in found]
+
+    return classify
+
+
+def model_name(model: str) -> str:
+    """Name a model as others are told of it: never where on the disk it is."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
+def token_counter(encoder: "Encoder") -> "Callable[[Sequence[str]], list[int]] | None":
+    """What counts the tokens of texts that the model reads; None where it says of none."""
+    tokenizer = getattr(encoder, "tokenizer", None)  # a stand-in of tests may have none
+    if tokenizer is None:
+        return None
+    return lambda texts: list(map(len, tokenizer.token_ids(texts)))
+
+
+def text_classifier(
+    encoder: "Encoder",
+) -> "Callable[[Sequence[str], str | None], list[list[tuple[str, float]]]] | None":
+    """What says which labels texts have; None where the model has no head for it."""
+    tasks = [head.task for head in getattr(encoder, "heads", {}).values()]
+    if "classification" not in tasks:
+        return None
+
+    def classify(texts: Sequence[str], head: str | None) -> list[list[tuple[str, float]]]:
+        found = encoder.classify(texts, head)
+        return [[(label, probability) for label, probability in one.ranked] for one in found]
 
     return classify
 

@@ -5,6 +5,9 @@
     POST /v1/search/upload            pictures that are sent → hits
     GET  /v1/collections              the indexes that there are
     POST /v1/items                    adds a picture; GET, PATCH, DELETE /v1/items/{id}
+    POST /v1/embeddings               texts, pictures → rows; GET /v1/models, by what
+    POST /v1/classify                 texts → labels
+    GET  /v1/suggest                  what is typed → what is said of pictures
     GET  /v1/images/{row}             the original picture
     GET  /v1/images/{row}/thumbnail   a small WebP of it
     GET  /healthz, /readyz            is it up, can it answer
@@ -31,11 +34,21 @@ from fastapi_offline import FastAPIOffline
 from retrieval.protocols import Encoder
 from retrieval.search import Searcher
 from retrieval.service.collection import Collection
+from retrieval.service.embedding import Classify, CountTokens
 from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
+from retrieval.service.routes import (
+    classify,
+    embeddings,
+    images,
+    items,
+    search,
+    standing,
+    suggest,
+    upload,
+)
 from retrieval.service.routes import collections as indexes
-from retrieval.service.routes import images, items, search, standing, upload
 from retrieval.service.service import Service
 from retrieval.service.settings import DEFAULTS, Settings
 
@@ -48,6 +61,9 @@ _ROUTERS: Final = (  # the busiest first
     upload.router,
     items.router,
     indexes.router,
+    embeddings.router,
+    suggest.router,
+    classify.router,
     standing.router,
 )
 
@@ -62,6 +78,9 @@ class Served:
         encoder: Its model; without it, nothing is embedded or added.
         index_dir: Its folder; without it, nothing is added.
         runtime: What computes its queries, for /version.
+        model: Name of its model, by which embeddings are asked as well.
+        count_tokens: Its tokeniser, for the usage that embeddings tell.
+        classify: Its classification heads; without any, nothing is classified.
     """
 
     searcher: Searcher
@@ -69,6 +88,9 @@ class Served:
     encoder: Encoder | None = None
     index_dir: Path | None = None
     runtime: str | None = None
+    model: str | None = None
+    count_tokens: CountTokens | None = None
+    classify: Classify | None = None
 
 
 def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> FastAPI:
@@ -93,6 +115,9 @@ def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> Fas
             encoder=each.encoder,
             index_dir=each.index_dir,
             runtime=each.runtime,
+            model=each.model,
+            count_tokens=each.count_tokens,
+            classify=each.classify,
         )
         for each in (Served(one) if not isinstance(one, Served) else one for one in served)
     ]

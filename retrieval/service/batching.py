@@ -42,7 +42,7 @@ class Load:
     Args:
         waiting: Requests that wait for their turn.
         at_work: Requests that are being worked on.
-        each_s: Seconds that one request has taken lately.
+        each_s: Seconds that one request, or one text of it, has taken lately.
     """
 
     waiting: int
@@ -53,6 +53,7 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class _Waiting(Generic[Asked, Given]):
     asked: Asked
+    weight: int
     given: "asyncio.Future[Given]"
     loop: asyncio.AbstractEventLoop
     since: float
@@ -67,12 +68,13 @@ class Batcher(Generic[Asked, Given]):
 
     Args:
         work: Gives, for what is asked, in its order, what is given, or the error of each.
-        most: Size of a batch at most.
+        most: Size of a batch at most, in what ``weigh`` counts.
         waiting: How many may wait.
         patience_s: Seconds that one may have to wait, by how long others have taken lately.
         threads: How many batches are worked on at the same time.
         observe: Told of each batch: its size, the seconds that its requests waited, and those that
             it took. Called in the threads.
+        weigh: Says how much of a batch one takes, such as its number of texts; 1 if not given.
     """
 
     def __init__(
@@ -84,14 +86,15 @@ class Batcher(Generic[Asked, Given]):
         patience_s: float,
         threads: int = 1,
         observe: Callable[[int, list[float], float], object] | None = None,
+        weigh: Callable[[Asked], int] | None = None,
     ) -> None:
-        self._work, self._observe = work, observe
+        self._work, self._observe, self._weigh = work, observe, weigh
         self._most, self._most_waiting, self._patience_s = most, waiting, patience_s
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clip-text-batch")
         self._queue: deque[_Waiting[Asked, Given]] = deque()
         self._lock = threading.Lock()
-        self._running = self._at_work = 0
+        self._running = self._at_work = self._weight = 0
         self._each_s = 0.0
 
     def load(self) -> Load:
@@ -104,10 +107,10 @@ class Batcher(Generic[Asked, Given]):
         Raises:
             OverloadedError: If it would.
         """
-        waiting = len(self._queue)
-        wait_s = waiting * self._each_s
+        waiting, weight = len(self._queue), self._weight
+        wait_s = weight * self._each_s
         # a full batch may always wait: what comes at once is not yet too much
-        if waiting >= self._most_waiting or (waiting >= self._most and wait_s > self._patience_s):
+        if waiting >= self._most_waiting or (weight >= self._most and wait_s > self._patience_s):
             raise OverloadedError(wait_s)
 
     async def __call__(self, asked: Asked) -> Given:
@@ -121,10 +124,18 @@ class Batcher(Generic[Asked, Given]):
             OverloadedError: If too many wait already.
         """
         self.check()
+        return self.go_on(asked)
+
+    def go_on(self, asked: Asked) -> "asyncio.Future[Given]":
+        """Ask as above, however many wait: for the next part of what was accepted already."""
         loop = asyncio.get_running_loop()
-        one: _Waiting[Asked, Given] = _Waiting(asked, loop.create_future(), loop, time.monotonic())
+        weight = self._weigh(asked) if self._weigh else 1
+        one: _Waiting[Asked, Given] = _Waiting(
+            asked, weight, loop.create_future(), loop, time.monotonic()
+        )
         with self._lock:
             self._queue.append(one)
+            self._weight += weight
             starts = self._running < self._threads
             self._running += starts
         if starts:
@@ -143,10 +154,14 @@ class Batcher(Generic[Asked, Given]):
         """Take those whose turn it is; none ends the thread's run."""
         with self._lock:
             batch: list[_Waiting[Asked, Given]] = []
-            while self._queue and len(batch) < self._most:
+            room = self._most
+            # one that is more than a batch is a batch of its own
+            while self._queue and (self._queue[0].weight <= room or not batch):
                 one = self._queue.popleft()
+                self._weight -= one.weight
                 if not one.given.cancelled():
                     batch.append(one)
+                    room -= one.weight
             self._at_work += len(batch)
             self._running -= not batch
             return batch
@@ -159,9 +174,10 @@ class Batcher(Generic[Asked, Given]):
         except Exception as error:  # noqa: BLE001  each who waits is told
             given = [error] * len(batch)
         took = time.monotonic() - started
+        size = sum(one.weight for one in batch)
         with self._lock:
             self._at_work -= len(batch)
-            each = took / len(batch) / self._threads
+            each = took / size / self._threads
             self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Given], object]]] = {}
         for one, result in zip(batch, given, strict=True):
@@ -170,7 +186,7 @@ class Batcher(Generic[Asked, Given]):
             with suppress(RuntimeError):  # closed: nobody waits there any more
                 loop.call_soon_threadsafe(_deliver, results)
         if self._observe is not None:
-            self._observe(len(batch), [started - one.since for one in batch], took)
+            self._observe(size, [started - one.since for one in batch], took)
 
 
 def _deliver(results: list[tuple["asyncio.Future[Given]", object]]) -> None:

@@ -9,9 +9,12 @@ from retrieval.protocols import Encoder
 from retrieval.search import Searcher
 from retrieval.service.asked import Pages, Search, answer_searches
 from retrieval.service.batching import Batcher
+from retrieval.service.embedder import Embedder
+from retrieval.service.embedding import Classify, CountTokens
 from retrieval.service.measures import Measures
 from retrieval.service.refresher import Refresher
 from retrieval.service.settings import Settings
+from retrieval.service.suggestions import Suggestions
 from retrieval.service.thumbnails import ThumbnailCache
 from retrieval.service.writing import Writing
 
@@ -33,6 +36,9 @@ class Collection:
         encoder: The model of the index; without it, nothing is embedded or added.
         index_dir: Folder of the index; without it, nothing is added.
         runtime: What computes queries, in words.
+        model: Name of the model.
+        count_tokens: Says how many tokens of texts the model reads.
+        classify: Says what labels texts have, by the model's heads.
     """
 
     def __init__(
@@ -45,9 +51,12 @@ class Collection:
         encoder: Encoder | None = None,
         index_dir: Path | None = None,
         runtime: str | None = None,
+        model: str | None = None,
+        count_tokens: CountTokens | None = None,
+        classify: Classify | None = None,
     ) -> None:
         self.name, self.searcher, self.encoder = name, searcher, encoder
-        self.index_dir, self.runtime = index_dir, runtime
+        self.index_dir, self.runtime, self.model = index_dir, runtime, model
         self.refresher = Refresher(searcher)
         self.pages = Pages(KEPT_RANKINGS)
         self.thumbnails = ThumbnailCache(THUMBNAIL_CACHE_BYTES)
@@ -76,6 +85,13 @@ class Collection:
                 index_dir, encoder, lambda: searcher.refresh(at_once=True), settings, measures
             )
             measures.watch("write", name, self.writing.writes.load)
+        self.embedder = Embedder(
+            *(name, settings, measures),
+            encoder=encoder,
+            count_tokens=count_tokens,
+            classify=classify,
+        )
+        self.suggestions = Suggestions(index_dir, settings.suggestions)
 
     def start(self) -> None:
         """Begin to look for what is indexed meanwhile; does nothing where that has begun."""
@@ -87,4 +103,6 @@ class Collection:
         self.pictures.close()
         if self.writing is not None:
             self.writing.close()
+        self.embedder.close()
+        self.suggestions.close()
         self.refresher.stop()

@@ -108,22 +108,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
-    too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
     is_search = request.url.path.endswith("/v1/search")
-    if too_long is not None and is_search:
-        return _answer(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "query_too_long",
-            f"expected a query of at most {MAX_QUERY_CHARACTERS} characters, "
-            f"got {len(too_long['input'])}. Shorten it.",
-        )
-    if too_long is not None:
-        return _answer(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "text_too_long",
-            f"expected {_name(too_long)} of at most {too_long['ctx']['max_length']} characters, "
-            f"got {len(too_long['input'])}. Shorten it.",
-        )
+    if too_long := next(filter(None, (_too_long(fault, is_search) for fault in faults)), None):
+        return too_long
     message = getattr(request.state, "message", None)
     if message is None and (field := request.scope["route"].body_field):
         message = field.field_info.annotation
@@ -135,6 +122,20 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
         f"{expectations}. {advice}; see /docs.",
+    )
+
+
+def _too_long(fault: dict[str, Any], is_search: bool) -> Response | None:
+    """Answer a text that is too long as such; None for any other fault."""
+    if fault["type"] != "string_too_long" and "length" not in fault.get("ctx", ()):
+        return None
+    got = fault["ctx"].get("length") or len(fault["input"])
+    what = "a query" if is_search else "texts" if "length" in fault["ctx"] else _name(fault)
+    return _answer(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "query_too_long" if is_search else "text_too_long",
+        f"expected {what} of at most {fault['ctx']['max_length']} characters, got {got}. "
+        "Shorten it.",
     )
 
 

@@ -57,6 +57,12 @@ class Settings(BaseModel):
     lock_rest_s: float = Field(
         default=1.0, ge=0, description="Seconds after the last write until others may write."
     )
+    suggestions: int = Field(
+        default=100_000,
+        ge=0,
+        description="How many different captions, tags and names are suggested from at most, the "
+        "commonest; some 100 MB if so many are long. 0 suggests nothing.",
+    )
 
 
 DEFAULTS: Final = Settings()

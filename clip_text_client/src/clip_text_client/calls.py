@@ -1,0 +1,291 @@
+"""Each thing that can be asked, as a request and what is made of its answer."""
+
+import base64
+import json
+import sys
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from clip_text_client.answers import (
+    Answer,
+    Collection,
+    Item,
+    Label,
+    Outcome,
+    Suggestion,
+    read,
+    read_all,
+)
+
+__all__ = ["ABSENT", "Absent", "Call", "NewItem", "Picture", "SearchOptions", "Term"]
+
+Given = TypeVar("Given")
+
+Picture = str | PathLike[str] | bytes
+"""A picture: its file, or what is in it."""
+
+Safety = Literal["repeatable", "once"]
+
+MOST_TEXTS: Final = 2_048
+MOST_PICTURES: Final = 32
+MOST_HITS: Final = 1_000
+"""Of all pages of an answer."""
+
+
+class Absent:
+    """Stands where nothing is said, which is not None: that takes away."""
+
+
+ABSENT: Final = Absent()
+
+
+class Term(TypedDict, total=False):
+    """One of the things to look for: ``text`` or ``like``, and its ``weight``."""
+
+    text: str
+    like: str | int
+    weight: float
+
+
+class SearchOptions(TypedDict, total=False):
+    """What a search may say beside its text; the service's docs/queries.md has it all.
+
+    ``images`` and ``without_images`` are files or bytes, to find the like of and to stay away from;
+    ``like`` names pictures of the index by image_id or row; ``without`` are words; ``where`` is a
+    filter in either form.
+    """
+
+    images: Sequence[Picture]
+    without_images: Sequence[Picture]
+    like: Sequence[str | int]
+    without: Sequence[str]
+    terms: Sequence[Term]
+    where: str | Mapping[str, Any] | None
+    fold: float | None
+    diversity: float | None
+    hybrid: bool
+    facets: Sequence[str]
+    min_probability: float | None
+    collection: str | None
+
+
+class _Identified(TypedDict):
+    id: str
+
+
+class NewItem(_Identified, total=False):
+    """A picture to add: its id, and an image, a path on the service's machine or a finished row."""
+
+    image: Picture
+    path: str
+    feature: Sequence[float]
+    caption: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Given]):
+    """A request, and what reads its answer.
+
+    Args:
+        method: Of HTTP.
+        path: Below the service's address.
+        reader: Makes what is given of an answer below 300.
+        params: Of the address; those that are None are left out.
+        body: JSON.
+        form: Text parts of a form, instead.
+        files: Its files: name of the part, of the file, and what is in it.
+        safety: ``once`` where a second time would be told otherwise, so that it is repeated only
+            if the first was certainly not done.
+    """
+
+    method: str
+    path: str
+    reader: Callable[[httpx.Response], Given]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    form: Mapping[str, str] | None = None
+    files: Sequence[tuple[str, tuple[str, bytes]]] = ()
+    safety: Safety = "repeatable"
+
+
+def search(
+    text: str | None, options: SearchOptions, top_k: int, offset: int, *, paged: bool
+) -> Call[Answer]:
+    """Ask for the pictures nearest to texts and pictures."""
+    said: dict[str, Any] = {**options, "top_k": top_k}
+    said |= {"query": text} if text is not None else {}
+    said |= {"offset": offset} if offset else {}
+    said |= {"paged": True} if paged else {}
+    images, without = said.pop("images", ()), said.pop("without_images", ())
+    params = {"collection": said.pop("collection", None)}
+    if not images and not without:
+        return Call("POST", "/v1/search", _answer, params, said)
+    files = [
+        *(("image", _named(picture)) for picture in images),
+        *(("without_image", _named(picture)) for picture in without),
+    ]
+    form = {"request": json.dumps(said, ensure_ascii=False)}
+    return Call("POST", "/v1/search/upload", _answer, params, form=form, files=files)
+
+
+def next_page(page: str, offset: int, top_k: int, collection: str | None) -> Call[Answer]:
+    """Go on with an order that the service keeps."""
+    body = {"page": page, "offset": offset, "top_k": top_k}
+    return Call("POST", "/v1/search", _answer, {"collection": collection}, body)
+
+
+def embed(
+    inputs: Sequence[str] | Sequence[Mapping[str, str]], model: str | None, dimensions: int | None
+) -> Call[list[list[float]]]:
+    """Ask for rows; in base64, which is a third of the bytes and no digit less."""
+    body = {"input": inputs, "encoding_format": "base64", "model": model, "dimensions": dimensions}
+    return Call("POST", "/v1/embeddings", _rows, body=body)
+
+
+def as_inputs(pictures: Sequence[Picture]) -> list[dict[str, str]]:
+    """Say pictures as inputs of embeddings."""
+    return [{"image": base64.b64encode(_bytes(one)).decode()} for one in pictures]
+
+
+def classify(
+    texts: Sequence[str], head: str | None, top_k: int, collection: str | None
+) -> Call[list[list[Label]]]:
+    """Ask for labels."""
+    body = {"texts": list(texts), "head": head, "top_k": top_k}
+
+    def labels(response: httpx.Response) -> list[list[Label]]:
+        return [read_all(Label, one["labels"]) for one in response.json()["results"]]
+
+    return Call("POST", "/v1/classify", labels, {"collection": collection}, body)
+
+
+def suggest(typed: str, limit: int, collection: str | None) -> Call[list[Suggestion]]:
+    """Ask for what completes what was typed."""
+    params = {"q": typed, "limit": limit, "collection": collection}
+    return Call(
+        "GET",
+        "/v1/suggest",
+        lambda response: read_all(Suggestion, response.json()["suggestions"]),
+        params,
+    )
+
+
+def collections() -> Call[list[Collection]]:
+    """Ask which indexes there are."""
+    return Call(
+        "GET",
+        "/v1/collections",
+        lambda response: read_all(Collection, response.json()["collections"]),
+    )
+
+
+def image(row: int, collection: str | None) -> Call[bytes]:
+    """Ask for an original picture."""
+    return Call("GET", f"/v1/images/{row:d}", _content, {"collection": collection})
+
+
+def thumbnail(row: int, size: int, collection: str | None) -> Call[bytes]:
+    """Ask for a small WebP."""
+    params = {"size": size, "collection": collection}
+    return Call("GET", f"/v1/images/{row:d}/thumbnail", _content, params)
+
+
+def add(item: NewItem, collection: str | None) -> Call[Item]:
+    """Add a picture: by a form where its bytes are sent, else as JSON; twice is as once."""
+    params = {"collection": collection}
+    said = {name: value for name, value in item.items() if value is not None}
+    if "image" not in item:
+        return Call("POST", "/v1/items", _item, params, said)
+    del said["image"]
+    form = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in said.items()
+    }
+    files = [("image", _named(item["image"]))]
+    return Call("POST", "/v1/items", _item, params, form=form, files=files)
+
+
+def add_many(items: Sequence[NewItem], collection: str | None) -> Call[list[Outcome]]:
+    """Add pictures, each as if it were alone."""
+    body = [
+        {**item, "image": base64.b64encode(_bytes(item["image"])).decode()}
+        if "image" in item
+        else dict(item)
+        for item in items
+    ]
+    return Call("POST", "/v1/items/bulk", _outcomes, {"collection": collection}, body)
+
+
+def get(id: str, collection: str | None) -> Call[Item]:  # noqa: A002
+    """Ask what is stored of a picture."""
+    return Call("GET", _at(id), _item, {"collection": collection})
+
+
+def update(
+    id: str,  # noqa: A002
+    caption: str | Absent | None,
+    metadata: Mapping[str, Any] | Absent | None,
+    collection: str | None,
+) -> Call[Item]:
+    """Change what is said of a picture, by a merge patch."""
+    said = {"caption": caption, "metadata": metadata}
+    body = {name: value for name, value in said.items() if not isinstance(value, Absent)}
+    return Call("PATCH", _at(id), _item, {"collection": collection}, body)
+
+
+def delete(id: str, collection: str | None) -> Call[None]:  # noqa: A002
+    """Forget a picture; a second time there is none."""
+    return Call("DELETE", _at(id), lambda _: None, {"collection": collection}, safety="once")
+
+
+def delete_many(ids: Sequence[str], collection: str | None) -> Call[list[Outcome]]:
+    """Forget pictures, each as if it were alone."""
+    body, params = {"ids": list(ids)}, {"collection": collection}
+    return Call("POST", "/v1/items/delete", _outcomes, params, body, safety="once")
+
+
+def _at(image_id: str) -> str:
+    return f"/v1/items/{quote(image_id, safe='/')}"
+
+
+def _answer(response: httpx.Response) -> Answer:
+    return read(Answer, response.json())
+
+
+def _item(response: httpx.Response) -> Item:
+    return read(Item, response.json())
+
+
+def _outcomes(response: httpx.Response) -> list[Outcome]:
+    return read_all(Outcome, response.json()["items"])
+
+
+def _content(response: httpx.Response) -> bytes:
+    return response.content
+
+
+def _rows(response: httpx.Response) -> list[list[float]]:
+    rows = []
+    for one in response.json()["data"]:
+        row = array("f", base64.b64decode(one["embedding"]))
+        if sys.byteorder == "big":
+            row.byteswap()
+        rows.append(row.tolist())
+    return rows
+
+
+def _bytes(picture: Picture) -> bytes:
+    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+
+
+def _named(picture: Picture) -> tuple[str, bytes]:
+    """Give a picture as part of a form; never where on this machine it lies."""
+    return "picture" if isinstance(picture, bytes) else Path(picture).name, _bytes(picture)

@@ -1,0 +1,238 @@
+"""The client that waits."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+from httpx_retries import RetryTransport
+
+from clip_text_client import calls
+from clip_text_client.answers import (
+    Answer,
+    Collection,
+    Hit,
+    Item,
+    Label,
+    Outcome,
+    Suggestion,
+)
+from clip_text_client.calls import ABSENT, Absent, Call, NewItem, Picture, SearchOptions
+from clip_text_client.way import LOCAL, Way, checked, given, headers, parts_of, unreachable
+
+__all__ = ["Client"]
+
+Given = TypeVar("Given")
+
+
+class Client:
+    """Asks a service and waits. Safe in several threads.
+
+    What fails for a moment (429, 502 to 504, no connection) is tried again, after as long as the
+    service says or longer and longer; deleting only where it was certainly not begun.
+
+    Args:
+        base_url: The service's address.
+        api_key: Sent as a bearer token; None where the service wants none.
+        collection: Asked where a call names none; None for the service's first.
+        timeout_s: Seconds that each try may take.
+        retries: How often a request is sent again at most; 0 for never.
+        transport: What sends, in place of a connection; for tests.
+
+    Raises:
+        ClientError: Of all methods: one of :mod:`clip_text_client.errors`.
+
+    Example:
+        >>> with Client("http://127.0.0.1:8000") as client:
+        ...     client.search("红色的心").hits[0].image_id
+    """
+
+    def __init__(
+        self,
+        base_url: str = LOCAL,
+        api_key: str | None = None,
+        *,
+        collection: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._way = Way(collection, retries)
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers=headers(api_key),
+            timeout=timeout_s,
+            transport=RetryTransport(transport, self._way.repeatable),
+        )
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        top_k: int = 10,
+        offset: int = 0,
+        **options: Unpack[SearchOptions],
+    ) -> Answer:
+        """Find the pictures nearest to a text, to pictures, or to both.
+
+        Args:
+            text: What to look for; None where the options say it.
+            top_k: How many hits at most, up to 200; :meth:`iterate` gives more.
+            offset: How many of the best to pass over.
+            options: See :class:`~clip_text_client.SearchOptions`.
+        """
+        return self._ask(calls.search(text, options, top_k, offset, paged=False))
+
+    def iterate(
+        self,
+        text: str | None = None,
+        *,
+        most: int = calls.MOST_HITS,
+        page_size: int = 100,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[Hit]:
+        """Go through an answer, page by page, each hit once, whatever is indexed meanwhile.
+
+        Args:
+            text: As for :meth:`search`.
+            most: How many hits at most, up to 1,000.
+            page_size: How many are asked for at once, up to 200.
+            options: As for :meth:`search`.
+
+        Raises:
+            PageGoneError: If the service has forgotten the order; ask again.
+        """
+        size, offset = min(page_size, most), 0
+        answer = self._ask(calls.search(text, options, size, 0, paged=True))
+        while answer.hits:
+            yield from answer.hits
+            offset += size  # those removed meanwhile are passed over, too
+            if offset >= most or answer.page is None:
+                return
+            size = min(page_size, most - offset)
+            collection = options.get("collection")
+            answer = self._ask(calls.next_page(answer.page, offset, size, collection))
+
+    def embed(
+        self, texts: Sequence[str], *, model: str | None = None, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """Give texts their unit rows, in order.
+
+        Args:
+            texts: Any number; many are sent in several requests.
+            model: Name of a collection or of a model; None for the service's first.
+            dimensions: How many of the first dimensions to keep; all if None.
+        """
+        parts = parts_of(checked(texts), calls.MOST_TEXTS)
+        return [row for part in parts for row in self._ask(calls.embed(part, model, dimensions))]
+
+    def embed_images(
+        self, images: Sequence[Picture], *, model: str | None = None, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """Give pictures their unit rows in the same space, in order; see :meth:`embed`."""
+        parts = map(calls.as_inputs, parts_of(list(images), calls.MOST_PICTURES))
+        return [row for part in parts for row in self._ask(calls.embed(part, model, dimensions))]
+
+    def classify(
+        self,
+        texts: Sequence[str],
+        *,
+        head: str | None = None,
+        top_k: int = 1,
+        collection: str | None = None,
+    ) -> list[list[Label]]:
+        """Give each text its likeliest labels, by a head of the model.
+
+        Raises:
+            NotFoundError: If the model has no such head.
+        """
+        return self._ask(calls.classify(checked(texts), head, top_k, collection))
+
+    def suggest(
+        self, typed: str, *, limit: int = 8, collection: str | None = None
+    ) -> list[Suggestion]:
+        """Complete what was typed by captions, tags and names, pinyin included."""
+        return self._ask(calls.suggest(typed, limit, collection))
+
+    def collections(self) -> list[Collection]:
+        """Tell which indexes the service has; the first is asked where none is named."""
+        return self._ask(calls.collections())
+
+    def image(self, row: int, *, collection: str | None = None) -> bytes:
+        """Give the file of a hit's picture.
+
+        Raises:
+            GoneError: If it is not on the service's disk any more.
+        """
+        return self._ask(calls.image(row, collection))
+
+    def thumbnail(self, row: int, size: int = 256, *, collection: str | None = None) -> bytes:
+        """Give a small WebP of a hit's picture, ``size`` pixels at its longest side."""
+        return self._ask(calls.thumbnail(row, size, collection))
+
+    def add(self, *, collection: str | None = None, **item: Unpack[NewItem]) -> Item:
+        """Add a picture, or put it in the place of the one that has its id.
+
+        Args:
+            collection: Where to.
+            item: See :class:`~clip_text_client.NewItem`.
+        """
+        return self._ask(calls.add(item, collection))
+
+    def add_many(self, items: Sequence[NewItem], *, collection: str | None = None) -> list[Outcome]:
+        """Add up to 1,000 pictures, each as if it were alone."""
+        return self._ask(calls.add_many(items, collection))
+
+    def get(self, id: str, *, collection: str | None = None) -> Item:  # noqa: A002
+        """Tell what is stored of a picture.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        return self._ask(calls.get(id, collection))
+
+    def update(
+        self,
+        id: str,  # noqa: A002
+        *,
+        caption: str | Absent | None = ABSENT,
+        metadata: Mapping[str, Any] | Absent | None = ABSENT,
+        collection: str | None = None,
+    ) -> Item:
+        """Change what is said of a picture.
+
+        Args:
+            id: The picture's.
+            caption: The new one; None takes it away.
+            metadata: Keys to set, those that are None to take away; None takes all away.
+            collection: Where it is.
+        """
+        return self._ask(calls.update(id, caption, metadata, collection))
+
+    def delete(self, id: str, *, collection: str | None = None) -> None:  # noqa: A002
+        """Forget a picture.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        self._ask(calls.delete(id, collection))
+
+    def delete_many(self, ids: Sequence[str], *, collection: str | None = None) -> list[Outcome]:
+        """Forget up to 10,000 pictures, each as if it were alone."""
+        return self._ask(calls.delete_many(ids, collection))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, call: Call[Given]) -> Given:
+        try:
+            response = self._http.request(call.method, call.path, **self._way.options(call))
+        except httpx.TransportError as error:
+            raise unreachable(error) from error
+        return given(call, response)
