@@ -17,7 +17,7 @@ from clip_text.images import Preprocessing
 from clip_text.names import Precision
 from clip_text.runtimes.auto import CLOCK, AutoRuntime, Choice, Samples, Tower, best_seconds
 from clip_text.runtimes.exported import Family, TowerFacts, is_exported, read_manifest
-from clip_text.runtimes.kept import RUN_BY, kept_starter
+from clip_text.runtimes.kept import kept_starter, run_by
 from clip_text.runtimes.names import precision_of
 from clip_text.storage import nearest
 
@@ -240,9 +240,9 @@ def describe_kept(family: Family, commands: Sequence[str], *, measure: bool = Fa
     runtimes: dict[Tower, RuntimeInfo] = {}
     with suppress(CheckpointError):  # it is not made yet, or damaged, and will be made anew
         if is_exported(folder):
-            encoder = Encoder.from_pretrained(folder)
+            encoder = Encoder.from_pretrained(folder, runtime=run_by(family))
             runtimes = {tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)}
-    name = RUN_BY[family]
+    name = run_by(family)
     can_be_kept = _can_be_made(folder)
     return KeptForm(list(commands), folder, name, precision_of(name), runtimes, can_be_kept)
 

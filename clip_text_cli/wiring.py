@@ -38,7 +38,7 @@ def load_encoder(
             model that was exported has its own, whatever the variable says.
         queries_only: Whether it encodes a text now and then. The starter's exported form, which is
             there in a tenth of the time, then stands for ``auto``: it is made at first use and kept
-            in the user's cache, and its rows are the starter's to the last digits of float32.
+            in the user's cache, and its rows are the starter's within the bound of ``auto``.
         rows_only: Whether it encodes pictures in number and nothing else is asked of it. The same
             holds then, except where there may be a GPU, which encodes them quicker.
         dimensions: How many of each row's first dimensions to keep; all if not given.
@@ -128,13 +128,15 @@ def _kept_starter(family: "Family") -> "Encoder | None":
     from clip_text import Encoder
     from clip_text.errors import ClipTextError
     from clip_text.runtimes.exported import is_exported
-    from clip_text.runtimes.kept import kept_starter
+    from clip_text.runtimes.kept import kept_starter, run_by
 
-    folder = kept_starter(family)
+    folder, runtime = kept_starter(family), run_by(family)
     if is_exported(folder):
         with suppress(ClipTextError):  # truncated, say: it is made anew
-            return Encoder.from_pretrained(folder)
-    return Encoder.from_pretrained(folder) if _make_kept(folder, family) else None
+            return Encoder.from_pretrained(folder, runtime=runtime)
+    if not _make_kept(folder, family):
+        return None
+    return Encoder.from_pretrained(folder, runtime=runtime)
 
 
 def _make_kept(folder: Path, family: "Family") -> bool:

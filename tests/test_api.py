@@ -140,6 +140,22 @@ def test_search_answers_with_ranked_hits(client):
     }
 
 
+def test_the_short_way_and_the_careful_one_answer_alike(client):
+    body = json.dumps({"query": "红色", "top_k": 3})
+    ways = [
+        client("POST", f"/v1/search{query}", content=body, headers={"content-type": kind})
+        for kind, query in (
+            ("application/json", ""),
+            ("application/json; charset=utf-8", ""),
+            ("application/json", "?unknown=1"),
+        )
+    ]
+    assert {way.status_code for way in ways} == {200}
+    answers = [{**way.json(), "took_ms": 0} for way in ways]
+    assert answers[0] == answers[1] == answers[2]
+    messages.SearchResponse.model_validate(ways[0].json(), strict=True)
+
+
 def test_words_are_searched_when_asked_for(tmp_path):
     searcher = StubSearcher(tmp_path)
     client = Client(create_app(searcher))

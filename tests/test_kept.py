@@ -10,7 +10,8 @@ import pytest
 from filelock import FileLock
 
 from clip_text import CheckpointError, Encoder
-from clip_text.runtimes import processor
+from clip_text.exporting.run import export
+from clip_text.runtimes import kept, processor
 from clip_text.runtimes.kept import kept_family, kept_starter
 from clip_text_cli import wiring
 
@@ -42,9 +43,8 @@ def test_the_starter_is_exported_once_and_then_found(starter, tmp_path, monkeypa
     assert is_exported(first)
     assert first.fingerprint == starter.fingerprint
     texts = ["红色的心", "a dog", ""]
-    np.testing.assert_allclose(
-        first.encode_text(texts), starter.encode_text(texts), rtol=0, atol=1e-5
-    )
+    cosines = (first.encode_text(texts) * starter.encode_text(texts)).sum(axis=1)
+    assert cosines.min() >= 0.999  # in bfloat16, where the processor has it
     assert folder.is_dir()
     assert not older.exists()
     manifest = folder / "clip_text_model.json"
@@ -58,6 +58,27 @@ def test_the_starter_is_exported_once_and_then_found(starter, tmp_path, monkeypa
         assert not is_exported(load("starter", "auto"))
 
 
+def test_it_runs_in_bfloat16_where_the_processor_has_that(starter, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "has_bf16", lambda: True)
+    assert (kept.run_by("openvino"), kept.run_by("onnx")) == ("openvino-bf16", "onnxruntime")
+    monkeypatch.setattr(kept, "has_bf16", lambda: False)
+    assert kept.run_by("openvino") == "openvino"
+    folder = tmp_path / "exported"
+    export("starter", folder, "openvino")
+    texts = ["红色的心", "a dog", ""]
+    exact = Encoder.from_pretrained(folder).encode_text(texts)
+    np.testing.assert_allclose(exact, starter.encode_text(texts), rtol=0, atol=1e-5)
+    if not processor.has_bf16():
+        with pytest.raises(CheckpointError, match=r"all that .* was exported with"):
+            Encoder.from_pretrained(folder, runtime="openvino-bf16")
+        return
+    encoder = Encoder.from_pretrained(folder, runtime="openvino-bf16")
+    assert encoder.runtime.name == "openvino-bf16"
+    assert encoder.fingerprint == starter.fingerprint
+    rows = encoder.encode_text(texts)
+    assert 1e-5 < np.abs(rows - exact).max() < 0.01
+
+
 def test_other_models_and_runtimes_are_loaded_as_they_are(tmp_path, monkeypatch, tiny_folder):
     monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path))
     assert not is_exported(load("starter", "torch"))
@@ -68,14 +89,14 @@ def test_other_models_and_runtimes_are_loaded_as_they_are(tmp_path, monkeypatch,
 
 
 def test_pictures_in_number_are_encoded_by_it_but_where_a_gpu_may_be(monkeypatch):
-    kept = object()
-    monkeypatch.setattr(wiring, "_kept_starter", lambda family: kept)
+    form = object()
+    monkeypatch.setattr(wiring, "_kept_starter", lambda family: form)
     for devices, found in (((), True), ((Path(__file__),), False)):
         monkeypatch.setattr(processor, "_GPU_DEVICES", devices)
         monkeypatch.setattr(processor, "find_library", lambda name: None)
         encoder = wiring.load_encoder("starter", runtime="auto", rows_only=True)
-        assert (encoder is kept) is found
-    assert load("starter", "auto") is kept  # a text now and then needs no GPU
+        assert (encoder is form) is found
+    assert load("starter", "auto") is form  # a text now and then needs no GPU
 
 
 INDEX = """

@@ -9,7 +9,7 @@ from clip_text import CheckpointError, Encoder, model_info
 from clip_text.checkpoints import WEIGHTS_FILE, save_checkpoint
 from clip_text.model_info import KeptForm, RuntimeInfo, describe_kept, describe_model
 from clip_text.runtimes import auto, processor
-from clip_text.runtimes.kept import kept_family, kept_starter
+from clip_text.runtimes.kept import kept_family, kept_starter, run_by
 from clip_text_cli.wiring import load_encoder
 
 CARD = """---
@@ -140,16 +140,17 @@ def test_the_command(run, tiny_folder, monkeypatch):
 def test_what_commands_run_in_place_of_the_starter_is_told(run, new_cache, monkeypatch):
     monkeypatch.setenv("CLIP_TEXT_RUNTIME", "auto")
     family = kept_family()
-    folder = kept_starter(family)
+    folder, name = kept_starter(family), run_by(family)
+    precision = "bf16" if name.endswith("bf16") else "fp32"
     for gpu, commands in ((False, "search, serve, index and demo"), (True, "search and serve")):
         monkeypatch.setattr(processor, "may_have_gpu", lambda gpu=gpu: gpu)
         code, out, err = run("info")
         assert (code, err) == (0, "")
-        runs = f"{commands} run an exported form (openvino, fp32) in {folder}"
+        runs = f"{commands} run an exported form ({name}, {precision}) in {folder}"
         assert f"{runs}, which is made at first use\n" in out
     monkeypatch.setattr(processor, "may_have_gpu", lambda: False)
     assert not folder.exists()  # nothing is made in order to tell of it
-    assert load_encoder("starter", queries_only=True).runtime.name == "openvino"
+    assert load_encoder("starter", queries_only=True).runtime.name == name
     code, out, _ = run("info", "--json")
     kept = json.loads(out)["kept"]
     assert (kept["place"], kept["commands"][0], kept["commands"][-1]) == (
@@ -158,9 +159,9 @@ def test_what_commands_run_in_place_of_the_starter_is_told(run, new_cache, monke
         "demo",
     )
     assert (kept["runtimes"]["text"]["name"], kept["name"], kept["precision"]) == (
-        "openvino",
-        "openvino",
-        "fp32",
+        name,
+        name,
+        precision,
     )
     told = describe_kept(family, ["search", "serve"], measure=True)
     assert (told.runtimes["text"].rows, told.runtimes["image"].rows) == ([1, 16], [2])

@@ -57,16 +57,17 @@ def test_what_was_asked_longest_ago_goes_first(index_dir, encoder):
         assert searcher.cache_info() == (2, 4, 2, 2)
 
 
-def test_queries_in_company_neither_take_kept_rows_nor_leave_any(index_dir, encoder):
+def test_queries_in_company_take_kept_rows_and_leave_theirs(index_dir, encoder):
     with Searcher.open(index_dir, Counting()) as plain:
-        alone, together = plain.answer("狗"), plain.answers(["狗", "猫"])
+        alone, together = plain.answer("狗"), plain.answers(["狗", "猫", "鸟"])
         assert alone != together[0]  # in the last digits
     with Searcher.open(index_dir, encoder, cached_queries=8) as searcher:
         assert searcher.answer("狗") == alone
-        assert searcher.answers(["狗", "猫"]) == together
-        assert searcher.answer("猫") == plain_answer(index_dir, "猫")
-        assert searcher.answer("狗") == alone
-        assert encoder.calls == [["狗"], ["狗", "猫"], ["猫"]]
+        found = searcher.answers(["猫", "狗", "鸟", "猫"])
+        assert found == [together[1], alone, together[2], together[1]]
+        assert searcher.answer("猫") == together[1]
+        assert encoder.calls == [["狗"], ["猫", "鸟"]]
+        assert searcher.cache_info() == (2, 4, 3, 8)
 
 
 def plain_answer(index_dir, query):

@@ -196,7 +196,8 @@ def load_exported(
         folder: As ``clip-text export`` writes it.
         context_length: Longest text in tokens; only the model's own can be had.
         compat: Its tokeniser contract; only the model's own can be had.
-        runtime: Name of the runtime, or ``auto``; only the folder's own can be had.
+        runtime: Name of the runtime, or ``auto`` for the folder's own. Graphs for OpenVINO in
+            float32 run as ``openvino-bf16``, too, where the processor has bfloat16; no others.
 
     Raises:
         CheckpointError: If a file is missing or damaged, or another context, contract or runtime
@@ -213,7 +214,7 @@ def load_exported(
             f"expected a tokenizer of contract {manifest.contract} in {folder}, got "
             f"{tokenizer.contract}. Export the model again."
         )
-    made = _runtime(folder, manifest)
+    made = _runtime(folder, manifest, runtime)
     own = (manifest.context_length, tokenizer.compat, made.name)
     asked = (
         own[0] if context_length is None else context_length,
@@ -241,7 +242,7 @@ def load_exported(
     )
 
 
-def _runtime(folder: Path, manifest: Manifest) -> Runtime:
+def _runtime(folder: Path, manifest: Manifest, asked: str | None) -> Runtime:
     def checked(tower: Tower) -> Path:
         files = manifest.graph_files(tower)
         for name in files:
@@ -264,16 +265,17 @@ def _runtime(folder: Path, manifest: Manifest) -> Runtime:
         lambda: graph("text"),
         lambda: graph("image"),
         Padding(manifest.pad_id, manifest.context_length),
-        _computed_in(manifest.precision),
+        _computed_in(manifest.precision, asked),
         stamp=lambda: Stamp.here(digest(digests)),
     )
 
 
-def _computed_in(precision: Precision) -> Literal["f32", "bf16", "i8"]:
+def _computed_in(precision: Precision, asked: str | None) -> Literal["f32", "bf16", "i8"]:
     """Say what OpenVINO computes in on this processor."""
     if precision == "int8":
         return "i8"
-    return "bf16" if precision == "bf16" and has_bf16() else "f32"
+    wants_bf16 = precision == "bf16" or asked == "openvino-bf16"
+    return "bf16" if wants_bf16 and has_bf16() else "f32"
 
 
 def _check_digest(folder: Path, manifest: Manifest, name: str) -> None:

@@ -10,12 +10,21 @@ from pathlib import Path
 from clip_text.names import RuntimeName
 from clip_text.runtimes.cache import GRAPHS, cache_folder
 from clip_text.runtimes.exported import VERSION, Family
+from clip_text.runtimes.processor import has_bf16
 from clip_text.storage import digest
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
-RUN_BY: dict[Family, RuntimeName] = {"openvino": "openvino", "onnx": "onnxruntime"}
-"""What runs a kept form; it is written in float32."""
+
+def run_by(family: Family) -> RuntimeName:
+    """Name what runs a kept form; it is written in float32.
+
+    In bfloat16 where the processor has that: it is what ``auto`` chooses there, and the starter's
+    rows stay within its bound (docs/benchmarks.md).
+    """
+    if family == "onnx":
+        return "onnxruntime"
+    return "openvino-bf16" if has_bf16() else "openvino"
 
 
 def kept_family() -> Family | None:

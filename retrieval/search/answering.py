@@ -11,7 +11,7 @@ from retrieval.filters import Filter
 from retrieval.index import SegmentedIndex
 from retrieval.protocols import Encoder, Features, Rows
 from retrieval.records import Record
-from retrieval.search.hits import Answer, Hit, hit_of
+from retrieval.search.hits import Answer, Hit, changed, hit_of
 from retrieval.search.hybrid import DEPTH, join
 from retrieval.search.query import Query
 from retrieval.search.query_rows import QueryRows
@@ -61,22 +61,24 @@ def answer_all(
         if id(query.where) not in among:
             among[id(query.where)] = matching(state, query.where)
     found = query_vectors(asked, rows_of, encoder, state.catalogue)
-    hits_of: dict[int, list[Hit]] = {}
+    answers: dict[int, Answer] = {}
     for (where, depth), members in _alike(asked, found.liked).items():
-        hits = nearest(state, found.features[members], depth, among[where])
-        hits_of |= zip(members, hits, strict=True)
-    answers = []
+        features, rows = found.features[members], among[where]
+        hits = nearest(state, features, depth, rows)
+        told = _judged(state, [asked[i] for i in members], features, hits, rows)
+        for i, answer in zip(members, told, strict=True):
+            page = _page(asked[i], answer.hits, found.liked[i])
+            answers[i] = dataclasses.replace(answer, hits=page)
     for i, query in enumerate(asked):
         liked, rows, feature = found.liked[i], among[id(query.where)], found.features[i : i + 1]
         if query.blend is not None:
-            answer = _by_both(state, query, feature, rows)
+            answers[i] = _by_both(state, query, feature, rows)
         elif query.is_reranked:
-            answer = _reranked(state, query, feature, rows, liked)
-        else:
-            answer = _judged(state, query, feature, hits_of[i], rows)
-            answer = dataclasses.replace(answer, hits=_page(query, answer.hits, liked))
-        answers.append(dataclasses.replace(answer, category=found.categories[i]))
-    return answers
+            answers[i] = _reranked(state, query, feature, rows, liked)
+    return [
+        dataclasses.replace(answers[i], category=category) if category else answers[i]
+        for i, category in enumerate(found.categories)
+    ]
 
 
 def matching(state: State, where: Filter | None) -> Rows | None:
@@ -150,25 +152,34 @@ def _joined(
         hits += [hit for hit in nearest(state, feature, top_k, among)[0] if hit.row not in known]
     said = dict(zip(worded.rows.tolist(), worded.scores.tolist(), strict=True))
     return [
-        dataclasses.replace(hit, rank=place, word_score=said.get(hit.row))
+        changed(hit, rank=place, word_score=said.get(hit.row))
         for place, hit in enumerate(hits[:top_k], start=1)
     ]
 
 
 def _judged(
-    state: State, query: Query, feature: Features, hits: list[Hit], among: Rows | None
-) -> Answer:
-    """Say how likely each hit of a query that is one text is right, from the best one on."""
-    if state.judge is None or query.words is None or not hits:
-        return Answer(hits, None, nothing_matches=not hits)
-    scores, searched = [hit.score for hit in hits], _searched(state, among)
-    of_hits, probability = state.judge.judge(feature, query.words, scores, searched)
-    told = [
-        dataclasses.replace(hit, probability=of_hit)
-        for hit, of_hit in zip(hits, of_hits, strict=True)
-    ]
-    is_nothing = probability < state.judge.calibration.nothing_below
-    return Answer(told, None, probability, is_nothing)
+    state: State,
+    queries: list[Query],
+    features: Features,
+    hits_of: list[list[Hit]],
+    among: Rows | None,
+) -> list[Answer]:
+    """Say how likely each hit of queries that are one text is right, from the best one on."""
+    answers = [Answer(hits, None, nothing_matches=not hits) for hits in hits_of]
+    told_of = [i for i, query in enumerate(queries) if query.words is not None and hits_of[i]]
+    if state.judge is None or not told_of:
+        return answers
+    scores = [[hit.score for hit in hits_of[i]] for i in told_of]
+    words = [str(queries[i].words) for i in told_of]
+    told = state.judge.judge(features[told_of], words, scores, _searched(state, among))
+    for i, (of_hits, probability) in zip(told_of, told, strict=True):
+        hits = [
+            changed(hit, probability=of_hit)
+            for hit, of_hit in zip(hits_of[i], of_hits, strict=True)
+        ]
+        is_nothing = probability < state.judge.calibration.nothing_below
+        answers[i] = Answer(hits, None, probability, is_nothing)
+    return answers
 
 
 def _reranked(
@@ -180,7 +191,7 @@ def _reranked(
     def find(k: int) -> list[Hit]:
         nonlocal found
         others = _others(state, feature, among, liked, max(2, k))
-        found = _judged(state, query, feature, others, among)
+        (found,) = _judged(state, [query], feature, [others], among)
         return found.hits[:k]
 
     hits = rank(query, find, state.catalogue.features_of)
@@ -203,7 +214,7 @@ def _page(query: Query, hits: list[Hit], liked: Liked) -> list[Hit]:
     if not liked and not query.offset:
         return hits[: query.top_k]
     others = [hit for hit in hits if hit.row not in liked]
-    return [dataclasses.replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)][
+    return [changed(hit, rank=rank) for rank, hit in enumerate(others, start=1)][
         query.offset : query.offset + query.top_k
     ]
 

@@ -1,15 +1,43 @@
 """What a search gives: pictures in their order, and what the query came to."""
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from retrieval.records import Record, is_gone
 
-__all__ = ["Answer", "Hit", "hit_of"]
+__all__ = ["Answer", "Hit", "changed", "hit_of"]
 
 
-@dataclass(frozen=True, slots=True)
+class _PathOnDemand:
+    """A field of a hit that may be given as the file system spells it; a path when it is read."""
+
+    def __get__(self, hit: "Hit", _: type["Hit"]) -> Path | None:
+        given = hit.__dict__["path"]
+        if isinstance(given, bytes):
+            given = hit.__dict__["path"] = Path(os.fsdecode(given))
+        return cast("Path | None", given)
+
+    def __set__(self, hit: "Hit", given: Path | bytes | None) -> None:
+        hit.__dict__["path"] = given
+
+
+class _ParsedOnDemand:
+    """A field of a hit that may be given as JSON text; parsed when it is read."""
+
+    def __get__(self, hit: "Hit", _: type["Hit"]) -> dict[str, Any]:
+        given = hit.__dict__["metadata"]
+        if isinstance(given, str):
+            given = hit.__dict__["metadata"] = json.loads(given)
+        return cast("dict[str, Any]", given)
+
+    def __set__(self, hit: "Hit", given: dict[str, Any] | str) -> None:
+        hit.__dict__["metadata"] = given
+
+
+@dataclass(frozen=True)
 class Hit:
     """One picture found for one query.
 
@@ -50,7 +78,18 @@ class Hit:
 
         A picture that was added without a file misses none.
         """
-        return is_gone(self.path)
+        return is_gone(self.__dict__["path"])
+
+    @property
+    def metadata_json(self) -> str:
+        """The metadata as JSON text of one object."""
+        given = self.__dict__["metadata"]
+        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+
+
+# Most hits of a busy service are sent on without anybody looking into these two.
+Hit.path = _PathOnDemand()  # type: ignore[assignment]
+Hit.metadata = _ParsedOnDemand()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +113,13 @@ class Answer:
     nothing_matches: bool = False
 
 
+def changed(hit: Hit, **values: object) -> Hit:
+    """Give a hit with some fields of other values, as :func:`dataclasses.replace` does; quicker."""
+    other = object.__new__(Hit)
+    other.__dict__.update(hit.__dict__, **values)
+    return other
+
+
 def hit_of(rank: int, score: float, record: Record, recognised: str | None) -> Hit:
     """Make a hit of what the catalogue knows of its picture."""
     picture = record.picture
@@ -82,8 +128,8 @@ def hit_of(rank: int, score: float, record: Record, recognised: str | None) -> H
         score=score,
         row=record.row,
         image_id=picture.image_id,
-        path=record.path,
+        path=picture.path,  # type: ignore[arg-type]  # as it is stored
         caption=picture.caption,
-        metadata=record.metadata,
+        metadata=picture.metadata,  # type: ignore[arg-type]
         recognised=recognised,
     )

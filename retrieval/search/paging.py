@@ -8,7 +8,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.shown import shown
 from retrieval.records import Record
-from retrieval.search.hits import Answer, Hit, hit_of
+from retrieval.search.hits import Answer, Hit, changed, hit_of
 from retrieval.search.query import checked_top_k
 
 __all__ = ["Ranking"]
@@ -93,7 +93,7 @@ def _place(hit: Hit) -> _Place:
 
 def _hit(place: _Place, records: dict[int, Record], read: dict[int, str]) -> Hit:
     hit = hit_of(place.rank, place.score, records[place.row], read.get(place.row))
-    return dataclasses.replace(
+    return changed(
         hit,
         folded=tuple(_hit(each, records, read) for each in place.folded if each.row in records),
         probability=place.probability,

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from retrieval.errors import QueryError
 from retrieval.features import check_encoded
-from retrieval.protocols import EncodeAndClassify, Encoder, Features
+from retrieval.protocols import EncodeAndClassify, Encoder, Feature, Features
 from retrieval.search.combining import combine
 from retrieval.search.windows import windows
 
@@ -41,8 +41,8 @@ class CacheInfo(NamedTuple):
 class QueryRows:
     """Encodes queries, and keeps the rows of those asked last. Safe to use from several threads.
 
-    Only a query that comes alone is kept and found: its row is then, bit for bit, what the model
-    gives that text alone, where among others the last digits depend on them.
+    A row that is kept is one that the model gave; if others were encoded with it, its last digits
+    depend on them.
 
     Args:
         encoder: Model that encodes.
@@ -62,7 +62,7 @@ class QueryRows:
                 f"expected cached_queries of at least 0, got {cached}. 0 keeps no rows."
             )
         self._encoder, self._classify, self._embed_dim = encoder, classify, embed_dim
-        self._kept: LRUCache[str, tuple[Features, Category]] = LRUCache(cached)
+        self._kept: LRUCache[str, tuple[Feature, Category]] = LRUCache(cached)
         self._lock = threading.Lock()
         self._hits = self._misses = 0
 
@@ -73,27 +73,29 @@ class QueryRows:
             texts: At least one.
 
         Returns:
-            Unit rows [n, embed_dim], which may be read-only, and the category of each text.
+            Unit rows [n, embed_dim], and the category of each text.
 
         Raises:
             EncoderError: If the encoder does not return a unit row for each.
         """
-        if len(texts) != 1 or not self._kept.maxsize:
+        if not self._kept.maxsize:
             return self._encode(texts)
-        (text,) = texts
         with self._lock:
-            kept = self._kept.get(text)
-            self._hits += kept is not None
-            self._misses += kept is None
-        if kept is None:
+            known = {text: kept for text in texts if (kept := self._kept.get(text)) is not None}
+            found = sum(text in known for text in texts)
+            self._hits += found
+            self._misses += len(texts) - found
+        if absent := [text for text in dict.fromkeys(texts) if text not in known]:
             # not under the lock: another query need not wait; of two equal ones both are encoded
-            rows, (category,) = self._encode(texts)
+            rows, categories = self._encode(absent)
             rows = rows.copy()
             rows.flags.writeable = False
-            kept = rows, category
+            encoded = zip(rows, categories, strict=True)
+            known |= dict(zip(absent, encoded, strict=True))
             with self._lock:
-                self._kept[text] = kept
-        return kept[0], [kept[1]]
+                for text in absent:
+                    self._kept[text] = known[text]
+        return np.stack([known[text][0] for text in texts]), [known[text][1] for text in texts]
 
     def info(self) -> CacheInfo:
         """Say how often a row was there, and how many are kept."""

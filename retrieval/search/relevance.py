@@ -216,26 +216,37 @@ class Judge:
         return cls(calibration, background) if len(background) >= FEWEST_ROWS else None
 
     def judge(
-        self, query: Features, text: str, scores: Sequence[float], size: int
-    ) -> tuple[list[float], float]:
-        """Give the probabilities of a query's hits.
+        self, queries: Features, texts: Sequence[str], scores: Sequence[Sequence[float]], size: int
+    ) -> list[tuple[list[float], float]]:
+        """Give the probabilities of queries' hits.
 
         Args:
-            query: Its unit row, [1, embed_dim].
-            text: The query itself.
-            scores: Of its hits, at least one, best first.
+            queries: Their unit rows, [n, embed_dim].
+            texts: The queries themselves.
+            scores: Of each one's hits, at least one, best first.
             size: How many pictures were searched.
 
         Returns:
-            The probability of each hit that it is right, and that the index holds a right picture
-            at all.
+            Of each query the probability of each hit that it is right, and that the index holds a
+            right picture at all.
         """
-        over = query @ self.background.T
-        evidence = evidence_of(
-            np.array([scores]), over.mean(axis=1), over.std(axis=1), size, [length_of(text)]
-        )
-        hits: list[float] = self.calibration.hit.probability(evidence)[0].tolist()
-        return hits, float(self.calibration.answer.probability(evidence)[0, 0])
+        # one by one: a product of matrices wakes the threads of BLAS, which spin for long
+        over = np.stack([self.background @ query for query in queries])
+        means, deviations = over.mean(axis=1), over.std(axis=1)
+        lengths = [length_of(text) for text in texts]
+        told: list[tuple[list[float], float]] = [([], 0.0)] * len(texts)
+        for count in set(map(len, scores)):
+            places = [place for place, own in enumerate(scores) if len(own) == count]
+            evidence = evidence_of(
+                np.array([scores[place] for place in places]),
+                *(means[places], deviations[places], size),
+                [lengths[place] for place in places],
+            )
+            hits = self.calibration.hit.probability(evidence).tolist()
+            answers = self.calibration.answer.probability(evidence)[:, 0].tolist()
+            for place, of_hits, of_answer in zip(places, hits, answers, strict=True):
+                told[place] = of_hits, of_answer
+        return told
 
 
 def calibration_of(catalogue: Catalogue) -> Calibration | None:

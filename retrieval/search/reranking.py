@@ -1,13 +1,12 @@
 """What becomes of hits once they are found: near-duplicates folded, the rest made diverse."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.protocols import Feature, Features, Scores
-from retrieval.search.hits import Hit
+from retrieval.search.hits import Hit, changed
 from retrieval.search.query import MAX_RANKED, Query
 
 __all__ = ["DIVERSIFIED", "diversify", "fold", "rank"]
@@ -58,10 +57,7 @@ def rank(
         order = diversify(scores, features, query.diversity)
         shown = [*(first[place] for place in order), *rest]
     page = shown[query.offset : wanted]
-    return [
-        dataclasses.replace(hit, rank=place)
-        for place, hit in enumerate(page, start=query.offset + 1)
-    ]
+    return [changed(hit, rank=place) for place, hit in enumerate(page, start=query.offset + 1)]
 
 
 def fold(features: Features, at: float) -> NDArray[np.int64]:
@@ -127,4 +123,4 @@ def _folded(hits: list[Hit], known: dict[int, Feature], at: float) -> list[Hit]:
         members = under.setdefault(of, [])
         if place != of:
             members.append(hits[place])
-    return [dataclasses.replace(hits[of], folded=tuple(members)) for of, members in under.items()]
+    return [changed(hits[of], folded=tuple(members)) for of, members in under.items()]

@@ -14,7 +14,7 @@ from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.language import read_where
 from retrieval.search import Answer, LikeTerm, Query, Ranking, Searcher, TextTerm
 from retrieval.search.query import WITHOUT_WEIGHT, Term
-from retrieval.service.given import Addresses, search_response
+from retrieval.service.given import Addresses, search_body
 from retrieval.service.messages.search import SearchRequest, SearchTerm
 from retrieval.service.problems import ProblemError, shorten
 
@@ -88,10 +88,9 @@ def _answers(searcher: Searcher, queries: list[Query]) -> Sequence[Answer | Exce
 
 def _response(searcher: Searcher, search: Search, answer: Answer, page: str | None) -> bytes:
     took_ms = round((time.perf_counter() - search.since) * 1_000, 2)
-    response = search_response(
+    return search_body(
         search.body.query, answer, page, search.addresses, total=len(searcher), took_ms=took_ms
     )
-    return response.model_dump_json().encode()
 
 
 class Pages:

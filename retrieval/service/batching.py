@@ -114,16 +114,20 @@ class Batcher(Generic[Asked, Given]):
             raise OverloadedError(wait_s)
 
     async def __call__(self, asked: Asked) -> Given:
-        """Wait for what is given for what is asked; who stops waiting is not worked for.
+        """Wait for what is given for what is asked; see :meth:`submit`."""
+        return await self.submit(asked)
+
+    def submit(self, asked: Asked) -> "asyncio.Future[Given]":
+        """Ask, on an event loop, for what will be given; what is cancelled is not worked for.
 
         Raises:
             OverloadedError: If too many wait already.
         """
         self.check()
-        return await self.go_on(asked)
+        return self.go_on(asked)
 
-    async def go_on(self, asked: Asked) -> Given:
-        """Wait as above, however many wait: for the next part of what was accepted already."""
+    def go_on(self, asked: Asked) -> "asyncio.Future[Given]":
+        """Ask as above, however many wait: for the next part of what was accepted already."""
         loop = asyncio.get_running_loop()
         weight = self._weigh(asked) if self._weigh else 1
         one: _Waiting[Asked, Given] = _Waiting(
@@ -136,7 +140,7 @@ class Batcher(Generic[Asked, Given]):
             self._running += starts
         if starts:
             self._pool.submit(self._run)
-        return await one.given
+        return one.given
 
     def close(self) -> None:
         """End the threads, once all that waits has been worked on."""
@@ -170,17 +174,17 @@ class Batcher(Generic[Asked, Given]):
         except Exception as error:  # noqa: BLE001  each who waits is told
             given = [error] * len(batch)
         took = time.monotonic() - started
+        size = sum(one.weight for one in batch)
+        with self._lock:
+            self._at_work -= len(batch)
+            each = took / size / self._threads
+            self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Given], object]]] = {}
         for one, result in zip(batch, given, strict=True):
             by_loop.setdefault(one.loop, []).append((one.given, result))
         for loop, results in by_loop.items():
             with suppress(RuntimeError):  # closed: nobody waits there any more
                 loop.call_soon_threadsafe(_deliver, results)
-        size = sum(one.weight for one in batch)
-        with self._lock:
-            self._at_work -= len(batch)
-            each = took / size / self._threads
-            self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
         if self._observe is not None:
             self._observe(size, [started - one.since for one in batch], took)
 

@@ -186,18 +186,18 @@ async def in_parts(batcher: Batcher[Part, Given], parts: Sequence[Part]) -> list
         return [await batcher(parts[0])]
     batcher.check()
     given: list[Given] = []
-    waiting: deque[asyncio.Task[Given]] = deque()
+    waiting: deque[asyncio.Future[Given]] = deque()
     try:
         for part in parts:
             if len(waiting) == _AT_ONCE:
                 given.append(await waiting.popleft())
-            waiting.append(asyncio.create_task(batcher.go_on(part)))
+            waiting.append(batcher.go_on(part))
         while waiting:
             given.append(await waiting[0])
             waiting.popleft()
     finally:
-        for task in waiting:
-            task.cancel()
+        for future in waiting:
+            future.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
     return given
 

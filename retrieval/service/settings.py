@@ -22,7 +22,7 @@ class Settings(BaseModel):
         description="How many requests wait for their turn; those beyond are answered 429.",
     )
     patience_s: float = Field(
-        default=0.5,
+        default=0.1,
         gt=0,
         description="Seconds a request is to wait for its turn at most, by how long others have "
         "taken lately; one that would wait longer is answered 429.",

@@ -16,12 +16,15 @@ Given = TypeVar("Given")
 _LOOKED_S: Final = 0.1  # between looks whether the caller is still there
 
 
-async def answered(request: Request, work: Coroutine[Any, Any, Given], timeout_s: float) -> Given:
+async def answered(
+    request: Request, work: Coroutine[Any, Any, Given] | asyncio.Future[Given], timeout_s: float
+) -> Given:
     """Wait for what is given to a request; give up the work where nobody waits for it any more.
 
     Args:
         request: Its body has been read.
-        work: Gives the answer; cancelled where the caller leaves or it takes too long.
+        work: Gives the answer, such as what a batcher was asked; cancelled where the caller
+            leaves or it takes too long.
         timeout_s: Seconds that it may take.
 
     Raises:

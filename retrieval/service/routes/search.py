@@ -9,12 +9,13 @@ from retrieval.service.fitness import check_charset
 from retrieval.service.given import Addresses
 from retrieval.service.messages.search import SearchRequest, SearchResponse
 from retrieval.service.problems import describe
+from retrieval.service.quick import quick_route
 from retrieval.service.service import TheCollection, TheService
 from retrieval.service.waiting import answered
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], route_class=quick_route(SearchRequest))
 
 
 @router.post(
@@ -39,6 +40,6 @@ async def search(
     addresses = Addresses(
         request.scope.get("root_path", ""), request.query_params.get("collection")
     )
-    waiting = collection.searches(Search(body, addresses, since))
+    waiting = collection.searches.submit(Search(body, addresses, since))
     given = await answered(request, waiting, service.settings.timeout_s)
     return Response(given, media_type="application/json")

@@ -1,0 +1,57 @@
+"""A shorter way to the busiest routes."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from retrieval.service.service import service_of
+
+__all__ = ["quick_route"]
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def quick_route(message: type[BaseModel]) -> type[APIRoute]:
+    """Make the class of routes whose usual requests skip what FastAPI does for all others.
+
+    Solving what a function depends on takes FastAPI longer than all else on the way to a search. A
+    request that is JSON, valid, and names no collection goes straight to the function; everything
+    else, every mistake included, goes FastAPI's way, and is answered by it.
+
+    Args:
+        message: What the body is; the function takes it as ``body``, beside ``request``,
+            ``service`` and ``collection``, and gives a Response. What else it depends on must hold
+            of every request that comes this far.
+    """
+
+    class Quick(APIRoute):
+        taken: ClassVar[type[BaseModel]] = message
+
+        def get_route_handler(self) -> Handler:
+            careful, answer = super().get_route_handler(), self.endpoint
+
+            async def handle(request: Request) -> Response:
+                is_usual = request.headers.get("content-type") == "application/json"
+                if not is_usual or request.scope["query_string"]:
+                    return await careful(request)
+                read = await request.body()
+                try:
+                    body = self.taken.model_validate(json.loads(read))
+                except (ValueError, RecursionError):
+                    return await careful(request)  # says what is wrong with it
+                service = service_of(request)
+                given: Response = await answer(
+                    body=body,
+                    request=request,
+                    service=service,
+                    collection=service.collection(None),
+                )
+                return given
+
+            return handle
+
+    return Quick
