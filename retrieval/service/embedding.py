@@ -104,13 +104,8 @@ def picture_rows(encoder: Encoder, asked: Sequence[PictureInput]) -> list[Featur
 
 def _pixels(encoder: Encoder, picture: PictureInput) -> Pixels:
     what = f"a picture at place {picture.place} of the input"
-    head, comma, data = picture.said.partition(",")
-    if head.startswith("data:") and not (comma and head.endswith(";base64")):
-        raise _unreadable(f"{what}, data:image/…;base64,… or base64 alone", shorten(head))
-    try:
-        content = base64.b64decode(data if comma else picture.said, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _unreadable(f"{what}, in base64", f"other characters ({error})") from error
+    said = picture.said
+    content = said if isinstance(said, bytes) else _decoded(what, said)
     try:
         return encoder.load_pixels(content)
     except ImportError as error:
@@ -119,6 +114,16 @@ def _pixels(encoder: Encoder, picture: PictureInput) -> Pixels:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())  # has what it expected, and what to do
         raise _unreadable(what, f"one of which is said: {reason}") from error
+
+
+def _decoded(what: str, said: str) -> bytes:
+    head, comma, data = said.partition(",")
+    if head.startswith("data:") and not (comma and head.endswith(";base64")):
+        raise _unreadable(f"{what}, data:image/…;base64,… or base64 alone", shorten(head))
+    try:
+        return base64.b64decode(data if comma else said, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _unreadable(f"{what}, in base64", f"other characters ({error})") from error
 
 
 def _unreadable(expected: str, got: str) -> ProblemError:

@@ -40,11 +40,11 @@ class PictureInput:
 
     Args:
         place: Where it stands among the inputs.
-        said: Its base64, a ``data:`` address of it, or a web address.
+        said: Its base64, a ``data:`` address of it, or a web address; or what is in its file.
     """
 
     place: int
-    said: str
+    said: str | bytes
 
 
 def check_length(text: str) -> str:

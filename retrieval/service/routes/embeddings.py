@@ -129,7 +129,8 @@ async def _embed(
 
 def _at_hand(picture: PictureInput) -> PictureInput:
     """Give a picture whose bytes were sent; one that lies elsewhere is not fetched."""
-    if picture.said.lower().startswith(("http:", "https:")):
+    said = picture.said
+    if isinstance(said, str) and said[:6].lower().startswith(("http:", "https:")):
         raise ProblemError(
             HTTPStatus.FORBIDDEN,
             "fetching_is_off",
