@@ -32,7 +32,7 @@ async def classify(
 
     404, `no_head`, where the model has no such head.
     """
-    waiting = collection.embedder.labels(Labelling(body.texts, body.head))
+    waiting = collection.embedder.labels.submit(Labelling(body.texts, body.head))
     given = await answered(request, waiting, service.settings.timeout_s)
     return ClassifyResponse(
         results=[
