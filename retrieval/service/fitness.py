@@ -13,7 +13,8 @@ __all__ = ["check_charset", "settle_range"]
 
 _UNICODE: Final = re.compile(r"utf.?(8|16|32).*|us-ascii|ascii", re.IGNORECASE)
 _SPAN: Final = r"(?:\d{1,18}-\d{0,18}|-\d{1,18})"
-_RANGE: Final = re.compile(rf"bytes={_SPAN}(?:,{_SPAN})*", re.ASCII)
+# white space stands around commas, and nowhere within a number
+_RANGE: Final = re.compile(rf"\s*bytes=\s*{_SPAN}(?:\s*,\s*{_SPAN})*\s*", re.ASCII)
 
 
 async def check_charset(request: Request) -> None:
@@ -48,9 +49,10 @@ def settle_range(request: Request, size: int) -> None:
     Raises:
         ProblemError: 416, if it is a range that the file does not have.
     """
-    wanted = re.sub(r"\s", "", request.headers.get("range", ""))
+    said = request.headers.get("range", "")
+    wanted = re.sub(r"\s", "", said)
     spans = [span.split("-") for span in wanted.removeprefix("bytes=").split(",")]
-    if not _RANGE.fullmatch(wanted) or any(a and b and int(a) > int(b) for a, b in spans):
+    if not _RANGE.fullmatch(said) or any(a and b and int(a) > int(b) for a, b in spans):
         kept = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
         request.scope["headers"] = kept
     elif any(int(first) >= size if first else int(last) == 0 for first, last in spans):
