@@ -748,6 +748,38 @@ def test_metadata_that_is_too_large_is_refused_also_where_patches_make_it_so(ser
     assert set(service.client.get("/v1/items/a").json()["metadata"]) == {"a"}
 
 
+@pytest.mark.parametrize(
+    ("headers", "is_refused"),
+    [
+        ({"origin": "https://evil.example"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": "http://127.0.0.1:1"}, True),
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, True),
+        ({"sec-fetch-site": "same-site"}, True),
+        ({"origin": "https://behind.a.proxy", "sec-fetch-site": "same-origin"}, False),
+        ({"origin": "https://evil.example", "authorization": "Bearer x"}, False),
+        ({"origin": "OWN"}, False),
+        ({}, False),
+    ],
+)
+def test_pages_of_other_sites_write_nothing(service, headers, is_refused):
+    own = str(service.client.base_url).rstrip("/")
+    service.client.headers.update({k: own if v == "OWN" else v for k, v in headers.items()})
+    answers = [
+        service.add("a"),
+        service.client.post("/v1/items/bulk", json=[]),
+        service.client.patch("/v1/items/a", json={}),
+        service.client.post("/v1/items/delete", json={"ids": []}),
+        service.client.delete("/v1/items/a"),
+    ]
+    if is_refused:
+        for answer in answers:
+            assert_error(answer, 403, "foreign_page")
+    else:
+        assert [answer.status_code for answer in answers] == [201, 200, 200, 200, 204]
+    assert service.ids() == []  # anybody may read
+
+
 NEARLY_ITEM = st.fixed_dictionaries(
     {},
     optional={
