@@ -599,6 +599,8 @@ def test_a_full_disk_is_told_and_loses_nothing(service):
         answer = service.add("b", png(2))
         assert_error(answer, 507, "storage_failed")
         assert str(service.index_dir) not in answer.text
+        # while it waits for its turn on the disk of temporary files, too
+        assert_error(service.add("b", os.urandom(2 << 20)), 507, "storage_failed")
     with full_after(4096):  # the picture fits, the catalogue does not
         assert_error(service.add("c", png(3)), 507, "storage_failed")
         items = [{"id": "d", "feature": unit_row(1).tolist()}]
