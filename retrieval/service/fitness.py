@@ -1,15 +1,16 @@
-"""What a request says of the bytes it sends and wants, held against what there is."""
+"""What a request says of itself and its bytes, held against what there is and may be done."""
 
 import re
 from email.message import Message
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
 from retrieval.service.problems import ProblemError, shorten
 
-__all__ = ["check_charset", "settle_range"]
+__all__ = ["check_charset", "check_origin", "settle_range"]
 
 _UNICODE: Final = re.compile(r"utf.?(8|16|32).*|us-ascii|ascii", re.IGNORECASE)
 _SPAN: Final = r"(?:\d{1,18}-\d{0,18}|-\d{1,18})"
@@ -34,6 +35,34 @@ async def check_charset(request: Request) -> None:
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "unsupported_charset",
             f"expected a body in UTF-8, got the charset {shorten(charset)}. Convert it.",
+        )
+
+
+async def check_origin(request: Request) -> None:
+    """Refuse a write that a page of another site has a browser send.
+
+    Browsers send forms anywhere without asking, also to a service that only their machine reaches.
+    A key in a header is none that such a page can send unless it is allowed to.
+
+    Raises:
+        ProblemError: 403, if it comes from such a page.
+    """
+    headers = request.headers
+    if "authorization" in headers or "x-api-key" in headers:
+        return
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:  # newer browsers say it themselves, where nobody between can read it
+        is_own = site in ("same-origin", "none")
+    elif origin is not None:
+        is_own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    else:  # no browser
+        is_own = True
+    if not is_own:
+        raise ProblemError(
+            HTTPStatus.FORBIDDEN,
+            "foreign_page",
+            f"expected a write from a page of this service, got one from {shorten(origin)}. Send "
+            "it from a program, or with a key in a header.",
         )
 
 

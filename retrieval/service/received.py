@@ -18,6 +18,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from clip_text_pictures import ending_of
+from retrieval.errors import StorageError
 from retrieval.pictures import NoDecoderError, PictureError, PictureSizeError, ending_and_size
 from retrieval.service.problems import ProblemError, shorten
 
@@ -63,6 +64,7 @@ async def read_form(request: Request, *, files: int, fields: int) -> AsyncIterat
 
     Raises:
         ProblemError: 400, if it cannot be read, or has more parts.
+        StorageError: If there is no room for its files, which wait on the disk.
     """
     try:
         form = await request.form(max_files=files, max_fields=fields)
@@ -75,6 +77,11 @@ async def read_form(request: Request, *, files: int, fields: int) -> AsyncIterat
             f"expected a form of parts (multipart/form-data), at most {files} of them files and "
             f"{fields} others, got one of which is said: {shorten(error.detail)}. Correct it; see "
             "/docs.",
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"expected room for a form in the folder of temporary files, got: {error.strerror}. "
+            "Free some space."
         ) from error
     try:
         yield form
