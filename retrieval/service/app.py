@@ -6,6 +6,7 @@
     GET  /v1/images/{row}/thumbnail   a small WebP of it
     GET  /healthz, /readyz            is it up, can it answer
     GET  /metrics                     figures for Prometheus
+    POST /v1/session                  a key → a cookie for the page
     GET  /version                     which model answers, and what computes it
     GET  /docs                        the same as an OpenAPI page, without network
 
@@ -22,23 +23,31 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from retrieval.protocols import Encoder
 from retrieval.search import Searcher
 from retrieval.service.collection import Collection
+from retrieval.service.described import describe_access
+from retrieval.service.gate import Gate
 from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
-from retrieval.service.routes import images, search, standing
+from retrieval.service.routes import images, search, session, standing
 from retrieval.service.service import Service
 from retrieval.service.settings import DEFAULTS, Settings
 
 __all__ = ["Served", "create_app"]
 
 _PAGE: Final = Path(__file__).parent / "page"
-_ROUTERS: Final = (search.router, images.router, standing.router)  # the busiest first
+_ROUTERS: Final = (  # the busiest first
+    search.router,
+    images.router,
+    standing.router,
+    session.router,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +122,16 @@ def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> Fas
     for router in _ROUTERS:
         app.include_router(router)
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    # the last one added is the outermost
+    app.add_middleware(Gate, service=service)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
+            allow_headers=("authorization", "x-api-key", "content-type", "x-request-id"),
+            expose_headers=("retry-after", "x-request-id"),
+        )
     app.add_middleware(Guard, service=service)
+    describe_access(app, settings)
     return app

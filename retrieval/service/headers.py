@@ -11,6 +11,10 @@ _SECURITY_HEADERS: Final = {
     # The query stands in the page's address; nobody else needs to read it.
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
+    # No other site may show pictures or read answers, nor frame the page.
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

@@ -23,6 +23,7 @@ from retrieval.errors import (
 )
 from retrieval.service.batching import OverloadedError
 from retrieval.service.headers import guard_headers
+from retrieval.service.logs import REQUEST_ID
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.messages.search import MAX_QUERY_CHARACTERS, SEND_EXAMPLE
 
@@ -45,6 +46,8 @@ class ProblemError(Exception):
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the error answers of a route, for the OpenAPI page."""
     described = {
+        401: "A key is needed, and there is none, or one that is unknown or has ended.",
+        403: "The key is not good for that.",
         400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
         404: "No such row in the index, or no such collection.",
         410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
@@ -67,9 +70,14 @@ def _answer(
     return JSONResponse({"error": {"type": kind, "message": message}}, status, headers)
 
 
+def problem(error: ProblemError) -> Response:
+    """Give the answer that a problem is."""
+    return _answer(error.status, error.kind, str(error), error.headers)
+
+
 async def _on_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return _answer(error.status, error.kind, str(error), error.headers)
+    return problem(error)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -86,6 +94,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
             f"expected another method for {path}, got {_clip(request.method)}. "
             "See /docs for the list.",
         ),
+        408: (
+            "request_too_slow",
+            f"expected a body within {error.detail} seconds, got a part of it. Send faster.",
+        ),
         413: (
             "request_too_large",
             f"expected at most {error.detail} bytes, got more. Send less.",
@@ -100,7 +112,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
-    too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
+    too_long = next((fault for fault in faults if _is_long_query(fault)), None)
     if too_long is not None:
         return _answer(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -119,6 +131,12 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         "invalid_request",
         f"{'; '.join(expectations)}. {advice}; see /docs.",
     )
+
+
+def _is_long_query(fault: dict[str, Any]) -> bool:
+    if fault["type"] != "string_too_long" or fault["loc"][0] != "body":
+        return False
+    return bool(fault["ctx"]["max_length"] == MAX_QUERY_CHARACTERS)
 
 
 def _expectation(fault: dict[str, Any], request: Request) -> str:
@@ -214,6 +232,8 @@ async def _on_crash(request: Request, _error: Exception) -> Response:
         "expected an answer, got a failure inside the service. The service's log has the cause.",
     )
     guard_headers(answer.headers, request.url.path)
+    if REQUEST_ID.get():
+        answer.headers["x-request-id"] = REQUEST_ID.get()
     return answer
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse
 from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Searcher
 from retrieval.service.fitness import settle_range
+from retrieval.service.keys import needs
 from retrieval.service.problems import ProblemError, describe, shorten
 from retrieval.service.service import TheCollection
 
@@ -22,7 +23,7 @@ __all__ = ["router"]
 MIN_THUMBNAIL: Final = 16
 MAX_THUMBNAIL: Final = 1_024
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], dependencies=[needs("search")])
 
 
 @router.head("/v1/images/{row}", include_in_schema=False)
