@@ -24,6 +24,7 @@ from typing import Final
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
@@ -121,6 +122,10 @@ def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> Fas
     )
     for router in _ROUTERS:
         app.include_router(router)
+    # what an application itself lists differs from one FastAPI to the next
+    app.state.routes = [
+        route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)
+    ]
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     # the last one added is the outermost
     app.add_middleware(Gate, service=service)

@@ -65,7 +65,8 @@ def _describe(app: FastAPI, settings: Settings, document: dict[str, Any]) -> Non
     if settings.keys:
         document["components"]["securitySchemes"] = _SCHEMES
     error = {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}
-    for route in _routes(app):
+    routes: list[APIRoute] = app.state.routes
+    for route in routes:
         if is_open(route.path):
             continue
         for method in route.methods or ():
@@ -80,10 +81,6 @@ def _describe(app: FastAPI, settings: Settings, document: dict[str, Any]) -> Non
                 operation["security"] = [{name: []} for name in _SCHEMES]
                 said = operation.get("description", "")
                 operation["description"] = f"{said}\n\nNeeds a key of the scope {scope}.".strip()
-
-
-def _routes(app: FastAPI) -> Iterator[APIRoute]:
-    return (route for route in app.routes if isinstance(route, APIRoute))
 
 
 def _below(dependant: Dependant) -> Iterator[Dependant]:

@@ -11,7 +11,9 @@ from typing import Any, Final, get_args
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 
 from retrieval.errors import (
     CorruptIndexError,
@@ -106,7 +108,17 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         error.status_code,
         ("http_error", f"expected another request, got {error.detail}. See /docs."),
     )
-    return _answer(error.status_code, kind, message, error.headers)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_allowed(request)) or headers.get("allow", "")
+    return _answer(error.status_code, kind, message, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Name the methods of an address; Starlette names those of one of its routes."""
+    routes: Sequence[APIRoute] = request.app.state.routes
+    here = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -48,7 +48,7 @@ async def read_metrics(service: TheService) -> Response:
     return Response(service.measures.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.head("/version", include_in_schema=False)
+@router.head("/version", include_in_schema=False, dependencies=[needs("search")])
 @router.get(
     "/version",
     summary="Which model answers, and what computes it",
