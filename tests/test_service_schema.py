@@ -1,8 +1,8 @@
 """Whatever the OpenAPI document allows is answered as it says, and what it forbids is refused.
 
-schemathesis makes the requests: from the document's examples, at the bounds of each field, at random
-within them and without, with other methods and other types of body. Each answer has to have a
-status, a content type and a form that the document names; none may be our failure.
+schemathesis makes the requests: from the document's examples, at the bounds of each field, at
+random within them and without, with other methods and other types of body. Each answer has to have
+a status, a content type and a form that the document names; none may be our failure.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ class Unopened:
 
 
 class Kept:
-    """An application that is not ended after each request, as schemathesis would; notes statuses."""
+    """An application that schemathesis does not end after each request; notes statuses."""
 
     def __init__(self, app):
         self.app, self.statuses = app, Counter()

@@ -42,8 +42,8 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _NOT_PUBLIC: Final = tuple(
     map(
         ipaddress.ip_network,
-        # relays of 6to4; Teredo, whose addresses have another one inside; both are given up
-        ("192.88.99.0/24", "2001::/32"),
+        # relays of 6to4 and Teredo, both given up; addresses of documents (RFC 9637)
+        ("192.88.99.0/24", "2001::/32", "3fff::/20"),
     )
 )
 
