@@ -43,20 +43,28 @@ class Network:
         return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self.port, **options)
 
     async def answer(self, reader, writer):
+        self.heard.append(await reader.read(4_096))
+        writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+        await writer.drain()
+
+    async def serve(self, reader, writer):
+        self.serving.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError):
-            self.heard.append(await reader.read(4_096))
-            writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-            await writer.drain()
+            await self.answer(reader, writer)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
     def fetch(self, url, settings=ON):
         async def run():
-            server = await asyncio.start_server(self.answer, "127.0.0.1", 0)
+            self.serving = set()
+            server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
             self.port = server.sockets[0].getsockname()[1]
             async with server:
-                return await fetch_image(url, settings)
+                try:
+                    return await fetch_image(url, settings)
+                finally:  # the other side hears that it is over, and closes what it has
+                    await asyncio.wait_for(asyncio.gather(*self.serving), 20)
 
         return asyncio.run(run())
 
@@ -179,13 +187,11 @@ def test_a_picture_may_be_as_large_as_is_said(network):
 
 def test_a_host_that_takes_its_time_is_given_up(network):
     async def answer(reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            writer.write(b"HTTP/1.1 200 x\r\nContent-Type: image/png\r\n\r\n")
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.05)
-        writer.close()
+        writer.write(b"HTTP/1.1 200 x\r\nContent-Type: image/png\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
 
     network.answer = answer
     slow = ON.model_copy(update={"fetch_s": 0.3})

@@ -135,7 +135,7 @@ def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> Fas
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
             allow_headers=("authorization", "x-api-key", "content-type", "x-request-id"),
-            expose_headers=("retry-after", "x-request-id"),
+            expose_headers=("retry-after", "x-request-id", "www-authenticate"),
         )
     app.add_middleware(Guard, service=service)
     describe_access(app, settings)
