@@ -13,6 +13,7 @@ import pytest
 from stub_searcher import StubSearcher
 from test_service_keys import asking, bearer, get, kind, search
 
+from retrieval.errors import EncoderError
 from retrieval.service import guard
 from retrieval.service.app import create_app
 from retrieval.service.hosts import HERE, for_host, is_loopback
@@ -236,6 +237,16 @@ def test_a_crash_has_its_id_and_is_counted_as_one(searcher, log):
     assert log()[0].about["status"] == 500
     counted = 'clip_text_requests_total{route="/v1/crash",status="500"} 1.0'
     assert counted in figures.text
+
+
+def test_a_failure_of_the_engine_has_one_id(searcher):
+    searcher.failure = EncoderError("expected rows, got none. x.")
+    try:
+        (answer,) = asking(searcher)(search({"x-request-id": "one"}))
+    finally:
+        searcher.failure = None
+    assert kind(answer) == (500, "internal_error")
+    assert answer.headers.get_list("x-request-id") == ["one"]
 
 
 def a_record(**more):

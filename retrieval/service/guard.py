@@ -8,7 +8,7 @@ from typing import Final
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.service.gate import route_path
@@ -17,6 +17,7 @@ from retrieval.service.keys import access_of
 from retrieval.service.logs import log_request, name_request
 from retrieval.service.service import Service
 
+_REQUEST_ID: Final = b"x-request-id"
 # Who sends a picture by mistake reads the answer only after sending all of it.
 _MOST_HEARD_BYTES: Final = 16 * 1024 * 1024
 _BYTES_A_SECOND: Final = 16 * 1024
@@ -59,11 +60,12 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = name
+                headers = [pair for pair in message.get("headers", ()) if pair[0] != _REQUEST_ID]
+                headers.append((_REQUEST_ID, name.encode()))
                 if self._service.settings.cors_origins:
-                    headers.setdefault("cross-origin-resource-policy", "cross-origin")
+                    headers.append((b"cross-origin-resource-policy", b"cross-origin"))
                 guard_headers(headers, scope["path"])
+                message["headers"] = headers
             await send(message)
 
         try:

@@ -243,7 +243,7 @@ async def _on_crash(request: Request, _error: Exception) -> Response:
         "internal_error",
         "expected an answer, got a failure inside the service. The service's log has the cause.",
     )
-    guard_headers(answer.headers, request.url.path)
+    guard_headers(answer.raw_headers, request.url.path)
     if REQUEST_ID.get():
         answer.headers["x-request-id"] = REQUEST_ID.get()
     return answer
