@@ -5,12 +5,14 @@ random within them and without, with other methods and other types of body. Each
 a status, a content type and a form that the document names; none may be our failure.
 """
 
+import json
 from collections import Counter
 
 import pytest
 import schemathesis
 from fakes import FakeEncoder, save_picture
 from hypothesis import settings
+from schemathesis.specs.openapi import checks
 from test_api import Client
 
 from retrieval.ingest import index_folder
@@ -21,6 +23,31 @@ from retrieval.service.app import Served, create_app
 # before, a picture that is gone.
 NOT_TO_BE_HAD = ["400", "401", "403", "404", "409", "410", "413", "429"]
 REFUSED = [*NOT_TO_BE_HAD, "405", "406", "415", "416", "422"]
+
+
+# What is not looked at, by how the address begins. Pictures, and JSON within forms, are judged by
+# what they are; where an id may have a /, the addresses beside it are ids, too, which allow more
+# methods than the document lists for them; and each item of a bulk has an answer of its own.
+NOT_LOOKED_AT = {
+    "/v1/search/upload": [checks.positive_data_acceptance],
+    "/v1/embeddings": [checks.positive_data_acceptance],
+    "/v1/items": [checks.positive_data_acceptance, checks.allow_header_conformance],
+    "/v1/items/bulk": [checks.negative_data_rejection],
+}
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines_of_json(_, value):
+    lines = value if isinstance(value, list) else [value]
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def check(case):
+    path = case.operation.path
+    excluded = [
+        each for start, some in NOT_LOOKED_AT.items() if path.startswith(start) for each in some
+    ]
+    case.call_and_validate(excluded_checks=excluded)
 
 
 class Unopened:
@@ -82,9 +109,9 @@ def app(tmp_path_factory):
 
 
 @schema.parametrize()
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_every_route_does_as_the_document_says(case):
-    case.call_and_validate()
+    check(case)
 
 
 def test_searches_were_answered_and_refused():
@@ -98,7 +125,7 @@ def test_searches_were_answered_and_refused():
 @schema.parametrize()
 @settings(max_examples=500)
 def test_every_route_does_so_for_long(case):
-    case.call_and_validate()
+    check(case)
 
 
 def test_every_route_of_the_application_is_asked(app):
@@ -108,7 +135,7 @@ def test_every_route_of_the_application_is_asked(app):
         for method in operations
     }
     routes = {
-        (method, route.path)
+        (method, route.path_format)
         for route in app.state.routes
         if route.include_in_schema
         for method in route.methods

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of all routes alike: who may ask, and how often."""
+"""What the OpenAPI document says of all routes alike: who may ask, how often, how much."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -28,8 +28,10 @@ _SCHEMES: Final = {
     },
 }
 _REFUSALS: Final = {
+    "400": "The body cannot be read.",
     "401": "A key is needed, and there is none, or one that is unknown or has ended.",
     "403": "The key is not good for that.",
+    "413": "The body, or a text in it, is too long.",
     "429": "Too many requests came, or more wait than can be answered soon; Retry-After says when "
     "to try again.",
 }
@@ -67,16 +69,15 @@ def _describe(app: FastAPI, settings: Settings, document: dict[str, Any]) -> Non
     error = {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}
     routes: list[APIRoute] = app.state.routes
     for route in routes:
-        if is_open(route.path):
-            continue
         for method in route.methods or ():
-            operation = document["paths"].get(route.path, {}).get(method.lower())
+            operation = document["paths"].get(route.path_format, {}).get(method.lower())
             if operation is None:
                 continue
-            for status in statuses:
+            with_body = ["400", "413"] if "requestBody" in operation else []
+            for status in with_body + ([] if is_open(route.path) else statuses):
                 refusal = {"description": _REFUSALS[status], "content": {"application/json": error}}
                 operation["responses"].setdefault(status, refusal)
-            if settings.keys:
+            if settings.keys and not is_open(route.path):
                 scope = scope_of(route) or "search"
                 operation["security"] = [{name: []} for name in _SCHEMES]
                 said = operation.get("description", "")
