@@ -124,7 +124,8 @@ def _allowed(request: Request) -> list[str]:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
-    too_long = next((fault for fault in faults if fault["type"] == "string_too_long"), None)
+    of_body = [fault for fault in faults if fault["loc"][0] == "body"]
+    too_long = next((fault for fault in of_body if fault["type"] == "string_too_long"), None)
     if too_long is not None:
         return _answer(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -135,9 +136,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     expectations = [_expectation(fault, request) for fault in faults[:3]]
     if len(faults) > len(expectations):
         expectations.append(f"and {len(faults) - len(expectations)} more")
-    in_body = any(fault["loc"][0] == "body" for fault in faults)
     is_search = request.url.path.endswith("/v1/search")
-    advice = SEND_EXAMPLE if in_body and is_search else "Correct it"
+    advice = SEND_EXAMPLE if of_body and is_search else "Correct it"
     return _answer(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
