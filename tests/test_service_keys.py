@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from stub_searcher import StubSearcher
 
 from retrieval.errors import EncoderError, KeyFileError
@@ -355,6 +356,25 @@ def test_every_route_of_v1_says_what_scope_it_needs(searcher):
             assert scope_of(route) in {"write", "admin"}, route.path
         if route.path.startswith("/v1/admin"):
             assert scope_of(route) == "admin", route.path
+        if type(route) is not APIRoute and not is_open(route.path):
+            # it may go past what it depends on; the gate asks for this much of everybody
+            assert scope_of(route) == "search", route.path
+
+
+def test_every_route_asks_for_its_key(searcher, keys):
+    ask = asking(searcher, keys=keys[0])
+    asked = 0
+    for route in ask.app.state.routes:
+        path = re.sub(r"\{[^}]*\}", "1", route.path)
+        for method in route.methods if not is_open(route.path) else ():
+            needed = scope_of(route)
+            shut, narrow = ask(
+                (method, path, {}), (method, path, {"headers": bearer(keys[1]["search"])})
+            )
+            assert shut.status_code == 401, (method, path)
+            assert (narrow.status_code == 403) == (needed != "search"), (method, path)
+            asked += 1
+    assert asked >= 8
 
 
 def test_the_document_says_so(searcher, keys):
