@@ -15,7 +15,18 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
-from clip_text_cli import convert, data, evaluate, export, index, info, pictures, tokens, train
+from clip_text_cli import (
+    convert,
+    data,
+    evaluate,
+    export,
+    index,
+    info,
+    keys,
+    pictures,
+    tokens,
+    train,
+)
 from clip_text_cli.output import err, out, set_up_output
 
 STOPPED = 130  # as shells have it: 128 and the number of the signal
@@ -61,6 +72,7 @@ app.command("demo")(pictures.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(index.app, name="index")
+app.add_typer(keys.app, name="keys")
 app.add_typer(train.app, name="train")
 
 

@@ -12,6 +12,7 @@ One tree, so a caller may catch the root or the leaf::
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── ItemError               a picture to add, or what is said of it, cannot be used
     ├── ItemNotFoundError       no picture has this id
+    ├── KeyFileError            the file of the service's keys, or a change to it, cannot be used
     ├── EncoderError            the encoder broke its promise (shape, unit rows, finite)
     ├── MissingPackageError     an optional package is not installed
     └── QueryError              the query or its settings cannot be used
@@ -29,6 +30,7 @@ __all__ = [
     "IndexNotFoundError",
     "ItemError",
     "ItemNotFoundError",
+    "KeyFileError",
     "MissingPackageError",
     "QueryError",
     "QueryPictureError",
@@ -76,6 +78,10 @@ class ItemError(RetrievalError, ValueError):
 
 class ItemNotFoundError(RetrievalError, LookupError):
     """No picture in the index has this id."""
+
+
+class KeyFileError(RetrievalError):
+    """The file of the service's keys cannot be read, or has no such key, or has it already."""
 
 
 class EncoderError(RetrievalError):

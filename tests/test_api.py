@@ -713,6 +713,7 @@ def test_openapi_describes_everything(client):
         "/v1/images/{row}/thumbnail",
         "/healthz",
         "/readyz",
+        "/v1/session",
         "/metrics",
         "/version",
     }
@@ -1068,7 +1069,7 @@ def test_real_server(tmp_path):
             # Who asks first is told before sending anything.
             with socket.create_connection(address.removeprefix("http://").split(":")) as asking:
                 asking.sendall(
-                    b"POST /v1/search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                    b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
                     b"Content-Type: application/json\r\nContent-Length: 5000000\r\n\r\n"
                 )
                 assert asking.recv(100).startswith(b"HTTP/1.1 413 ")

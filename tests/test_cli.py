@@ -22,6 +22,7 @@ GROUPS = {
     "evaluate": ("retrieval", "zero-shot", "languages", "robustness", "vectors"),
     "train": ("classifier", "contrastive", "distill", "mlm", "ner", "pairs", "qa"),
     "data": ("check",),
+    "keys": ("create", "list", "revoke"),
     "index": (
         "folder",
         "info",
@@ -37,7 +38,7 @@ GROUPS = {
         "map",
     ),
 }
-PAGES = ("export", "runtimes")
+PAGES = ("export", "runtimes", "service_safety")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
 COMMANDS = ["search", "serve", "convert", "export", "info", "tokens", "demo", *GROUPS]
 

@@ -15,5 +15,7 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackageError:
 try:
     import fastapi  # noqa: F401
     import fastapi_offline  # noqa: F401
+    import limits  # noqa: F401
+    import prometheus_client  # noqa: F401
 except ModuleNotFoundError as error:
     raise missing_package(error) from error

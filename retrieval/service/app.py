@@ -12,6 +12,7 @@
     GET  /v1/images/{row}/thumbnail   a small WebP of it
     GET  /healthz, /readyz            is it up, can it answer
     GET  /metrics                     figures for Prometheus
+    POST /v1/session                  a key → a cookie for the page
     GET  /version                     which model answers, and what computes it
     GET  /docs                        the same as an OpenAPI page, without network
 
@@ -28,13 +29,17 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from retrieval.protocols import Encoder
 from retrieval.search import Searcher
 from retrieval.service.collection import Collection
+from retrieval.service.described import describe_access
 from retrieval.service.embedding import Classify, CountTokens
+from retrieval.service.gate import Gate
 from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
@@ -44,6 +49,7 @@ from retrieval.service.routes import (
     images,
     items,
     search,
+    session,
     standing,
     suggest,
     upload,
@@ -65,6 +71,7 @@ _ROUTERS: Final = (  # the busiest first
     suggest.router,
     classify.router,
     standing.router,
+    session.router,
 )
 
 
@@ -148,6 +155,21 @@ def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> Fas
     )
     for router in _ROUTERS:
         app.include_router(router)
+    # what an application itself lists differs from one FastAPI to the next
+    app.state.routes = [
+        route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)
+    ]
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    # the last one added is the outermost
+    app.add_middleware(Gate, service=service)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
+            allow_headers=("authorization", "x-api-key", "content-type", "x-request-id"),
+            expose_headers=("retry-after", "x-request-id", "www-authenticate"),
+        )
     app.add_middleware(Guard, service=service)
+    describe_access(app, settings)
     return app

@@ -2,21 +2,26 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import HTTPException, Response
+from fastapi import HTTPException
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retrieval.service.batching import OverloadedError
+from retrieval.service.gate import route_path
 from retrieval.service.headers import guard_headers
-from retrieval.service.problems import overloaded
+from retrieval.service.keys import access_of
+from retrieval.service.logs import log_request, name_request
 from retrieval.service.service import Service
 
+_REQUEST_ID: Final = b"x-request-id"
 # Who sends a picture by mistake reads the answer only after sending all of it.
 _MOST_HEARD_BYTES: Final = 16 * 1024 * 1024
+_BYTES_A_SECOND: Final = 16 * 1024
+"""How fast a body has to come, once it has taken a while."""
 
 _ENDING: Final = JSONResponse(
     {
@@ -32,7 +37,10 @@ _TAKE_PICTURES: Final = ("/v1/search/upload", "/v1/items", "/v1/embeddings")
 
 
 class Guard:
-    """Puts the security headers on every answer, bounds every request, and counts them all."""
+    """Puts the security headers on every answer, bounds every body, counts and logs all requests.
+
+    It is outside all else, the gate included.
+    """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -45,55 +53,67 @@ class Guard:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        name = name_request(Headers(scope=scope))
         self._measures.in_flight.inc()
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                guard_headers(MutableHeaders(scope=message), scope["path"])
+                headers = [pair for pair in message.get("headers", ()) if pair[0] != _REQUEST_ID]
+                headers.append((_REQUEST_ID, name.encode()))
+                if self._service.settings.cors_origins:
+                    headers.append((b"cross-origin-resource-policy", b"cross-origin"))
+                guard_headers(headers, scope["path"])
+                message["headers"] = headers
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
-            if refusal is not None:
-                await refusal(scope, receive, send_guarded)
-            else:
-                await self._app(scope, self._bounded(scope, receive), send_guarded)
+            await self._app(scope, self._bounded(scope, receive), send_guarded)
         except asyncio.CancelledError:  # the service ends, and this has taken too long
             if not status:
                 await _ENDING(scope, receive, send_guarded)
+        except Exception:
+            status = status or HTTPStatus.INTERNAL_SERVER_ERROR  # as it is answered, outside
+            raise
         finally:
             self._measures.in_flight.dec()
-            route = getattr(scope.get("route"), "path", "other")
-            self._measures.of_request(route, status, time.perf_counter() - began)
+            self._tell(scope, int(status), time.perf_counter() - began)
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        """Say no before any work is done where too much waits already."""
-        if scope["path"] == "/v1/search" and not scope["query_string"]:
-            try:
-                self._service.collection(None).searches.check()
-            except OverloadedError as error:
-                return overloaded(error)
-        return None
+    def _tell(self, scope: Scope, status: int, took_s: float) -> None:
+        """Count and log a request."""
+        route, access = getattr(scope.get("route"), "path", "other"), access_of(scope)
+        self._measures.of_request(route, status, took_s)
+        log_request(scope, route, status, took_s, access.name if access else None)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Give what receives a request's body, and refuses one that is too long."""
+        """Give what receives a request's body, and refuses one that is too long or too slow."""
         settings = self._service.settings
-        takes_pictures = scope["path"].startswith(_TAKE_PICTURES)
+        takes_pictures = route_path(scope).startswith(_TAKE_PICTURES)
         most = settings.upload_bytes if takes_pictures else settings.body_bytes
         declared, can_wait = _declared_length(scope)
-        received = 0
+        received, is_whole = 0, False
+        began = asyncio.get_running_loop().time()
 
         async def receive_bounded() -> Message:
-            nonlocal received
+            nonlocal received, is_whole
+            if is_whole:  # what comes now is that the caller has left
+                return await receive()
             if declared > most and can_wait:
                 raise _too_large(most)
-            message = await receive()
+            patience_s = settings.body_s + received / _BYTES_A_SECOND
+            try:
+                async with asyncio.timeout_at(began + patience_s):
+                    message = await receive()
+            except TimeoutError:
+                raise _too_slow(patience_s) from None
             received += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if received > most:
                 if declared <= _MOST_HEARD_BYTES:
-                    await _hear_out(receive, message)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(settings.body_s):
+                            await _hear_out(receive, message)
                 raise _too_large(most)
             return message
 
@@ -114,6 +134,11 @@ async def _hear_out(receive: Receive, message: Message) -> None:
     while message.get("more_body") and heard < _MOST_HEARD_BYTES:
         message = await receive()
         heard += len(message.get("body", b""))
+
+
+def _too_slow(patience_s: float) -> HTTPException:
+    headers = {"connection": "close"}
+    return HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"{patience_s:.0f}", headers=headers)
 
 
 def _too_large(most: int) -> HTTPException:

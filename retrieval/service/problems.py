@@ -11,7 +11,9 @@ from typing import Any, Final, get_args
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 
 from retrieval.errors import (
     CorruptIndexError,
@@ -26,6 +28,7 @@ from retrieval.errors import (
 )
 from retrieval.service.batching import OverloadedError
 from retrieval.service.headers import guard_headers
+from retrieval.service.logs import REQUEST_ID
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.messages.search import MAX_QUERY_CHARACTERS, SEND_EXAMPLE
 
@@ -48,8 +51,10 @@ class ProblemError(Exception):
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the error answers of a route, for the OpenAPI page."""
     described = {
+        401: "A key is needed, and there is none, or one that is unknown or has ended.",
         400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
-        403: "The service does not write to this collection, or does not read that folder.",
+        403: "The key is not good for that, or the service does not do it: write to this "
+        "collection, read that folder, fetch an address.",
         404: "No such row or item in the index, or no such collection.",
         409: "The id is that of several pictures, or of one that cannot be changed here.",
         410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
@@ -75,9 +80,14 @@ def _answer(
     return JSONResponse({"error": {"type": kind, "message": message}}, status, headers)
 
 
+def problem(error: ProblemError) -> Response:
+    """Give the answer that a problem is."""
+    return _answer(error.status, error.kind, str(error), error.headers)
+
+
 async def _on_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return _answer(error.status, error.kind, str(error), error.headers)
+    return problem(error)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -94,6 +104,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
             f"expected another method for {path}, got {_clip(request.method)}. "
             "See /docs for the list.",
         ),
+        408: (
+            "request_too_slow",
+            f"expected a body within {error.detail} seconds, got a part of it. Send faster.",
+        ),
         413: (
             "request_too_large",
             f"expected at most {error.detail} bytes, got more. Send less.",
@@ -102,22 +116,32 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         error.status_code,
         ("http_error", f"expected another request, got {error.detail}. See /docs."),
     )
-    return _answer(error.status_code, kind, message, error.headers)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_allowed(request)) or headers.get("allow", "")
+    return _answer(error.status_code, kind, message, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Name the methods of an address; Starlette names those of one of its routes."""
+    routes: Sequence[APIRoute] = request.app.state.routes
+    here = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
     is_search = request.url.path.endswith("/v1/search")
-    if too_long := next(filter(None, (_too_long(fault, is_search) for fault in faults)), None):
+    of_body = [fault for fault in faults if fault["loc"][0] == "body"]
+    if too_long := next(filter(None, (_too_long(fault, is_search) for fault in of_body)), None):
         return too_long
     message = getattr(request.state, "message", None)
     if message is None and (field := request.scope["route"].body_field):
         message = field.field_info.annotation
     kind = request.headers.get("content-type") or "none"
     expectations = explain(faults, message, kind)
-    in_body = any(fault["loc"][0] == "body" for fault in faults)
-    advice = SEND_EXAMPLE if in_body and is_search else "Correct it"
+    advice = SEND_EXAMPLE if of_body and is_search else "Correct it"
     return _answer(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
@@ -274,7 +298,9 @@ async def _on_crash(request: Request, _error: Exception) -> Response:
         "internal_error",
         "expected an answer, got a failure inside the service. The service's log has the cause.",
     )
-    guard_headers(answer.headers, request.url.path)
+    guard_headers(answer.raw_headers, request.url.path)
+    if REQUEST_ID.get():
+        answer.headers["x-request-id"] = REQUEST_ID.get()
     return answer
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, cast
 from fastapi import Depends, Query, Request
 
 from retrieval.service.collection import Collection
+from retrieval.service.keys import Keys
 from retrieval.service.measures import Measures
 from retrieval.service.problems import ProblemError, shorten
 from retrieval.service.settings import Settings
@@ -22,6 +23,9 @@ class Service:
         settings: How it behaves.
         measures: What it counts.
         collections: What it serves, at least one; the first answers where none is named.
+
+    Raises:
+        KeyFileError: If the settings name a file of keys that cannot be read.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class Service:
     ) -> None:
         self.settings, self.measures = settings, measures
         self.collections: Mapping[str, Collection] = {each.name: each for each in collections}
+        self.keys: Final = None if settings.keys is None else Keys(settings.keys)
         self.version: Final = _own_version()
 
     def collection(self, name: str | None) -> Collection:

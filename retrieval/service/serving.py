@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from retrieval.search import Searcher
 from retrieval.service import missing_package
 from retrieval.service.app import Served, create_app
+from retrieval.service.hosts import for_host, is_loopback
 from retrieval.service.listening import address_of, listen
 from retrieval.service.settings import DEFAULTS, Settings
 
@@ -32,7 +33,7 @@ def serve(
     Args:
         served: The indexes; see :func:`~retrieval.service.app.create_app`.
         settings: How the service behaves.
-        host: The address to listen on. There is no login: anybody who reaches it can
+        host: The address to listen on. Without ``settings.keys``, anybody who reaches it can
             see every indexed picture.
         port: The TCP port; 0 takes a free one.
         on_listening: Called with the service's URL once it can be reached; by default that is
@@ -41,21 +42,27 @@ def serve(
     Raises:
         MissingPackageError: If uvicorn is not installed.
         AddressError: If host and port cannot be listened at.
+        KeyFileError: If the file of keys cannot be read.
     """
     try:
         import uvicorn  # noqa: PLC0415  an optional part, needed only here
+
+        from retrieval.service.protocol import server_options  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(*served, settings=settings),
-            ws="none",
-            server_header=False,
+            create_app(*served, settings=for_host(settings, host)),
             timeout_graceful_shutdown=5,
+            **server_options(settings),
         )
     )
     sockets = listen(host, port)
     (on_listening or _log_listening)(address_of(sockets[0], host))
+    if settings.keys is None and not is_loopback(host):
+        logging.getLogger("uvicorn.error").warning(
+            "there are no keys: everybody who reaches %s may do all that the service can", host
+        )
     with _ended_by_signals(server):
         server.run(sockets)
 

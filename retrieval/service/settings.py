@@ -1,7 +1,7 @@
 """What whoever runs the service decides: bounds, and what is allowed."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,6 +62,56 @@ class Settings(BaseModel):
         ge=0,
         description="How many different captions, tags and names are suggested from at most, the "
         "commonest; some 100 MB if so many are long. 0 suggests nothing.",
+    )
+    head_bytes: int = Field(
+        default=32 * 1024, ge=1024, description="Bytes of a request's headers and address at most."
+    )
+    head_s: float = Field(
+        default=10.0, gt=0, description="Seconds within which a request's headers have to come."
+    )
+    body_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds within which a request's body has to come, and one more for each 16 "
+        "KiB that have.",
+    )
+    send_s: float = Field(
+        default=30.0, gt=0, description="Seconds that a caller may leave an answer unread."
+    )
+    keys: Path | None = Field(
+        default=None,
+        description="File of the keys that callers need, as clip-text keys writes it; without it, "
+        "everybody who reaches the service may do all that it can.",
+    )
+    session_s: float = Field(
+        default=12 * 3600.0, gt=0, description="Seconds that the page may go on with a key."
+    )
+    rate: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,8} ?(/|per) ?[1-9]?\d{0,3} ?(second|minute|hour|day)s?$",
+        description="How many requests a key, or an address without one, may send: 600/minute.",
+    )
+    allowed_hosts: tuple[str, ...] | None = Field(
+        default=None,
+        description="Names that the service is called by: pictures.example.org, *.example.org, or "
+        "* for any. By default those of this machine, where only it can reach the service.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origins, such as https://example.org, whose pages may use the service; * for "
+        "all.",
+    )
+    fetch_images: bool = Field(
+        default=False, description="May pictures be given by their address on the internet?"
+    )
+    fetch_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=1024, description="Bytes of a fetched picture at most."
+    )
+    fetch_s: float = Field(
+        default=10.0, gt=0, description="Seconds that fetching a picture may take."
+    )
+    log: Literal["text", "json"] = Field(
+        default="text", description="How a line of the log is written."
     )
 
 

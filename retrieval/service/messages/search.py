@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from retrieval.service.messages.numbers import WholeNumber
+
 MAX_QUERY_CHARACTERS: Final = 1_000
 MAX_TOP_K: Final = 200
 MAX_OFFSET: Final = 10_000
@@ -22,7 +24,7 @@ class SearchTerm(BaseModel):
     text: str | None = Field(
         default=None, max_length=MAX_QUERY_CHARACTERS, description="Words.", examples=["狗"]
     )
-    like: str | int | None = Field(
+    like: str | WholeNumber | None = Field(
         default=None,
         description="Or a picture of the index: its image_id, or its row.",
         examples=[None],
@@ -46,7 +48,7 @@ class SearchRequest(BaseModel):
         "Null where like or terms say what to look for.",
         examples=["红色的心", "一只狗在雪地里", "a birthday party"],
     )
-    top_k: int = Field(
+    top_k: WholeNumber = Field(
         default=10,
         ge=1,
         le=MAX_TOP_K,
@@ -64,7 +66,7 @@ class SearchRequest(BaseModel):
         ),
         examples=[{"field": "tags", "op": "in", "value": ["海边", "雪"]}],
     )
-    like: list[str | int] = Field(
+    like: list[str | WholeNumber] = Field(
         default=[],
         description="Pictures of the index to find more like, by image_id or row; they are no "
         "hits themselves.",
@@ -79,7 +81,7 @@ class SearchRequest(BaseModel):
         "without -0.4.",
         examples=[[]],
     )
-    offset: int = Field(
+    offset: WholeNumber = Field(
         default=0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over."
     )
     fold: float | None = Field(

@@ -16,6 +16,7 @@ from clip_text_pictures import ending_of
 from retrieval.pictures import NoDecoderError, PictureError, media_type, render_thumbnail
 from retrieval.search import Searcher
 from retrieval.service.fitness import settle_range
+from retrieval.service.keys import needs
 from retrieval.service.problems import ProblemError, describe, shorten
 from retrieval.service.service import TheCollection
 
@@ -25,7 +26,7 @@ MIN_THUMBNAIL: Final = 16
 MAX_THUMBNAIL: Final = 1_024
 _MOST_NAME: Final = 100  # characters
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], dependencies=[needs("search")])
 
 
 @router.head("/v1/images/{row}", include_in_schema=False)

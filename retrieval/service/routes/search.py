@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from retrieval.service.asked import Search
 from retrieval.service.fitness import check_charset
 from retrieval.service.given import Addresses
+from retrieval.service.keys import needs
 from retrieval.service.messages.search import SearchRequest, SearchResponse
 from retrieval.service.problems import describe
 from retrieval.service.quick import quick_route
@@ -15,7 +16,11 @@ from retrieval.service.waiting import answered
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["search"], route_class=quick_route(SearchRequest))
+router = APIRouter(
+    tags=["search"],
+    dependencies=[needs("search")],
+    route_class=quick_route(SearchRequest),  # the gate has seen that the caller may search
+)
 
 
 @router.post(

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from retrieval.service.keys import needs
 from retrieval.service.messages.standing import HealthResponse, VersionResponse
 from retrieval.service.problems import describe
 from retrieval.service.service import TheCollection, TheService
@@ -38,6 +39,7 @@ async def check_readiness(service: TheService) -> HealthResponse:
 @router.get(
     "/metrics",
     summary="Figures for Prometheus",
+    dependencies=[needs("admin")],
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}},
 )
@@ -46,11 +48,12 @@ async def read_metrics(service: TheService) -> Response:
     return Response(service.measures.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.head("/version", include_in_schema=False)
+@router.head("/version", include_in_schema=False, dependencies=[needs("search")])
 @router.get(
     "/version",
     summary="Which model answers, and what computes it",
     responses=describe(404, 422, 503),
+    dependencies=[needs("search")],
 )
 def read_version(service: TheService, collection: TheCollection) -> VersionResponse:
     """Name what searches are answered by."""

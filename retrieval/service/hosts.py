@@ -1,0 +1,81 @@
+"""By what name the service is called.
+
+A page of another site may have its name lead to this machine once it is loaded (DNS rebinding), and
+ask the service as if it were its own. What gives it away is the name, which the browser sends.
+"""
+
+import ipaddress
+from http import HTTPStatus
+from typing import Final
+
+from starlette.datastructures import Headers
+
+from retrieval.service.problems import ProblemError, shorten
+from retrieval.service.settings import Settings
+
+__all__ = ["HERE", "check_host", "for_host", "is_loopback"]
+
+HERE: Final = ("localhost", "127.0.0.1", "[::1]")
+"""The names by which a machine calls itself."""
+
+
+def for_host(settings: Settings, host: str) -> Settings:
+    """Decide by what names a service may be called that listens at a host.
+
+    Args:
+        settings: They are as they were, if they say it.
+        host: Name or address.
+    """
+    if settings.allowed_hosts is not None or not is_loopback(host):
+        return settings
+    return settings.model_copy(update={"allowed_hosts": HERE})
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches what listens at a host."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may be anything
+        return False
+
+
+def check_host(headers: Headers, allowed: tuple[str, ...] | None) -> None:
+    """Refuse a request that calls the service by a name that is not its own.
+
+    Args:
+        headers: Of the request.
+        allowed: The names, without ports; None and ``*`` for any.
+
+    Raises:
+        ProblemError: 400, for another name, none or two.
+    """
+    named = headers.getlist("host")
+    if allowed is None and len(named) < 2:
+        return
+    host = _without_port(named[0]) if len(named) == 1 else None
+    if host is None or not any(_fits(host, each.lower()) for each in allowed or ()):
+        got = shorten(named[0]) if len(named) == 1 else "none" if not named else "two of them"
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "unknown_host",
+            f"expected a Host that is a name of this service, got {got}. "
+            "If it is one, add it to allowed_hosts.",
+        )
+
+
+def _without_port(named: str) -> str | None:
+    """Give the name of a Host, in small letters; None if it is no such thing."""
+    host, colon, port = named.lower().rpartition(":")
+    if not colon or named.endswith("]"):
+        host, port = named.lower(), ""
+    if port and not (port.isascii() and port.isdigit()):
+        return None
+    return host.removesuffix(".")
+
+
+def _fits(host: str, allowed: str) -> bool:
+    if allowed.startswith("*."):
+        return host.endswith(allowed[1:]) and len(host) > len(allowed) - 1
+    return allowed in ("*", host)

@@ -1,0 +1,513 @@
+"""Who may do what: keys, their file, sessions of the page, and how often one may ask."""
+
+import asyncio
+import json
+import logging
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from stub_searcher import StubSearcher
+
+from retrieval.errors import EncoderError, KeyFileError
+from retrieval.service import key_file
+from retrieval.service.app import create_app
+from retrieval.service.described import scope_of
+from retrieval.service.key_file import add_key, digest_of, read_keys, revoke_key
+from retrieval.service.keys import COOKIE, is_open
+from retrieval.service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory):
+    return StubSearcher(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """A file with a key of each scope, and the keys."""
+    path = tmp_path / "keys.toml"
+    return path, {scope: add_key(path, f"a-{scope}", scope)[1] for scope in key_file.SCOPES}
+
+
+def asking(searcher, **settings):
+    """A client of an application in this process, which may send several requests."""
+    app = create_app(searcher, settings=Settings(**settings))
+
+    def ask(*requests, base_url="http://test"):
+        async def all_of_them():
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
+                return [await client.request(*way, **rest) for *way, rest in requests]
+
+        return asyncio.run(all_of_them())
+
+    ask.app = app
+    return ask
+
+
+def bearer(key):
+    return {"authorization": f"Bearer {key}"}
+
+
+def get(path, headers=None):
+    return ("GET", path, {"headers": headers or {}})
+
+
+def search(headers=None, **body):
+    return ("POST", "/v1/search", {"headers": headers or {}, "json": {"query": "红"} | body})
+
+
+def kind(response):
+    return response.status_code, response.json()["error"]["type"]
+
+
+# The file
+
+
+def test_a_key_is_256_random_bits_and_only_its_sha_256_is_kept(tmp_path):
+    path = tmp_path / "below" / "keys.toml"
+    made = [add_key(path, f"k{number}", "search") for number in range(20)]
+    secrets = {secret for _, secret in made}
+    assert len(secrets) == 20
+    assert all(re.fullmatch(r"ct_[\w-]{43}", secret) for secret in secrets)
+    text = path.read_text(encoding="utf-8")
+    assert not any(secret in text or secret[3:] in text for secret in secrets)
+    assert read_keys(path).keys == tuple(key for key, _ in made)
+    # sha256sum's own answer for "abc", FIPS 180-2
+    assert digest_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert [each["sha256"] for each in tomllib.loads(text)["keys"]] == [
+        digest_of(secret) for _, secret in made
+    ]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_taken_away_is_gone_and_the_rest_stays(tmp_path):
+    path = tmp_path / "keys.toml"
+    for name in ("one", "two", "three"):
+        add_key(path, name, "write")
+    before = read_keys(path)
+    assert revoke_key(path, "two").name == "two"
+    after = read_keys(path)
+    assert after.keys == (before.keys[0], before.keys[2])
+    assert after.session_secret == before.session_secret
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "keys.toml"
+    add_key(path, "one", "search")
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(key_file.os, "fsync", full)
+    with pytest.raises(KeyFileError, match="No space left"):
+        add_key(path, "two", "search")
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["keys.toml", "keys.toml.lock"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a\n", 'a"', "狗", "a" * 65, "a/b", "../a"])
+def test_names_that_are_none(tmp_path, name):
+    with pytest.raises(KeyFileError, match="a name of up to 64 letters"):
+        add_key(tmp_path / "keys.toml", name, "search")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_keys_do_not_have_one_name(tmp_path):
+    add_key(tmp_path / "k", "one", "search")
+    with pytest.raises(KeyFileError, match="a name that no key has, got one"):
+        add_key(tmp_path / "k", "one", "admin")
+    with pytest.raises(KeyFileError, match="the name of a key, got two"):
+        revoke_key(tmp_path / "k", "two")
+
+
+GOOD = (
+    f'session_secret = "{"0" * 64}"\n[[keys]]\nname = "a"\nscope = "search"\n'
+    f'sha256 = "{"0" * 64}"\ncreated = 2026-01-01T00:00:00Z\n'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no toml at all",
+        "\udcff",
+        "",
+        'keys = "x"',
+        GOOD.replace("search", "root"),
+        GOOD.replace('sha256 = "0', 'sha256 = "g'),
+        GOOD.replace("created = 2026-01-01T00:00:00Z", ""),
+        GOOD.replace("00Z", "00"),  # in which zone?
+        GOOD + 'expires = "tomorrow"',
+        GOOD.replace('name = "a"', 'name = "a b"'),
+        'session_secret = ""\n',
+    ],
+)
+def test_a_damaged_file_lets_nobody_in(tmp_path, searcher, text):
+    path = tmp_path / "keys.toml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(KeyFileError, match="expected a file of keys at"):
+        create_app(searcher, settings=Settings(keys=path))
+    path.write_text(GOOD)
+    create_app(searcher, settings=Settings(keys=path))
+
+
+# What a key is good for
+
+
+def test_without_keys_all_is_open(searcher):
+    answers = asking(searcher)(search(), get("/metrics"), get("/docs"), get("/v1/images/0"))
+    assert [answer.status_code for answer in answers] == [200] * 4
+
+
+def test_with_keys_only_the_page_and_health_are_open(searcher, keys):
+    ask = asking(searcher, keys=keys[0])
+    shut = ("/v1/images/0", "/metrics", "/docs", "/openapi.json", "/redoc", "/version", "/nothing")
+    for answer in ask(search(), search(bearer("ct_wrong")), *map(get, shut)):
+        assert kind(answer) == (401, "unauthorized"), answer.url
+        assert answer.headers["www-authenticate"].startswith("Bearer ")
+        assert "ct_wrong" not in answer.text
+    for answer in ask(*map(get, ("/", "/healthz", "/readyz", "/page/style.css"))):
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"), [("search", [200, 403]), ("write", [200, 403]), ("admin", [200, 200])]
+)
+def test_each_scope_may_do_what_the_ones_before_may(searcher, keys, scope, expected):
+    key = keys[1][scope]
+    ask = asking(searcher, keys=keys[0])
+    for headers in (bearer(key), {"authorization": f"bearer  {key} "}, {"x-api-key": key}):
+        answers = ask(search(headers), get("/metrics", headers))
+        assert [answer.status_code for answer in answers] == expected
+        if expected[1] == 403:
+            assert kind(answers[1]) == (403, "forbidden")
+            assert f"scope admin, got {scope}" in answers[1].text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+        {"authorization": "Basic dTpw"},  # for a proxy
+        {"authorization": "Bearer ct_" + "x" * 43},
+        {"authorization": b"Bearer \xff\xfe"},
+        {"authorization": "Bearer " + "x" * 20_000},
+        {"x-api-key": ""},
+        {"cookie": f"{COOKIE}=a-admin~9999999999~" + "0" * 64},
+        {"cookie": f"{COOKIE}=~~"},
+        {"cookie": f"{COOKIE}=a-admin~٣~x".encode()},
+        {"cookie": "=;=;;[]\\"},
+    ],
+)
+def test_what_is_no_key(searcher, keys, headers):
+    for answer in asking(searcher, keys=keys[0])(search(headers), get("/metrics", headers)):
+        assert kind(answer) == (401, "unauthorized")
+
+
+def test_two_keys_at_once_are_none(searcher, keys):
+    both = [("authorization", f"Bearer {keys[1]['search']}"), ("x-api-key", keys[1]["admin"])]
+    (answer,) = asking(searcher, keys=keys[0])(get("/metrics", both))
+    assert kind(answer) == (401, "unauthorized")
+
+
+def test_no_body_is_read_of_who_has_no_key(searcher, keys):
+    ask = asking(searcher, keys=keys[0])
+    read = []
+
+    async def body():
+        read.append(1)
+        yield b"x"
+
+    (answer,) = ask(("POST", "/v1/search", {"content": body()}))
+    assert (answer.status_code, read) == (401, [])
+
+
+def test_keys_made_and_taken_away_hold_without_a_restart(searcher, keys):
+    path, by_scope = keys
+    ask = asking(searcher, keys=path)
+    assert ask(search(bearer(by_scope["search"])))[0].status_code == 200
+    revoke_key(path, "a-search")
+    assert ask(search(bearer(by_scope["search"])))[0].status_code == 401
+    _, new = add_key(path, "new", "search")
+    assert ask(search(bearer(new)))[0].status_code == 200
+    for name in ("a-write", "a-admin", "new"):
+        revoke_key(path, name)
+    assert ask(search(bearer(new)), search())[1].status_code == 401  # none at all: still shut
+    path.write_text("damaged")
+    assert kind(ask(search(bearer(new)))[0]) == (503, "keys_unavailable")
+    path.unlink()
+    assert kind(ask(search(bearer(new)))[0]) == (503, "keys_unavailable")
+    assert ask(get("/healthz"))[0].status_code == 200
+
+
+def test_a_key_ends_when_it_says(searcher, tmp_path, monkeypatch):
+    path = tmp_path / "keys.toml"
+    key, secret = add_key(path, "short", "search", timedelta(hours=1))
+    assert key.expires - key.created == timedelta(hours=1)
+    ask = asking(searcher, keys=path)
+    assert ask(search(bearer(secret)))[0].status_code == 200
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=1, seconds=1)
+
+    monkeypatch.setattr(key_file, "datetime", Later)
+    assert kind(ask(search(bearer(secret)))[0]) == (401, "unauthorized")
+
+
+# Sessions of the page
+
+
+def cookie_of(answer):
+    return re.match(rf"{COOKIE}=([^;]*)", answer.headers["set-cookie"])[1]
+
+
+def with_cookie(value):
+    return {"cookie": f"other=1; {COOKIE}={value}"}
+
+
+def opening(key):
+    return ("POST", "/v1/session", {"headers": bearer(key)})
+
+
+@pytest.mark.parametrize("scope", key_file.SCOPES)
+def test_a_session_may_search_and_no_more(searcher, keys, scope):
+    ask = asking(searcher, keys=keys[0])
+    (answer,) = ask(opening(keys[1][scope]))
+    assert (answer.status_code, answer.content) == (204, b"")
+    said = answer.headers["set-cookie"].lower()
+    assert all(each in said for each in ("httponly", "samesite=strict", "path=/", "max-age=43200"))
+    assert "secure" not in said  # nothing but http, or the browser would keep it to itself
+    assert keys[1][scope] not in answer.headers["set-cookie"]
+    session = with_cookie(cookie_of(answer))
+    answers = ask(search(session), get("/v1/images/0", session), get("/metrics", session))
+    assert [each.status_code for each in answers] == [200, 200, 403]
+    assert "got a session" in answers[2].text
+    renewed = ask(("POST", "/v1/session", {"headers": session}))[0]
+    assert kind(renewed) == (401, "unauthorized")
+    (answer,) = ask(opening(keys[1][scope]), base_url="https://t")
+    assert "; secure" in answer.headers["set-cookie"].lower()
+
+
+def test_a_session_ends_with_its_key_and_its_time(searcher, keys, monkeypatch):
+    path, by_scope = keys
+    ask = asking(searcher, keys=path)
+    session = with_cookie(cookie_of(ask(opening(by_scope["write"]))[0]))
+    assert ask(search(session))[0].status_code == 200
+    revoke_key(path, "a-write")
+    assert ask(search(session))[0].status_code == 401
+    add_key(path, "a-write", "write")  # another key, though of that name
+    assert ask(search(session))[0].status_code == 401
+    short = asking(searcher, keys=path, session_s=1e-9)
+    session = with_cookie(cookie_of(short(opening(by_scope["admin"]))[0]))
+    assert short(search(session))[0].status_code == 401
+
+
+def test_a_session_cannot_be_changed(searcher, keys):
+    ask = asking(searcher, keys=keys[0])
+    good = cookie_of(ask(opening(keys[1]["search"]))[0])
+    name, until, seal = good.split("~")
+    assert ask(search(with_cookie(good)))[0].status_code == 200
+    for changed in (
+        f"{name}~{int(until) + 1}~{seal}",
+        f"a-admin~{until}~{seal}",
+        f"{name}~{until}~{seal[:-1]}{'0' if seal[-1] != '0' else '1'}",
+        f"{name}~{until}~",
+        f"{name}~{until}",
+    ):
+        assert ask(search(with_cookie(changed)))[0].status_code == 401, changed
+
+
+def test_a_session_is_closed(searcher, keys):
+    (answer,) = asking(searcher, keys=keys[0])(("DELETE", "/v1/session", {}))
+    assert answer.status_code == 204
+    assert re.search(rf'{COOKIE}="";.*max-age=0', answer.headers["set-cookie"], re.IGNORECASE)
+    (answer,) = asking(searcher)(("POST", "/v1/session", {}))
+    assert (answer.status_code, "set-cookie" in answer.headers) == (204, False)
+
+
+# Every route
+
+
+def test_every_route_of_v1_says_what_scope_it_needs(searcher):
+    routes = asking(searcher).app.state.routes
+    assert {"/v1/search", "/v1/images/{row}"} <= {route.path for route in routes}
+    silent = [route.path for route in routes if not is_open(route.path) and scope_of(route) is None]
+    assert silent == [], 'give the router dependencies=[needs("search")], or the like'
+    reading = {"GET", "HEAD"}
+    for route in routes:
+        if route.path.startswith("/v1/items") and not route.methods <= reading:
+            assert scope_of(route) in {"write", "admin"}, route.path
+        if route.path.startswith("/v1/admin"):
+            assert scope_of(route) == "admin", route.path
+        if type(route) is not APIRoute and not is_open(route.path):
+            # it may go past what it depends on; the gate asks for this much of everybody
+            assert scope_of(route) == "search", route.path
+
+
+def test_every_route_asks_for_its_key(searcher, keys):
+    ask = asking(searcher, keys=keys[0])
+    asked = 0
+    for route in ask.app.state.routes:
+        path = re.sub(r"\{[^}]*\}", "1", route.path)
+        for method in route.methods if not is_open(route.path) else ():
+            needed = scope_of(route)
+            shut, narrow = ask(
+                (method, path, {}), (method, path, {"headers": bearer(keys[1]["search"])})
+            )
+            assert shut.status_code == 401, (method, path)
+            assert (narrow.status_code == 403) == (needed != "search"), (method, path)
+            asked += 1
+    assert asked >= 8
+
+
+def test_the_document_says_so(searcher, keys):
+    plain = asking(searcher).app.openapi()
+    assert "securitySchemes" not in plain["components"]
+    shut = asking(searcher, keys=keys[0], rate="60/minute").app.openapi()
+    assert {"key", "x-api-key", "session"} == set(shut["components"]["securitySchemes"])
+    asked = shut["paths"]["/v1/search"]["post"]
+    assert asked["security"] == [{"key": []}, {"x-api-key": []}, {"session": []}]
+    assert {"401", "403", "429"} <= set(asked["responses"])
+    assert "scope search" in asked["description"]
+    assert "scope admin" in shut["paths"]["/metrics"]["get"]["description"]
+    assert "security" not in shut["paths"]["/healthz"]["get"]
+
+
+# How often
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(searcher, keys):
+    ask = asking(searcher, keys=keys[0], rate="3/hour")
+    first = bearer(keys[1]["search"])
+    answers = ask(*(search(first) for _ in range(5)))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert [answer.headers["ratelimit-remaining"] for answer in answers] == list("21000")
+    assert {answer.headers["ratelimit-limit"] for answer in answers} == {"3"}
+    assert kind(answers[3]) == (429, "too_many_requests")
+    assert 0 < int(answers[3].headers["retry-after"]) <= 2 * 3600
+    assert "retry-after" not in answers[2].headers
+    # pictures, health and other callers go on
+    others = ask(
+        get("/v1/images/0", first), get("/healthz", first), search(bearer(keys[1]["write"]))
+    )
+    assert [answer.status_code for answer in others] == [200] * 3
+    # those without a key are counted by their address, and do not find out more of them
+    guesses = ask(*(search(bearer(f"ct_{number}")) for number in range(5)))
+    assert [answer.status_code for answer in guesses] == [401, 401, 401, 429, 429]
+
+
+@pytest.mark.parametrize("rate", ["", "fast", "0/minute", "10", "10/", "-1/second", "1/fortnight"])
+def test_rates_that_are_none(rate):
+    with pytest.raises(ValueError, match="rate"):
+        Settings(rate=rate)
+
+
+def test_an_address_of_ipv6_is_one_of_a_network():
+    from retrieval.service.rates import Rates
+
+    names = [Rates.caller(None, (address, 1)) for address in ("2001:db8::1", "2001:db8::2")]
+    assert names == ["2001:db8::/64"] * 2
+    assert Rates.caller(None, ("192.0.2.1", 1)) == "192.0.2.1"
+    assert Rates.caller("page", ("192.0.2.1", 1)) == "key page"
+
+
+# Nothing tells a key
+
+
+def test_no_key_is_logged_or_counted(searcher, keys, caplog):
+    caplog.set_level(logging.DEBUG)
+    path, by_scope = keys
+    ask = asking(searcher, keys=path)
+    wrong = "ct_wrong" + "y" * 35
+    answers = ask(
+        search(bearer(by_scope["write"])),
+        search({"x-api-key": wrong}),
+        get("/metrics", bearer(by_scope["admin"])),
+        get(f"/v1/images/{by_scope['admin'][3:9]}", bearer(by_scope["search"])),
+        opening(by_scope["search"]),
+    )
+    searcher.failure = EncoderError("on fire")
+    try:
+        answers += ask(search(bearer(by_scope["search"])))
+    finally:
+        searcher.failure = None
+    path.write_text(f'[[keys]]\nsha256 = "{wrong}"')  # a key in place of its hash
+    answers += ask(search(bearer(by_scope["search"])))
+    said = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
+    said += "".join(answer.text + str(answer.headers) for answer in answers)
+    assert "a-write" in said
+    assert "on fire" in caplog.text
+    for secret in (*by_scope.values(), wrong):
+        assert secret[8:] not in said
+        assert digest_of(secret) not in said
+
+
+# The command
+
+
+def test_the_command_makes_lists_and_takes_away(run, tmp_path):
+    file = tmp_path / "keys.toml"
+    code, out, err = run("keys", "create", "page", "--file", file, "--expires", "90d")
+    assert code == 0
+    secret = out.strip()
+    (key,) = read_keys(file).keys
+    assert (key.name, key.scope, key.sha256) == ("page", "search", digest_of(secret))
+    assert key.expires - key.created == timedelta(days=90)
+    assert "this once" in err
+    assert run("keys", "create", "importer", "--scope", "write", "--file", file)[0] == 0
+    code, out, _ = run("keys", "list", "--file", file)
+    assert code == 0
+    assert re.search(r"^page +search .*\n^importer +write .*never *$", out, re.MULTILINE)
+    code, out, _ = run("keys", "list", "--file", file, "--json")
+    assert [each["name"] for each in json.loads(out)] == ["page", "importer"]
+    assert "sha256" not in out
+    assert run("keys", "revoke", "page", "--file", file)[0] == 0
+    assert [key.name for key in read_keys(file).keys] == ["importer"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["create", "a", "--scope", "root"], 2, "one of search, write, admin"),
+        (["create", "a", "--expires", "soon"], 2, "12h, 90d or 8w"),
+        (["create", "a", "--expires", "0d"], 2, "12h, 90d or 8w"),
+        (["create", "a b"], 1, "a name of up to 64"),
+        (["revoke", "a"], 1, "a file of keys at"),
+        (["list"], 1, "a file of keys at"),
+    ],
+)
+def test_the_command_says_in_a_line_what_is_wrong(run, tmp_path, args, code, words):
+    got, out, err = run("keys", *args, "--file", tmp_path / "none" / "keys.toml")
+    assert (got, out) == (code, "")
+    assert words in re.sub(r"\s*│\s*", " ", err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_need_no_model():
+    code = (
+        "import sys; from clip_text_cli import main; sys.argv = ['clip-text', 'keys', 'list'];"
+        "\ntry: main.main()\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_times_are_told_in_utc(tmp_path):
+    key, _ = add_key(tmp_path / "k", "a", "search")
+    assert abs((key.created - datetime.now(UTC)).total_seconds()) < 60
