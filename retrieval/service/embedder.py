@@ -49,6 +49,7 @@ class Embedder:
     ) -> None:
         self.encoder = encoder
         self._count_tokens, self._classify = count_tokens, classify
+        self._most_pixels = settings.pixels
 
         def batcher(
             stage: str,
@@ -84,7 +85,7 @@ class Embedder:
 
     def _pictures(self, asked: list[PictureInput]) -> list[Feature | Exception]:
         assert self.encoder is not None
-        return picture_rows(self.encoder, asked)
+        return picture_rows(self.encoder, asked, self._most_pixels)
 
     def _labels(self, asked: list[Labelling]) -> list[Sequence[Labelled] | Exception]:
         return label_texts(self._classify, asked)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from io import BytesIO
 from itertools import accumulate, pairwise
 from typing import Final, TypeVar
 
@@ -17,6 +18,7 @@ from retrieval.protocols import Encoder, Feature, Features, Pixels
 from retrieval.service.batching import Batcher
 from retrieval.service.messages.embeddings import PictureInput
 from retrieval.service.problems import ProblemError, shorten
+from retrieval.service.received import check_picture
 
 __all__ = [
     "Classify",
@@ -84,13 +86,21 @@ def text_rows(
     ]
 
 
-def picture_rows(encoder: Encoder, asked: Sequence[PictureInput]) -> list[Feature | Exception]:
-    """Encode pictures by one pass of the model; one that cannot be read is its own error."""
+def picture_rows(
+    encoder: Encoder, asked: Sequence[PictureInput], most_pixels: int
+) -> list[Feature | Exception]:
+    """Encode pictures by one pass of the model; one that cannot be read is its own error.
+
+    Args:
+        encoder: The model.
+        asked: The pictures.
+        most_pixels: How many each may have.
+    """
     given: list[Feature | Exception] = []
     pixels: list[Pixels] = []
     for one in asked:
         try:
-            pixels.append(_pixels(encoder, one))
+            pixels.append(_pixels(encoder, one, most_pixels))
             given.append(np.empty(0, np.float32))
         except ProblemError as error:
             given.append(error)
@@ -102,10 +112,11 @@ def picture_rows(encoder: Encoder, asked: Sequence[PictureInput]) -> list[Featur
     return given
 
 
-def _pixels(encoder: Encoder, picture: PictureInput) -> Pixels:
+def _pixels(encoder: Encoder, picture: PictureInput, most_pixels: int) -> Pixels:
     what = f"a picture at place {picture.place} of the input"
     said = picture.said
     content = said if isinstance(said, bytes) else _decoded(what, said)
+    check_picture(BytesIO(content), "", most_pixels)
     try:
         return encoder.load_pixels(content)
     except ImportError as error:

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Depends, Request
 
 from retrieval.service.embedding import Labelling
 from retrieval.service.fitness import check_charset
+from retrieval.service.keys import needs
 from retrieval.service.messages.classify import (
     ClassifyRequest,
     ClassifyResponse,
@@ -16,7 +17,7 @@ from retrieval.service.waiting import answered
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], dependencies=[needs("search")])
 
 
 @router.post(

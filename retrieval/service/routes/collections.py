@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 from retrieval.catalogue import Field
 from retrieval.service.collection import Collection
+from retrieval.service.keys import needs
 from retrieval.service.messages.collections import (
     CollectionField,
     CollectionResponse,
@@ -17,7 +18,7 @@ from retrieval.service.service import TheService
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["collections"])
+router = APIRouter(tags=["collections"], dependencies=[needs("search")])
 
 _KINDS: Final = {"texts": "text", "numbers": "number", "true and false": "boolean", "null": "null"}
 

@@ -14,7 +14,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from retrieval.protocols import Features
 from retrieval.service.collection import Collection
 from retrieval.service.embedding import check_dimensions, cut, in_parts
+from retrieval.service.fetching import fetch_image
 from retrieval.service.fitness import check_charset
+from retrieval.service.keys import needs
 from retrieval.service.messages.embeddings import (
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -25,6 +27,7 @@ from retrieval.service.messages.embeddings import (
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.problems import ProblemError, describe, shorten
 from retrieval.service.service import Service, TheService
+from retrieval.service.settings import Settings
 from retrieval.service.waiting import answered
 
 __all__ = ["router"]
@@ -34,7 +37,7 @@ _ROWS_AT_ONCE: Final = 64  # written between two looks at who else asks
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], dependencies=[needs("search")])
 
 
 @router.post(
@@ -111,7 +114,8 @@ async def _embed(
     assert encoder is not None
     check_dimensions(body.dimensions, encoder.embed_dim)
     texts = [one for one in body.pieces if isinstance(one, str)]
-    pictures = [_at_hand(one) for one in body.pieces if not isinstance(one, str)]
+    pictures = [one for one in body.pieces if not isinstance(one, str)]
+    pictures = await _at_hand(pictures, service.settings)
     size = service.settings.batch
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     of_texts = await in_parts(collection.embedder.texts, parts) if texts else []
@@ -127,17 +131,24 @@ async def _embed(
     return await _written(cut(rows, body.dimensions), name, tokens, in_base64=body.is_base64)
 
 
-def _at_hand(picture: PictureInput) -> PictureInput:
-    """Give a picture whose bytes were sent; one that lies elsewhere is not fetched."""
-    said = picture.said
-    if isinstance(said, str) and said[:6].lower().startswith(("http:", "https:")):
-        raise ProblemError(
-            HTTPStatus.FORBIDDEN,
-            "fetching_is_off",
-            "expected the bytes of a picture, got an address, and this service fetches none. "
-            "Send data:image/…;base64,… instead.",
-        )
-    return picture
+async def _at_hand(pictures: list[PictureInput], settings: Settings) -> list[PictureInput]:
+    """Give pictures with their bytes; those that are said by their address are fetched, in turn."""
+    found, fetched = [], 0
+    for picture in pictures:
+        said = picture.said
+        if isinstance(said, str) and said[:6].lower().startswith(("http:", "https:")):
+            content = await fetch_image(said, settings)
+            fetched += len(content)
+            if fetched > settings.upload_bytes:
+                raise ProblemError(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    "request_too_large",
+                    f"expected pictures of at most {settings.upload_bytes} bytes together, got "
+                    "more. Send fewer in a request.",
+                )
+            picture = PictureInput(picture.place, content)  # noqa: PLW2901
+        found.append(picture)
+    return found
 
 
 async def _written(rows: Features, name: str, tokens: int | None, *, in_base64: bool) -> bytes:

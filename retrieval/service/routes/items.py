@@ -11,6 +11,7 @@ from retrieval.ingest.items import check_id
 from retrieval.service.collection import Collection
 from retrieval.service.fitness import check_charset, check_origin
 from retrieval.service.given import Addresses, stored_item
+from retrieval.service.keys import needs
 from retrieval.service.messages.items import (
     MAX_BULK,
     BulkResponse,
@@ -38,7 +39,7 @@ from retrieval.service.writing import Writing
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["items"])
+router = APIRouter(tags=["items"], dependencies=[needs("search")])
 
 ItemId = Annotated[
     str,
@@ -87,7 +88,7 @@ _WRITES: Final = (403, 413, 415, 422, 429, 501, 503, 507)
             "content": {_FORM: {"schema": _PARTS}, _JSON: {"schema": _NEW}},
         }
     },
-    dependencies=[Depends(check_origin), Depends(check_charset)],
+    dependencies=[needs("write"), Depends(check_origin), Depends(check_charset)],
 )
 async def add_item(request: Request, service: TheService, collection: TheCollection) -> Response:
     """Store a picture that is sent, lies on the service's machine, or comes as a finished row.
@@ -122,7 +123,7 @@ async def add_item(request: Request, service: TheService, collection: TheCollect
             },
         }
     },
-    dependencies=[Depends(check_origin), Depends(check_charset)],
+    dependencies=[needs("write"), Depends(check_origin), Depends(check_charset)],
 )
 async def add_items(request: Request, service: TheService, collection: TheCollection) -> Response:
     """Store pictures, each as if it were alone: those that cannot be stored do not hinder others.
@@ -145,7 +146,7 @@ async def add_items(request: Request, service: TheService, collection: TheCollec
     "/v1/items/delete",
     summary="Forget many pictures",
     responses=describe(404, *_WRITES),
-    dependencies=[Depends(check_origin), Depends(check_charset)],
+    dependencies=[needs("write"), Depends(check_origin), Depends(check_charset)],
 )
 async def delete_items(
     body: RemovalRequest, request: Request, service: TheService, collection: TheCollection
@@ -182,7 +183,7 @@ def read_item(id: ItemId, request: Request, collection: TheCollection) -> Stored
     "/v1/items/{id:path}",
     summary="Change what is said of an item",
     responses=describe(404, 409, *_WRITES),
-    dependencies=[Depends(check_origin), Depends(check_charset)],
+    dependencies=[needs("write"), Depends(check_origin), Depends(check_charset)],
 )
 async def change_item(
     id: ItemId,  # noqa: A002
@@ -207,7 +208,7 @@ async def change_item(
     summary="Forget a picture",
     status_code=HTTPStatus.NO_CONTENT,
     responses=describe(404, 409, *_WRITES),
-    dependencies=[Depends(check_origin)],
+    dependencies=[needs("write"), Depends(check_origin)],
 )
 async def delete_item(
     id: ItemId,  # noqa: A002

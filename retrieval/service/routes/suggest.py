@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
+from retrieval.service.keys import needs
 from retrieval.service.messages.suggest import Suggestion, SuggestResponse
 from retrieval.service.problems import describe
 from retrieval.service.service import TheCollection
@@ -16,7 +17,7 @@ MAX_TYPED: Final = 100
 MAX_SUGGESTIONS: Final = 50
 _FIRST_S: Final = 5.0
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], dependencies=[needs("search")])
 
 
 @router.get(

@@ -13,6 +13,7 @@ from retrieval.search.query import WITHOUT_WEIGHT
 from retrieval.service.asked import Search
 from retrieval.service.fitness import check_charset
 from retrieval.service.given import Addresses
+from retrieval.service.keys import needs
 from retrieval.service.messages.search import SearchRequest, SearchResponse
 from retrieval.service.problems import ProblemError, describe, shorten
 from retrieval.service.received import (
@@ -27,7 +28,7 @@ from retrieval.service.waiting import answered
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], dependencies=[needs("search")])
 
 MAX_PICTURES: Final = 8
 _FORM: Final = "multipart/form-data"
