@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ def _serve(index_dir: Path, settings: dict) -> None:
     told = os.dup(1)
     os.dup2(2, 1)  # uvicorn writes its log to both
     encoder = FakeEncoder()
+    encoder.loaded = deque(maxlen=1)  # else all paths that it ever read stay in memory
     if not index_dir.exists():
         IndexWriter.open(index_dir, encoder).close()
     with Searcher.open(index_dir, encoder, cached_queries=64) as searcher:
