@@ -1,0 +1,165 @@
+// The panel of filters: the values that pictures have in each field, with how many have them.
+
+import * as api from "./api.js";
+import { $, make } from "./dom.js";
+import { asBody, isSame, where, withFilter, withoutFilter } from "./query.js";
+import { clip, count, text } from "./texts.js";
+
+const MOST_FIELDS = 6; // whose values are counted
+const MOST_RANGES = 4;
+const MOST_VALUES = 12; // of a field
+const FIRST = ["tags", "category", "group", "folder"];
+const HIDDEN = /^(path|caption|file_name|names(\..*)?|metadata\..*)$/; // what a search is for, or no two have
+
+const panel = $("filters");
+const button = $("filter");
+let known = []; // all collections, with their fields
+let shown = { query: null, go: null };
+let asking = null;
+const counted = new Map(); // collection and filter → facets
+
+export function learn(collections) {
+  known = collections;
+}
+
+function fields(collection) {
+  const found = known.find(({ name }) => name === collection) ?? known[0];
+  const kindOf = ({ name, kind }) => (name === "date" ? "date" : /num/i.test(kind) ? "number" : "value");
+  const place = ({ name }) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
+  const usable = (found?.fields ?? [])
+    .filter(({ name, count: pictures }) => !HIDDEN.test(name) && pictures)
+    .map((field) => ({ ...field, kind: kindOf(field) }))
+    .sort((a, b) => place(a) - place(b) || b.count - a.count);
+  return {
+    values: usable.filter(({ kind }) => kind === "value").slice(0, MOST_FIELDS),
+    ranges: usable.filter(({ kind }) => kind !== "value").slice(0, MOST_RANGES),
+  };
+}
+
+export function isOpen() {
+  return !panel.hidden;
+}
+
+export function close() {
+  panel.hidden = true;
+  button.setAttribute("aria-expanded", "false");
+}
+
+// Shows the panel as it is for a query; go takes the query with a filter more or less.
+export function show(query, go) {
+  shown = { query, go };
+  const { values, ranges } = fields(query.collection);
+  button.hidden = !values.length && !ranges.length;
+  button.firstElementChild.textContent = query.filters.length ? text.filtersCount(query.filters.length) : text.filters;
+  if (button.hidden) close();
+  else if (isOpen()) fill();
+}
+
+async function fill() {
+  const { query } = shown;
+  const { values, ranges } = fields(query.collection);
+  const key = JSON.stringify([query.collection, where(query) ?? null]);
+  if (values.length && !counted.has(key)) {
+    asking?.abort();
+    const mine = new AbortController();
+    asking = mine;
+    panel.setAttribute("aria-busy", "true");
+    try {
+      counted.set(key, await askFacets(query, values, mine.signal));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      counted.set(key, {}); // the search itself says what is wrong
+      setTimeout(() => counted.delete(key), 1000);
+    } finally {
+      if (asking === mine) panel.setAttribute("aria-busy", "false");
+    }
+    if (asking !== mine || shown.query !== query) return;
+  }
+  // What is counted changes while somebody indexes.
+  if (counted.size > 64) counted.delete(counted.keys().next().value);
+  draw(values, ranges, counted.get(key) ?? {});
+}
+
+// Counts do not depend on what is looked for, only on the filter.
+async function askFacets(query, values, signal) {
+  const { where: condition } = asBody(query);
+  const body = { query: "图", top_k: 1, facets: values.map(({ name }) => name) };
+  if (condition) body.where = condition;
+  return (await api.search(body, query.collection, { signal })).facets ?? {};
+}
+
+function draw(values, ranges, facets) {
+  const focused = document.activeElement?.dataset?.key;
+  const groups = [
+    ...values.map(({ name }) => makeValues(name, facets[name] ?? [])),
+    ...ranges.map(({ name, kind }) => makeRange(name, kind)),
+  ].filter(Boolean);
+  panel.replaceChildren(...(groups.length ? groups : [make("p", { class: "none" }, text.noFacets)]));
+  if (focused) [...panel.querySelectorAll("[data-key]")].find((each) => each.dataset.key === focused)?.focus({ preventScroll: true });
+}
+
+function makeGroup(name, ...children) {
+  return make("fieldset", { class: "facet" }, make("legend", {}, text.facts[name] ?? name), ...children);
+}
+
+function makeValues(field, found) {
+  const { query } = shown;
+  const chosen = query.filters.filter((filter) => filter.field === field && filter.op === "=" && !filter.not);
+  const isChosen = (value) => chosen.some((filter) => filter.value === value);
+  const offered = found.filter(({ value }) => value !== null && value !== "");
+  // A field in which every picture has its own value narrows nothing down.
+  if (!chosen.length && (offered.length < 2 || offered[0].count < 2)) return null;
+  const rest = chosen.filter(({ value }) => !offered.some((other) => other.value === value));
+  const listed = [...rest.map(({ value }) => ({ value, count: 0 })), ...offered].slice(0, MOST_VALUES);
+  return makeGroup(
+    field,
+    make("div", { class: "values" }, ...listed.map((each) => makeValue(field, each, isChosen(each.value)))),
+  );
+}
+
+function makeValue(field, { value, count: pictures }, isChosen) {
+  const filter = { field, op: "=", value, not: false };
+  const chip = make(
+    "button",
+    { type: "button", class: "value", "aria-pressed": String(isChosen), "data-key": JSON.stringify([field, value]), title: String(value) },
+    make("span", {}, clip(String(value), 24)),
+    make("span", { class: "count" }, count(pictures)),
+  );
+  chip.addEventListener("click", () => {
+    const { query, go } = shown;
+    go(query.filters.some((other) => isSame(other, filter) && !other.not) ? withoutFilter(query, filter) : withFilter(query, filter));
+  });
+  return chip;
+}
+
+function makeRange(field, kind) {
+  return makeGroup(field, make("div", { class: "range" }, makeBound(field, kind, ">=", text.from), makeBound(field, kind, "<=", text.to)));
+}
+
+function makeBound(field, kind, op, words) {
+  const { query } = shown;
+  const now = query.filters.find((filter) => filter.field === field && filter.op === op);
+  const entry = make("input", {
+    type: kind === "date" ? "date" : "number",
+    step: kind === "date" ? null : "any",
+    inputmode: kind === "date" ? null : "decimal",
+    "data-key": JSON.stringify([field, op]),
+    value: now ? String(now.value) : "",
+  });
+  entry.addEventListener("change", () => {
+    const { query: latest, go } = shown;
+    const others = { ...latest, filters: latest.filters.filter((filter) => filter.field !== field || filter.op !== op) };
+    const value = kind === "date" ? entry.value : Number(entry.value);
+    if (entry.value === "") go(others);
+    else if (kind === "date" || Number.isFinite(value)) go(withFilter(others, { field, op, value, not: false }));
+  });
+  return make("label", {}, make("span", {}, words), entry);
+}
+
+export function listen() {
+  button.addEventListener("click", () => {
+    panel.hidden = isOpen();
+    button.setAttribute("aria-expanded", String(isOpen()));
+    if (isOpen()) fill();
+  });
+}

@@ -1,0 +1,96 @@
+// The chips of a query: what is looked for, what is stayed away from, and what filters it.
+
+import { $, icon, make } from "./dom.js";
+import { thumbnailOf } from "./hits.js";
+import { find, preview } from "./pictures.js";
+import { isSame, looksFor, turned, withFilter, withTerms, withoutFilter, withoutTerm } from "./query.js";
+import { clip, text } from "./texts.js";
+
+const list = $("terms");
+
+// The box says a text that stands alone; only with something beside it is it a chip as well.
+export function show(query, go) {
+  const chips = query.terms.map((term) => makeTerm(query, term, go));
+  if (query.text && chips.length) chips.unshift(makeTyped(query, go));
+  chips.push(...query.filters.map((filter) => makeFilter(query, filter, go)));
+  list.replaceChildren(...chips);
+  list.hidden = !chips.length;
+  const lost = query.terms.some((term) => term.kind === "picture" && !find(term.value));
+  $("lost").hidden = !lost;
+}
+
+export function label(term) {
+  if (term.kind === "text") return text.term.text(term.value);
+  if (term.kind === "like") return text.term.like(term.value);
+  const picture = find(term.value);
+  return picture ? text.term.picture(clip(picture.name, 24)) : text.term.lost;
+}
+
+function makeTyped(query, go) {
+  const away = withTerms({ ...query, text: "" }, [{ kind: "text", value: query.text, not: true }]);
+  return makeChip({
+    name: text.term.text(query.text),
+    not: false,
+    turn: looksFor(away) ? () => go(away) : null,
+    remove: () => go({ ...query, text: "" }),
+  });
+}
+
+function makeTerm(query, term, go) {
+  const other = turned(query, term);
+  const isLost = term.kind === "picture" && !find(term.value);
+  return makeChip({
+    name: label(term),
+    drawing: drawingOf(term, query.collection),
+    not: term.not,
+    isLost,
+    turn: looksFor(other) && !isLost ? () => go(other) : null,
+    remove: () => go(withoutTerm(query, term)),
+  });
+}
+
+function drawingOf(term, collection) {
+  if (term.kind === "text") return null;
+  if (term.kind === "like") return make("img", { src: thumbnailOf(term.value, collection, PREVIEW), alt: "" });
+  return preview(term.value) ?? icon("picture");
+}
+
+const PREVIEW = 64; // pixels of a chip's picture
+
+function makeFilter(query, filter, go) {
+  const field = text.facts[filter.field] ?? filter.field;
+  const sign = { "=": " ", ">=": " ≥ ", "<=": " ≤ " }[filter.op];
+  const turn = () => go(withFilter({ ...query, filters: query.filters.filter((other) => !isSame(other, filter)) }, { ...filter, not: !filter.not }));
+  return makeChip({
+    name: `${field}${sign}${filter.value === "" ? "—" : filter.value}`,
+    not: filter.not,
+    isFilter: true,
+    turn: filter.op === "=" ? turn : null,
+    remove: () => go(withoutFilter(query, filter)),
+  });
+}
+
+function makeChip({ name, drawing, not, isLost, isFilter, turn, remove }) {
+  const chip = make("li", { class: "term" });
+  chip.classList.toggle("away", not);
+  chip.classList.toggle("lost", Boolean(isLost));
+  chip.classList.toggle("filter", Boolean(isFilter));
+  if (drawing) chip.append(make("span", { class: "drawing" }, drawing));
+  if (not) chip.append(make("span", { class: "except" }, text.except));
+  chip.append(make("span", { class: "name-of-term", title: name }, clip(name, 40)));
+  if (turn) chip.append(makeButton("turn", not ? text.include(name) : text.exclude(name), not ? "plus" : "minus", turn));
+  chip.append(makeButton("remove", text.remove(name), "cross", remove));
+  return chip;
+}
+
+// After a click the row is drawn anew, so the focus goes to the same place in it.
+function makeButton(kind, words, drawing, act) {
+  const button = make("button", { type: "button", class: kind, "aria-label": words, title: words }, icon(drawing));
+  button.addEventListener("click", () => {
+    const place = [...list.querySelectorAll("button")].indexOf(button);
+    act();
+    const buttons = list.querySelectorAll("button");
+    (buttons[Math.min(place, buttons.length - 1)] ?? $("query")).focus({ preventScroll: true });
+  });
+  return button;
+}
