@@ -13,8 +13,8 @@ __all__ = ["chrome"]  # a fixture
 
 LOOKS = [
     pytest.param(DESKTOP, "light", id="desktop-light"),
-    pytest.param(DESKTOP, "dark", id="desktop-dark"),
-    pytest.param(PHONE, "light", id="phone-light"),
+    pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.slow),
+    pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
     pytest.param(PHONE, "dark", id="phone-dark"),
 ]
 
