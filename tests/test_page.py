@@ -466,6 +466,18 @@ def test_every_control_has_a_name(page):
     assert "undefined" not in page.one("body").text
 
 
+def test_both_languages_say_the_same_things(page):
+    page.open()
+    zh, en = page.driver.execute_async_script(
+        "const [done] = arguments; const names = (words, way) => Object.entries(words).flatMap("
+        "([name, of]) => of.constructor === Object ? names(of, `${way}${name}.`) : [way + name]);"
+        "import('./page/texts.js').then(({TEXTS}) => done([names(TEXTS.zh, ''), "
+        "names(TEXTS.en, '')]))"
+    )
+    assert zh == en
+    assert "errors.overloaded" in en
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1600])
 def test_nothing_sticks_out_sideways(page, searcher, width):
     searcher.caption = "很长的说明" * 20 + "x" * 80

@@ -163,6 +163,7 @@ def test_more_and_less_like_a_hit(page, gate):
     page.open("?q=船")
     page.wait_for("results")
     first, second = rows(page)[:2]
+    names = page.captions()[:2]
     page.one(".tile").click()
     page.wait("document.querySelector('#lightbox').open")
     page.one("#more-like").click()
@@ -180,10 +181,11 @@ def test_more_and_less_like_a_hit(page, gate):
         "like": [first],
         "terms": [{"like": second, "weight": -0.4}],
     }
-    assert terms(page) == ["船", f"像第 {first} 号", f"不要 像第 {second} 号"]
+    assert terms(page) == ["船", f"像“{names[0]}”", f"不要 像“{names[1]}”"]
     shown = rows(page)
-    page.driver.refresh()  # the address has all of it
+    page.driver.refresh()  # the address has all of it but the names
     page.wait_for("results")
+    assert terms(page) == ["船", f"像第 {first} 号", f"不要 像第 {second} 号"]
     assert rows(page)[:40] == shown[:40]
 
 
@@ -193,6 +195,10 @@ def test_filters_narrow_down_and_count(page, gate):
     page.one("#filter").click()
     page.wait("document.querySelectorAll('.value').length > 5")
     assert page.texts(".facet legend")[:2] == ["标签", "许可"]
+    assert len(page.texts(".facet:first-child .value")) == 9
+    page.click(".unfold")
+    page.wait("document.querySelectorAll('.facet:first-child .value').length === 10")
+    assert page.js("document.activeElement.matches('.facet:first-child .value:nth-child(9)')")
     values = dict(zip(page.texts(".value span:first-child"), page.texts(".count"), strict=True))
     assert values["红色"] == "300"
     page.click(".value[title='红色']")

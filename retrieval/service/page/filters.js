@@ -5,17 +5,19 @@ import { $, make } from "./dom.js";
 import { asBody, isSame, where, withFilter, withoutFilter } from "./query.js";
 import { clip, count, text } from "./texts.js";
 
-const MOST_FIELDS = 6; // whose values are counted
-const MOST_RANGES = 4;
-const MOST_VALUES = 12; // of a field
+const MOST_FIELDS = 5; // whose values are counted
+const MOST_RANGES = 3;
+const FIRST_VALUES = 8; // of a field, shown at once; the others unfold
+const KEPT = 60_000; // milliseconds that counts are good for
 const FIRST = ["tags", "category", "group", "folder"];
-const HIDDEN = /^(path|caption|file_name|names(\..*)?|metadata\..*)$/; // what a search is for, or no two have
+const HIDDEN = /^(path|caption|file_name|source|url|names(\..*)?|metadata\..*)$/; // for searching, or for crediting
 
 const panel = $("filters");
 const button = $("filter");
 let known = []; // all collections, with their fields
 let shown = { query: null, go: null };
 let asking = null;
+const unfolded = new Set(); // fields of which all values are shown
 const counted = new Map(); // collection and filter → facets
 
 export function learn(collections) {
@@ -66,17 +68,14 @@ async function fill() {
     panel.setAttribute("aria-busy", "true");
     try {
       counted.set(key, await askFacets(query, values, mine.signal));
+      setTimeout(() => counted.delete(key), KEPT); // somebody may be indexing
     } catch (error) {
-      if (error.name === "AbortError") return;
-      counted.set(key, {}); // the search itself says what is wrong
-      setTimeout(() => counted.delete(key), 1000);
+      if (error.name === "AbortError") return; // else the search itself says what is wrong
     } finally {
       if (asking === mine) panel.setAttribute("aria-busy", "false");
     }
     if (asking !== mine || shown.query !== query) return;
   }
-  // What is counted changes while somebody indexes.
-  if (counted.size > 64) counted.delete(counted.keys().next().value);
   draw(values, ranges, counted.get(key) ?? {});
 }
 
@@ -110,11 +109,24 @@ function makeValues(field, found) {
   // A field in which every picture has its own value narrows nothing down.
   if (!chosen.length && (offered.length < 2 || offered[0].count < 2)) return null;
   const rest = chosen.filter(({ value }) => !offered.some((other) => other.value === value));
-  const listed = [...rest.map(({ value }) => ({ value, count: 0 })), ...offered].slice(0, MOST_VALUES);
-  return makeGroup(
-    field,
-    make("div", { class: "values" }, ...listed.map((each) => makeValue(field, each, isChosen(each.value)))),
-  );
+  const listed = [...rest.map(({ value }) => ({ value, count: 0 })), ...offered];
+  const number = unfolded.has(field) ? listed.length : FIRST_VALUES + rest.length;
+  const chips = listed.slice(0, number).map((each) => makeValue(field, each, isChosen(each.value)));
+  if (number < listed.length) chips.push(makeUnfolding(field));
+  return makeGroup(field, make("div", { class: "values" }, ...chips));
+}
+
+function makeUnfolding(field) {
+  const words = `${text.moreValues}${text.facts[field] ?? field}`;
+  const button = make("button", { type: "button", class: "value unfold", "aria-label": words, title: words }, "…");
+  button.addEventListener("click", async () => {
+    const place = [...button.parentElement.children].indexOf(button);
+    const group = [...panel.children].indexOf(button.closest(".facet"));
+    unfolded.add(field);
+    await fill();
+    panel.children[group]?.querySelectorAll(".value")[place]?.focus({ preventScroll: true });
+  });
+  return button;
 }
 
 function makeValue(field, { value, count: pictures }, isChosen) {

@@ -38,6 +38,18 @@ export function nameOf(hit) {
   return { words: hit.caption ?? hit.image_id };
 }
 
+// Names of pictures that were found, for chips: a query holds only their rows.
+const seen = new Map();
+
+export function remember(hits, collection) {
+  if (seen.size > 5000) seen.clear();
+  for (const hit of hits) seen.set(`${hit.row} ${collection}`, nameOf(hit).words);
+}
+
+export function nameOfRow(row, collection) {
+  return seen.get(`${row} ${collection}`);
+}
+
 export function tagsOf(hit) {
   const tags = hit.metadata.tags;
   return Array.isArray(tags) ? tags.filter((tag) => typeof tag === "string" && tag.trim()) : [];

@@ -7,6 +7,7 @@ import * as api from "./api.js";
 import { $, make, opensElsewhere } from "./dom.js";
 import * as filters from "./filters.js";
 import * as grid from "./grid.js";
+import { remember } from "./hits.js";
 import * as lightbox from "./lightbox.js";
 import * as notices from "./notices.js";
 import * as pictures from "./pictures.js";
@@ -51,6 +52,7 @@ async function run(query) {
     const found = await ask(query, mine.signal);
     if (running !== mine) return;
     const { hits, total, category, page } = found;
+    remember(hits, query.collection);
     const isWhole = hits.length < PAGE || hits.length >= total;
     current = { query, hits, asked: PAGE, total, category, page, isWhole };
     stalled = false;
@@ -100,6 +102,7 @@ async function grow({ focus = false } = {}) {
     if (growing !== mine) return;
     const known = new Set(hits.map((hit) => hit.row));
     const fresh = found.hits.filter((hit) => !known.has(hit.row));
+    remember(fresh, query.collection);
     const reached = asked + PAGE;
     const isWhole = !found.hits.length || reached >= Math.min(MOST, current.total);
     current = { ...current, page: token, asked: reached, hits: [...hits, ...fresh], isWhole };
@@ -198,7 +201,8 @@ async function takePictures(files) {
   const mine = kept.filter(({ kind }) => kind === "picture");
   const surplus = new Set(mine.slice(0, Math.max(0, mine.length + added.length - MOST_PICTURES)));
   const query = { ...current.query, terms: kept.filter((term) => !surplus.has(term)) };
-  go(withTerms({ ...query, text: fromTyped(input.value).text }, added));
+  const typed = fromTyped(input.value);
+  go(withTerms({ ...query, text: typed.text }, [...typed.terms, ...added]));
 }
 
 // Drawing

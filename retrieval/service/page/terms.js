@@ -1,10 +1,12 @@
 // The chips of a query: what is looked for, what is stayed away from, and what filters it.
 
 import { $, icon, make } from "./dom.js";
-import { thumbnailOf } from "./hits.js";
+import { nameOfRow, thumbnailOf } from "./hits.js";
 import { find, preview } from "./pictures.js";
 import { isSame, looksFor, turned, withFilter, withTerms, withoutFilter, withoutTerm } from "./query.js";
 import { clip, text } from "./texts.js";
+
+const PREVIEW = 64; // pixels of a chip's picture
 
 const list = $("terms");
 
@@ -19,9 +21,12 @@ export function show(query, go) {
   $("lost").hidden = !lost;
 }
 
-export function label(term) {
-  if (term.kind === "text") return text.term.text(term.value);
-  if (term.kind === "like") return text.term.like(term.value);
+function label(term, collection) {
+  if (term.kind === "text") return term.value;
+  if (term.kind === "like") {
+    const name = nameOfRow(term.value, collection);
+    return name ? text.term.like(clip(name, 20)) : text.term.row(term.value);
+  }
   const picture = find(term.value);
   return picture ? text.term.picture(clip(picture.name, 24)) : text.term.lost;
 }
@@ -29,7 +34,7 @@ export function label(term) {
 function makeTyped(query, go) {
   const away = withTerms({ ...query, text: "" }, [{ kind: "text", value: query.text, not: true }]);
   return makeChip({
-    name: text.term.text(query.text),
+    name: query.text,
     not: false,
     turn: looksFor(away) ? () => go(away) : null,
     remove: () => go({ ...query, text: "" }),
@@ -40,7 +45,7 @@ function makeTerm(query, term, go) {
   const other = turned(query, term);
   const isLost = term.kind === "picture" && !find(term.value);
   return makeChip({
-    name: label(term),
+    name: label(term, query.collection),
     drawing: drawingOf(term, query.collection),
     not: term.not,
     isLost,
@@ -54,8 +59,6 @@ function drawingOf(term, collection) {
   if (term.kind === "like") return make("img", { src: thumbnailOf(term.value, collection, PREVIEW), alt: "" });
   return preview(term.value) ?? icon("picture");
 }
-
-const PREVIEW = 64; // pixels of a chip's picture
 
 function makeFilter(query, filter, go) {
   const field = text.facts[filter.field] ?? filter.field;

@@ -1,6 +1,6 @@
 // Every word of the page, in the two languages it speaks.
 
-const TEXTS = {
+export const TEXTS = {
   zh: {
     tagline: "用一句话或一张图找到图片",
     queryLabel: "想找什么图片",
@@ -46,8 +46,8 @@ const TEXTS = {
     nearest: (count) => `看看最接近的 ${count} 张`,
     terms: "搜索条件",
     term: {
-      text: (words) => words,
-      like: (row) => `像第 ${row} 号`,
+      like: (name) => `像“${name}”`,
+      row: (row) => `像第 ${row} 号`,
       picture: (name) => name || "上传的图片",
       lost: "上传的图片",
     },
@@ -55,7 +55,6 @@ const TEXTS = {
     remove: (name) => `去掉：${name}`,
     exclude: (name) => `改为排除：${name}`,
     include: (name) => `改为要找：${name}`,
-    andText: (name) => `，像${name}`,
     pictures: (count) => `${count} 张图片`,
     lost: "上传的图片不会存进网址：请把它再放进来一次。",
     filters: "筛选",
@@ -63,6 +62,7 @@ const TEXTS = {
     from: "从",
     to: "到",
     noFacets: "没有可以筛选的内容",
+    moreValues: "更多",
     collection: "图库",
     keyTitle: "这里需要密钥",
     keyText: "请输入管理员给你的密钥。浏览器只为这个页面记住它，只能用来搜索。",
@@ -138,8 +138,8 @@ const TEXTS = {
     nearest: (count) => `Show the nearest ${count}`,
     terms: "What is looked for",
     term: {
-      text: (words) => words,
-      like: (row) => `like no. ${row}`,
+      like: (name) => `like “${name}”`,
+      row: (row) => `like no. ${row}`,
       picture: (name) => name || "your picture",
       lost: "your picture",
     },
@@ -147,7 +147,6 @@ const TEXTS = {
     remove: (name) => `Remove: ${name}`,
     exclude: (name) => `Exclude instead: ${name}`,
     include: (name) => `Look for instead: ${name}`,
-    andText: (name) => `, like ${name}`,
     pictures: (count) => (count === 1 ? "1 picture" : `${count} pictures`),
     lost: "A picture of yours is not kept in the address: please drop it here again.",
     filters: "Filters",
@@ -155,6 +154,7 @@ const TEXTS = {
     from: "from",
     to: "to",
     noFacets: "There is nothing to filter by",
+    moreValues: "More: ",
     collection: "Collection",
     keyTitle: "A key is needed here",
     keyText: "Enter the key that you were given. The browser keeps it for this page alone, and only for searching.",
