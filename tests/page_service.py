@@ -87,6 +87,7 @@ class Gate:
     def reset(self):
         self.hold = {}  # words of a body → the event it waits for
         self.busy = 0  # how many searches are still to be refused
+        self.broken = False
         self.key = None
         self.bodies = []  # of searches
 
@@ -122,6 +123,8 @@ class Gate:
         for words, event in self.hold.items():
             while words.encode() in body and not event.is_set():
                 await asyncio.sleep(0.02)
+        if self.broken:
+            return _refusal(500, "internal_error")
         if self.busy:
             self.busy -= 1
             return _refusal(429, "overloaded", {"retry-after": "1"})

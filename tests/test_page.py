@@ -457,8 +457,9 @@ def test_every_control_has_a_name(page):
     page.one(".tile").click()
     page.wait("document.querySelector('#lightbox').open")
     nameless = page.js(
-        "[...document.querySelectorAll('a[href], button, input')].filter(e => !e.closest('[hidden]')"
-        " && !(e.getAttribute('aria-label') || e.textContent).trim()).map(e => e.outerHTML)"
+        "[...document.querySelectorAll('a[href], button, input')].filter(e =>"
+        " !e.closest('[hidden]') && !(e.getAttribute('aria-label') || e.textContent).trim())"
+        ".map(e => e.outerHTML)"
     )
     assert nameless == []
     assert page.js("[...document.images].filter(i => !i.hasAttribute('alt')).length") == 0

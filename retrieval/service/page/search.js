@@ -114,6 +114,7 @@ async function grow({ focus = false } = {}) {
     if (error.name === "AbortError" || growing !== mine) return;
     if (!(error instanceof api.ServiceError)) throw error;
     stalled = true; // what is there stays; the button tries again
+    if (error.status === 401) notices.askForKey();
     $("status").textContent = (text.errors[error.type] ?? text.errors.other).join(" · ");
   } finally {
     if (growing === mine) {
