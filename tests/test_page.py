@@ -326,6 +326,25 @@ def test_an_empty_index_says_so(page, searcher):
     assert page.one("#notice h2").text == "图库还是空的"
 
 
+def test_browsers_that_end_the_composition_early_do_not_search_either(page, gate):
+    """Safari tells of the Enter that chose a word after the composition's end, as key 229."""
+    page.open()
+    page.one("#query").send_keys("狗")
+    start, end = (f"new CompositionEvent('composition{when}')" for when in ("start", "end"))
+    page.js(f"document.querySelector('#query').dispatchEvent({start})")
+    page.js("document.querySelector('#form').requestSubmit()")
+    page.js(f"document.querySelector('#query').dispatchEvent({end})")
+    enter = "{key: 'Enter', keyCode: 229, bubbles: true, cancelable: true}"
+    passed = (
+        f"document.querySelector('#query').dispatchEvent(new KeyboardEvent('keydown', {enter}))"
+    )
+    assert page.js(passed) is False, "nothing comes of that key"
+    time.sleep(0.2)
+    assert gate.bodies == []
+    page.js("document.querySelector('#form').requestSubmit()")
+    page.wait_for("results")
+
+
 def test_where_nothing_matches_the_nearest_are_behind_a_button(page, searcher):
     searcher.improbable = True
     page.open("?q=宇宙飞船")

@@ -275,7 +275,13 @@ def test_suggestions_are_chosen_by_keyboard_and_mouse(page, gate):
     chosen = page.one("#suggestions [aria-selected=true]")
     assert box.get_attribute("aria-activedescendant") == chosen.get_attribute("id")
     assert page.js("document.activeElement.id") == "query"
-    words = chosen.get_attribute("data-words")
+    page.press("ARROW_UP")  # back to what was typed
+    assert page.all("#suggestions [aria-selected=true]") == []
+    assert box.get_attribute("aria-activedescendant") is None
+    page.press("ARROW_UP")  # and round to the last one
+    last = page.one("#suggestions li:last-child")
+    assert box.get_attribute("aria-activedescendant") == last.get_attribute("id")
+    words = last.get_attribute("data-words")
     page.press("ENTER")
     page.wait_for("results")
     assert page.asked() == words
