@@ -51,6 +51,9 @@ class PageSearcher(StubSearcher):
     def __len__(self):
         return len(self.rows) * self.copies
 
+    def fields(self):
+        return []
+
     def search(self, query, top_k=10):
         self.queries.append(query)
         hits = [hit for hit in super().search(query, 100) if hit.row in self.rows] * self.copies

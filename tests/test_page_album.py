@@ -132,6 +132,19 @@ def test_text_and_pictures_are_one_query(page, gate):
     assert b'"query"' not in gate.bodies[-1]
 
 
+def test_text_may_stand_beside_a_picture_that_is_stayed_away_from(page, gate):
+    page.open()
+    page.search("船")
+    page.wait_for("results")
+    page.give("drop", png("a.png", 1))
+    page.wait_for_status("“船” + 1 张图片")
+    page.one(".term:last-child .turn").click()
+    page.wait_for_status("“船”：")
+    assert terms(page) == ["船", "不要 a.png"]
+    assert b'name="image"' not in gate.bodies[-1]
+    assert page.complaints() == []
+
+
 def test_an_address_says_that_a_picture_cannot_be_kept(page):
     page.open()
     page.give("drop", png("a.png", 1))

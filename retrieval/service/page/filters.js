@@ -29,7 +29,7 @@ function fields(collection) {
   const kindOf = ({ name, kind }) => (name === "date" ? "date" : /num/i.test(kind) ? "number" : "value");
   const place = ({ name }) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
   const usable = (found?.fields ?? [])
-    .filter(({ name, count: pictures }) => !HIDDEN.test(name) && pictures)
+    .filter(({ name, count: pictures, values = 2 }) => !HIDDEN.test(name) && pictures && values > 1)
     .map((field) => ({ ...field, kind: kindOf(field) }))
     .sort((a, b) => place(a) - place(b) || b.count - a.count);
   return {

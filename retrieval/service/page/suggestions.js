@@ -5,6 +5,7 @@ import { $, make } from "./dom.js";
 import { clip, count, text } from "./texts.js";
 
 const PAUSE = 120; // milliseconds of no typing before the service is asked
+const LONGEST = 60; // characters; what is longer describes a picture, and nothing completes it
 
 const input = $("query");
 const list = $("suggestions");
@@ -31,7 +32,7 @@ export function typed(words, collection) {
   clearTimeout(timer);
   asking?.abort();
   asking = null;
-  if (!isThere || !words.trim()) {
+  if (!isThere || !words.trim() || words.length > LONGEST) {
     close();
     return;
   }
