@@ -1,7 +1,6 @@
 """The services that the page is tested against: one of a stub, and one of a real index.
 
-Routes that this service has not got yet are stood in for, to the form that they will have; each
-stand-in gives way to the route as soon as it is there.
+Routes that this service has not got yet are stood in for by ``page_stand_ins``.
 """
 
 import asyncio
@@ -12,19 +11,16 @@ from http.cookies import SimpleCookie
 
 import numpy as np
 from fakes import FakeEncoder
-from fastapi import Request, Response
+from fastapi import Response
 from PIL import Image, ImageDraw
 from stub_searcher import METADATA, ROWS, StubSearcher
 
-from retrieval.filters.language import read_where
 from retrieval.ingest import IndexWriter, Item
-from retrieval.search import Answer, PictureTerm, Query, Searcher
+from retrieval.search import Answer, Searcher
 from retrieval.service.app import Served, create_app
-from retrieval.service.asked import as_query
-from retrieval.service.given import Addresses, search_response
-from retrieval.service.messages.search import SearchRequest
 
 SHOWABLE = [row for name, row in ROWS.items() if name not in ("damaged.png", "gone.png")]
+ROUTES = {"/v1/collections", "/v1/suggest", "/v1/search/upload"}
 KEY = "ct_a-key-of-the-tests"
 ALBUM = 1_200
 COLOURS = {"红": (196, 62, 44), "蓝": (52, 96, 168), "绿": (70, 140, 84), "黄": (226, 176, 60)}
@@ -215,105 +211,9 @@ def album_app(index_dirs):
 
 
 def stand_in(app, searchers):
-    """Add what the contract has and the service has not got yet."""
+    """Let what the service has not got yet be stood in for."""
     there = set(app.openapi()["paths"])
-    default = next(iter(searchers))
+    if not there >= ROUTES:
+        from page_stand_ins import add
 
-    def of(request):
-        name = request.query_params.get("collection") or default
-        return name, searchers[name]
-
-    if "/v1/collections" not in there:
-
-        @app.get("/v1/collections")
-        def collections():
-            return {"collections": [_described(*each) for each in searchers.items()]}
-
-    if "/v1/suggest" not in there:
-
-        @app.get("/v1/suggest")
-        def suggest(request: Request, q: str, limit: int = 8):
-            searcher = of(request)[1]
-            facets = searcher.facets("tags", limit=100) if isinstance(searcher, Searcher) else []
-            found = [each for each in facets if q in each.value]
-            return {
-                "suggestions": [
-                    {"text": each.value, "kind": "tag", "count": each.count}
-                    for each in found[:limit]
-                ]
-            }
-
-    if "/v1/search/upload" not in there:
-
-        @app.post("/v1/search/upload")
-        async def upload(request: Request):
-            name, searcher = of(request)
-            async with request.form() as form:
-                asked = json.loads(form.get("request") or "{}")
-                pictures = [
-                    PictureTerm(await part.read(), weight)
-                    for kind, weight in (("image", 1.0), ("without_image", -0.4))
-                    for part in form.getlist(kind)
-                ]
-            ranking = searcher.rank(_mixed(SearchRequest(**asked), pictures))
-            token = f"upload-{id(ranking)}"
-            app.state.service.collection(name).pages._rankings[token] = ranking
-            answer = ranking.answer(ranking.page(0, asked.get("top_k", 10)))
-            return search_response(
-                None, answer, token, Addresses(), total=len(searcher), took_ms=1.0
-            )
-
-    if "facets" not in SearchRequest.model_fields:
-        app.add_middleware(Facets, of=of)
-
-
-def _mixed(body, pictures):
-    others = as_query(body) if body.query or body.like or body.terms else None
-    where = None if body.where is None else read_where(body.where)
-    return Query((*(others.terms if others else ()), *pictures), where)
-
-
-def _described(name, searcher):
-    is_real = isinstance(searcher, Searcher)
-    fields = searcher._state.catalogue.filters.fields() if is_real else []
-    return {
-        "name": name,
-        "total": len(searcher),
-        "fields": [
-            {"name": each.name, "kind": each.kinds[0], "count": each.pictures} for each in fields
-        ],
-    }
-
-
-class Facets:
-    """Counts values where the service's own search does not."""
-
-    def __init__(self, app, of):
-        self._app, self._of = app, of
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["path"] != "/v1/search":
-            await self._app(scope, receive, send)
-            return
-        message = await receive()
-        assert not message["more_body"]
-        asked = json.loads(message["body"])
-        if "facets" in asked:
-            where = read_where(asked["where"]) if "where" in asked else None
-            _, searcher = self._of(Request(scope))
-            facets = {
-                name: [
-                    {"value": each.value, "count": each.count}
-                    for each in searcher.facets(name, where)
-                ]
-                for name in asked["facets"]
-            }
-            body = json.dumps({"hits": [], "facets": facets})
-            await Response(body, media_type="application/json")(scope, receive, send)
-            return
-        given = iter([message])
-
-        async def replay():
-            return next(given, None) or await receive()
-
-        await self._app(scope, replay, send)
+        add(app, searchers, there)
