@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,7 @@ def test_filters_narrow_down_and_count(page, gate):
     page.wait("document.querySelectorAll('.term.filter.away').length === 1")
     assert last(gate)["where"]["and"][1] == {"not": {"field": "licence", "op": "=", "value": "MIT"}}
     for sign, bound in ((">=", "2010"), ("<=", "2012")):
+        page.wait("document.querySelector('#filters').ariaBusy !== 'true'")
         page.one(f'[data-key=\'["year","{sign}"]\']').send_keys(bound)
         page.press("TAB")
         page.wait("location.search.includes(arguments[0])", bound)
@@ -266,6 +268,23 @@ def test_filters_narrow_down_and_count(page, gate):
     page.wait_for("results")
     assert page.captions() == shown
     assert page.complaints() == []
+
+
+def test_what_is_being_written_survives_counts_that_come_late(page, gate):
+    page.open("?q=船")
+    page.wait("!document.querySelector('#filter').hidden")
+    page.one("#filter").click()
+    page.wait("document.querySelectorAll('.value').length > 5")
+    gate.hold["facets"] = threading.Event()
+    page.click(".value[title='MIT']")
+    page.wait("document.querySelector('#filters').ariaBusy === 'true'")
+    page.one("[data-key*='>=']").send_keys("20")
+    gate.hold["facets"].set()
+    page.wait("document.querySelector('#filters').ariaBusy !== 'true'")
+    page.wait("document.querySelector(\".value[title='MIT']\").ariaPressed === 'true'")
+    page.press("05")
+    page.press("TAB")
+    page.wait("location.search.includes('2005')")
 
 
 def test_filters_that_no_picture_passes_can_be_cleared(page):

@@ -14,6 +14,8 @@ const HIDDEN = /^(path|caption|file_name|source|url|names(\..*)?|metadata\..*)$/
 
 const panel = $("filters");
 const button = $("filter");
+const valuesBox = make("div", { class: "facets" });
+const rangesBox = make("div", { class: "facets" });
 let known = []; // all collections, with their fields
 let shown = { query: null, go: null };
 let asking = null;
@@ -88,13 +90,27 @@ async function askFacets(query, values, signal) {
 }
 
 function draw(values, ranges, facets) {
-  const focused = document.activeElement?.dataset?.key;
-  const groups = [
-    ...values.map(({ name }) => makeValues(name, facets[name] ?? [])),
-    ...ranges.map(({ name, kind }) => makeRange(name, kind)),
-  ].filter(Boolean);
-  panel.replaceChildren(...(groups.length ? groups : [make("p", { class: "none" }, text.noFacets)]));
-  if (focused) [...panel.querySelectorAll("[data-key]")].find((each) => each.dataset.key === focused)?.focus({ preventScroll: true });
+  const focused = valuesBox.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const groups = values.map(({ name }) => makeValues(name, facets[name] ?? [])).filter(Boolean);
+  const isBare = !groups.length && !ranges.length;
+  valuesBox.replaceChildren(...(isBare ? [make("p", { class: "none" }, text.noFacets)] : groups));
+  const same = focused && [...valuesBox.querySelectorAll("[data-key]")].find((each) => each.dataset.key === focused);
+  if (same) same.focus({ preventScroll: true });
+  drawRanges(ranges);
+}
+
+// Their boxes stay: somebody may be writing in one.
+function drawRanges(ranges) {
+  const key = JSON.stringify(ranges.map(({ name, kind }) => [name, kind]));
+  if (rangesBox.dataset.of !== key) {
+    rangesBox.dataset.of = key;
+    rangesBox.replaceChildren(...ranges.map(({ name, kind }) => makeRange(name, kind)));
+  }
+  for (const entry of rangesBox.querySelectorAll("input")) {
+    const [field, op] = JSON.parse(entry.dataset.key);
+    const now = shown.query.filters.find((filter) => filter.field === field && filter.op === op);
+    if (entry !== document.activeElement) entry.value = now ? String(now.value) : "";
+  }
 }
 
 function makeGroup(name, ...children) {
@@ -121,10 +137,10 @@ function makeUnfolding(field) {
   const button = make("button", { type: "button", class: "value unfold", "aria-label": words, title: words }, "…");
   button.addEventListener("click", async () => {
     const place = [...button.parentElement.children].indexOf(button);
-    const group = [...panel.children].indexOf(button.closest(".facet"));
+    const group = [...valuesBox.children].indexOf(button.closest(".facet"));
     unfolded.add(field);
     await fill();
-    panel.children[group]?.querySelectorAll(".value")[place]?.focus({ preventScroll: true });
+    valuesBox.children[group]?.querySelectorAll(".value")[place]?.focus({ preventScroll: true });
   });
   return button;
 }
@@ -149,14 +165,11 @@ function makeRange(field, kind) {
 }
 
 function makeBound(field, kind, op, words) {
-  const { query } = shown;
-  const now = query.filters.find((filter) => filter.field === field && filter.op === op);
   const entry = make("input", {
     type: kind === "date" ? "date" : "number",
     step: kind === "date" ? null : "any",
     inputmode: kind === "date" ? null : "decimal",
     "data-key": JSON.stringify([field, op]),
-    value: now ? String(now.value) : "",
   });
   entry.addEventListener("change", () => {
     const { query: latest, go } = shown;
@@ -169,6 +182,7 @@ function makeBound(field, kind, op, words) {
 }
 
 export function listen() {
+  panel.append(valuesBox, rangesBox);
   button.addEventListener("click", () => {
     panel.hidden = isOpen();
     button.setAttribute("aria-expanded", String(isOpen()));
