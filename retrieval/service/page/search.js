@@ -14,7 +14,7 @@ import * as pictures from "./pictures.js";
 import { EMPTY, asBody, fromAddress, fromTyped, looksFor, toAddress, withTerms } from "./query.js";
 import * as suggestions from "./suggestions.js";
 import * as terms from "./terms.js";
-import { EXAMPLES, clip, count, language, percent, text, translate } from "./texts.js";
+import { EXAMPLES, clip, count, percent, text, translate } from "./texts.js";
 
 const PAGE = 60; // hits of a page; further ones come as one scrolls
 const MOST = 1000; // hits of an answer; the service keeps the order of so many
@@ -222,20 +222,10 @@ function showQuery(query) {
     if (chip.textContent === query.text) chip.setAttribute("aria-current", "true");
     else chip.removeAttribute("aria-current");
   }
-  const words = looksFor(query) ? describe(query, "") : "";
+  const words = looksFor(query) ? terms.describe(query) : "";
   document.title = words ? `${words} · ${title}` : title;
   const chooser = $("collection");
   if (chooser.options.length) chooser.value = query.collection || chooser.options[0].value;
-}
-
-// In a few words: the text, or what else is looked for.
-function describe(query, quoted) {
-  const wanted = query.terms.filter((term) => !term.not);
-  const words = [query.text, ...wanted.filter(({ kind }) => kind === "text").map(({ value }) => value)].filter(Boolean).join(" ");
-  const number = wanted.filter(({ kind }) => kind !== "text").length;
-  const shown = quoted ? text.quoted(clip(words, 40)) : words;
-  if (!number) return shown;
-  return words ? `${shown} + ${text.pictures(number)}` : text.pictures(number);
 }
 
 function showAnswer({ took_ms: tookMs, nothing_matches: nothing }) {
@@ -272,7 +262,7 @@ function showTiles(tookMs) {
 function showCount(tookMs) {
   const { query, hits, total, category } = current;
   const ms = tookMs < 10 ? tookMs.toFixed(1) : count(Math.round(tookMs));
-  const line = [text.found(describe(query, "quoted"), count(hits.length), count(total), ms)];
+  const line = [text.found(terms.describe(query, { quoted: true }), count(hits.length), count(total), ms)];
   if (query.filters.length) line.push(text.filtered);
   if (category) line.push(text.category(clip(category.label, 20), percent(category.probability)));
   $("status").textContent = line.join(" · ");
@@ -414,5 +404,6 @@ notices.listen({
 pictures.receive({ overlay: $("drop"), button: $("choose"), chooser: $("chooser"), take: takePictures });
 if (history.state?.picture) history.replaceState(null, "", location.href); // after a reload
 input.value = fromAddress(location.search).text;
+input.focus(); // not by autofocus, which complains where a script was quicker
 follow(fromAddress(location.search));
 learnCollections();

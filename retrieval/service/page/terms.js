@@ -31,6 +31,16 @@ function label(term, collection) {
   return picture ? text.term.picture(clip(picture.name, 24)) : text.term.lost;
 }
 
+// In a few words: the text, or what else is looked for.
+export function describe(query, { quoted = false } = {}) {
+  const wanted = query.terms.filter((term) => !term.not);
+  const words = [query.text, ...wanted.filter(({ kind }) => kind === "text").map(({ value }) => value)].filter(Boolean).join(" ");
+  const number = wanted.filter(({ kind }) => kind !== "text").length;
+  const shown = quoted ? text.quoted(clip(words, 40)) : words;
+  if (!number) return shown;
+  return words ? `${shown} + ${text.pictures(number)}` : text.pictures(number);
+}
+
 function makeTyped(query, go) {
   const away = withTerms({ ...query, text: "" }, [{ kind: "text", value: query.text, not: true }]);
   return makeChip({
