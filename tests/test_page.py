@@ -1,75 +1,14 @@
-"""The page in a real browser: Chromium without a window, driven by selenium.
+"""The page in a real browser, over a searcher that says what a test asks for."""
 
-Where either is missing these tests are skipped, and the terminal says so.
-"""
-
-import importlib.util
-import shutil
 import threading
 import time
-from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
-import uvicorn
-from stub_searcher import CAPTIONS, METADATA, ROWS, StubSearcher
+from page_browser import Page, chrome, listening
+from page_service import KEY, SHOWABLE, Gate, PageSearcher, stub_app
+from stub_searcher import CAPTIONS, METADATA, ROWS
 
-from retrieval.service.app import create_app
-
-SHOWABLE = [row for name, row in ROWS.items() if name not in ("damaged.png", "gone.png")]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-PATIENCE = 30  # seconds; only a failing test waits this long
-
-
-class PageSearcher(StubSearcher):
-    """Shows the pictures a browser can show, and whatever else a test asks for."""
-
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.reset()
-
-    def reset(self):
-        self.failure = None
-        self.category = None
-        self.rows = SHOWABLE
-        self.copies = 1
-        self.caption = None
-        self.metadata = METADATA
-        self.hold = {}  # query → the event it waits for
-        self.queries = []
-
-    def __len__(self):
-        return len(self.rows) * self.copies
-
-    def search(self, query, top_k=10):
-        self.queries.append(query)
-        if query in self.hold:
-            assert self.hold[query].wait(PATIENCE)
-        hits = [hit for hit in super().search(query, 100) if hit.row in self.rows] * self.copies
-        return [
-            replace(hit, rank=rank, metadata=self.metadata, caption=self.caption or hit.caption)
-            for rank, hit in enumerate(hits[:top_k], start=1)
-        ]
-
-
-@contextmanager
-def listening(app):
-    """A real server in a thread; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_level="critical"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.should_exit = True
-        thread.join()
+__all__ = ["chrome"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -78,118 +17,22 @@ def searcher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(searcher):
-    with listening(create_app(searcher)) as address:
-        yield address
+def gate(searcher):
+    return Gate(stub_app(searcher))
 
 
 @pytest.fixture(scope="module")
-def chrome(request, tmp_path_factory):
-    missing = [
-        what
-        for what, there in (
-            ("chromium", CHROMIUM),
-            ("chromedriver", CHROMEDRIVER),
-            ("selenium", importlib.util.find_spec("selenium")),
-        )
-        if not there
-    ]
-    if missing:
-        reason = f"the page is not tested in a browser: no {', no '.join(missing)} here"
-        terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-        with request.config.pluginmanager.get_plugin(
-            "capturemanager"
-        ).global_and_fixture_disabled():
-            terminal.write_line(f"\nSKIPPED: {reason}", yellow=True)
-        pytest.skip(reason)
-
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--no-proxy-server",
-        # Without a window Chromium thinks it is a phone; these are a mouse that can hover.
-        "--blink-settings=primaryHoverType=2,availableHoverTypes=2,"
-        "primaryPointerType=4,availablePointerTypes=4",
-        "--window-size=900,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"intl.accept_languages": "zh-CN"})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """What a person does with the page, in a few verbs."""
-
-    def __init__(self, driver, address):
-        self.driver = driver
-        self.address = address
-
-    def open(self, path=""):
-        self.driver.get(self.address + path)
-
-    def js(self, expression, *arguments):
-        return self.driver.execute_script(f"return {expression}", *arguments)
-
-    def wait(self, expression, *arguments):
-        deadline = time.monotonic() + PATIENCE
-        while not (value := self.js(expression, *arguments)):
-            assert time.monotonic() < deadline, f"never came true: {expression}"
-            time.sleep(0.03)
-        return value
-
-    def wait_for(self, state):
-        self.wait("document.body.dataset.state === arguments[0]", state)
-
-    def one(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def all(self, selector):
-        return self.driver.find_elements("css selector", selector)
-
-    def press(self, key):
-        from selenium.webdriver.common.keys import Keys
-
-        self.driver.switch_to.active_element.send_keys(getattr(Keys, key, key))
-
-    def search(self, query):
-        box = self.one("#query")
-        box.clear()
-        box.send_keys(query)
-        self.press("ENTER")
-
-    def captions(self):
-        return self.js("[...document.querySelectorAll('.caption')].map(c => c.textContent)")
-
-    def query(self):
-        return self.js("new URLSearchParams(location.search).get('q')")
-
-    def complaints(self):
-        return [entry["message"] for entry in self.driver.get_log("browser")]
+def address(gate):
+    with listening(gate) as address:
+        yield address
 
 
 @pytest.fixture
-def page(chrome, address, searcher):
+def page(chrome, address, searcher, gate):
     searcher.reset()
-    chrome.get("about:blank")
-    chrome.get_log("browser")
+    gate.reset()
     yield Page(chrome, address)
-    for event in searcher.hold.values():
+    for event in gate.hold.values():
         event.set()
 
 
@@ -199,7 +42,7 @@ def test_a_chinese_query_shows_pictures(page):
     assert page.js("document.documentElement.lang") == "zh-Hans"
     page.search("红色")
     page.wait_for("results")
-    assert page.query() == "红色"
+    assert page.asked() == "红色"
     assert page.driver.title == "红色 · clip-text"
     assert page.captions()[0] == METADATA["names"]["zh"]
     assert len(page.captions()) == len(SHOWABLE)
@@ -236,13 +79,13 @@ def test_an_address_is_a_search_and_back_goes_back(page):
     page.wait("document.querySelector('#status').textContent.includes('透明的圆')")
     page.driver.back()
     page.wait("document.querySelector('#status').textContent.includes('“宽”')")
-    assert page.query() == "宽"
+    assert page.asked() == "宽"
     assert page.one("#query").get_attribute("value") == "宽"
     page.driver.forward()
     page.wait("document.querySelector('#status').textContent.includes('透明的圆')")
     page.one("#home").click()
     page.wait_for("idle")
-    assert (page.query(), page.captions()) == (None, [])
+    assert (page.asked(), page.captions()) == (None, [])
     page.driver.back()
     page.wait_for("results")
     assert page.complaints() == []
@@ -271,7 +114,7 @@ def test_examples_search(page, searcher):
     ]
     chips[3].click()
     page.wait_for("results")
-    assert page.query() == "红色的心"
+    assert page.asked() == "红色的心"
     assert searcher.queries == ["红色的心"]
     assert page.one("#chips [aria-current]").text == "红色的心"
 
@@ -327,34 +170,34 @@ def test_an_unreachable_service_is_explained(page):
     page.wait_for("results")
 
 
-def test_a_late_answer_does_not_replace_a_newer_one(page, searcher):
-    searcher.hold["慢"] = threading.Event()
+def test_a_late_answer_does_not_replace_a_newer_one(page, gate):
+    gate.hold["慢"] = threading.Event()
     page.open()
     page.js(
-        "(send => { window.signals = []; window.fetch = (url, options) =>"
-        " (window.signals.push(options.signal), send(url, options)) })(window.fetch)"
+        "(send => { window.signals = []; window.fetch = (url, options) => (url.includes('search')"
+        " && window.signals.push(options.signal), send(url, options)) })(window.fetch)"
     )
     page.search("慢")
     page.wait_for("loading")
     page.wait("document.querySelectorAll('.ghost').length > 0")
     page.search("快")
     page.wait_for("results")
-    searcher.hold["慢"].set()
+    gate.hold["慢"].set()
     time.sleep(0.3)
     assert "快" in page.one("#status").text
-    assert page.query() == "快"
+    assert page.asked() == "快"
     assert page.js("window.signals.map(signal => signal.aborted)") == [True, False]
     assert page.complaints() == []
 
 
-def test_escape_gives_up_a_search(page, searcher):
-    searcher.hold["慢"] = threading.Event()
+def test_escape_gives_up_a_search(page, gate):
+    gate.hold["慢"] = threading.Event()
     page.open()
     page.search("慢")
     page.wait_for("loading")
     page.press("ESCAPE")
     page.wait_for("idle")
-    searcher.hold["慢"].set()
+    gate.hold["慢"].set()
     time.sleep(0.2)
     assert page.js("document.body.dataset.state") == "idle"
 
@@ -366,7 +209,7 @@ def test_the_keyboard_alone_is_enough(page):
     page.wait_for("results")
     columns = page.js(
         "(t => t.filter(x => x.offsetTop === t[0].offsetTop).length)"
-        "([...document.querySelectorAll('.tile')])"
+        "([...document.querySelectorAll('.grid > li')])"
     )
     assert 2 <= columns < len(SHOWABLE)
     page.press("ARROW_DOWN")
@@ -433,7 +276,7 @@ def test_a_picture_large_with_what_is_known_about_it(page):
     page.driver.back()
     page.wait("!document.querySelector('#lightbox').open")
     assert page.js("document.body.dataset.state") == "results"
-    assert page.query() == "红色"
+    assert page.asked() == "红色"
     # A tag searches, and going back from there leads to the first search.
     page.one(".tile").click()
     page.wait("document.querySelector('#lightbox').open")
@@ -476,33 +319,90 @@ def test_enter_that_chooses_a_word_does_not_search(page, searcher):
     assert searcher.queries == ["狗"]
 
 
-def test_more_results_are_added_to_the_ones_there(page, searcher):
-    searcher.copies = 20
-    page.open("?q=红色")
-    page.wait_for("results")
-    assert len(page.all(".tile")) == 30
-    page.js("document.querySelector('.tile').id = 'kept'")
-    page.one("#more").click()
-    page.wait("document.querySelectorAll('.tile').length === 60")
-    page.wait_for("results")
-    assert page.js("document.querySelector('.tile').id") == "kept"
-    ranks = page.js(
-        "[...document.querySelectorAll('.tile')].map(t => parseInt(t.getAttribute('aria-label')))"
-    )
-    assert ranks == list(range(1, 61))
-    assert page.js("[...document.querySelectorAll('.tile')].indexOf(document.activeElement)") == 30
-    for shown in (90, 120):
-        page.one("#more").click()
-        page.wait("document.querySelectorAll('.tile').length === arguments[0]", shown)
-        page.wait_for("results")
-    assert not page.one("#more").is_displayed()
-
-
 def test_an_empty_index_says_so(page, searcher):
     searcher.rows = []
     page.open("?q=狗")
     page.wait_for("empty")
     assert page.one("#notice h2").text == "图库还是空的"
+
+
+def test_browsers_that_end_the_composition_early_do_not_search_either(page, gate):
+    """Safari tells of the Enter that chose a word after the composition's end, as key 229."""
+    page.open()
+    page.one("#query").send_keys("狗")
+    start, end = (f"new CompositionEvent('composition{when}')" for when in ("start", "end"))
+    page.js(f"document.querySelector('#query').dispatchEvent({start})")
+    page.js("document.querySelector('#form').requestSubmit()")
+    page.js(f"document.querySelector('#query').dispatchEvent({end})")
+    enter = "{key: 'Enter', keyCode: 229, bubbles: true, cancelable: true}"
+    passed = (
+        f"document.querySelector('#query').dispatchEvent(new KeyboardEvent('keydown', {enter}))"
+    )
+    assert page.js(passed) is False, "nothing comes of that key"
+    time.sleep(0.2)
+    assert gate.bodies == []
+    page.js("document.querySelector('#form').requestSubmit()")
+    page.wait_for("results")
+
+
+def test_where_nothing_matches_the_nearest_are_behind_a_button(page, searcher):
+    searcher.improbable = True
+    page.open("?q=宇宙飞船")
+    page.wait_for("nothing")
+    assert page.one("#notice h2").text == "没有匹配的图片"
+    assert page.one("#status").text == "没有匹配的图片"
+    assert page.all(".tile") == []
+    assert page.one("#retry").text == "看看最接近的 6 张"
+    page.one("#retry").click()
+    page.wait_for("results")
+    assert len(page.all(".tile")) == 6
+    assert not page.one("#notice").is_displayed()
+    assert page.js("document.activeElement.className") == "tile"
+    searcher.improbable = False
+    page.search("狗")
+    page.wait_for_status("“狗”")
+    assert page.js("document.body.dataset.state") == "results"
+
+
+def test_a_busy_service_is_asked_again_by_itself(page, gate):
+    gate.busy = 1
+    page.open("?q=狗")
+    page.wait_for_status("服务正忙，1 秒后自动再试")
+    page.wait_for("results")
+    assert len(gate.asked()) == 2
+    gate.busy = 1
+    page.search("猫")
+    page.wait_for_status("服务正忙")
+    page.press("ESCAPE")  # one need not wait
+    page.wait_for("results")
+    assert page.one("#status").text == "已停止"
+    time.sleep(1.8)
+    assert [body["query"] for body in gate.asked()[2:]] == ["猫"]
+
+
+def test_a_key_is_asked_for_where_one_is_needed(page, gate):
+    gate.key = KEY
+    try:
+        page.open("?q=红色")
+        page.wait("!document.querySelector('#key').hidden")
+        assert page.js("document.activeElement.id") == "key-entry"
+        page.press("ct_wrong")
+        page.press("ENTER")
+        page.wait("document.querySelector('#key-wrong').textContent !== ''")
+        assert page.one("#key-wrong").text == "这个密钥不对，或者已经过期。"
+        page.press(KEY)
+        page.press("ENTER")
+        page.wait_for("results")
+        assert page.js("document.querySelector('#key-entry').value") == ""
+        assert "clip-text=" not in page.js("document.cookie"), "no script may see it"
+        page.wait("[...document.querySelectorAll('.tile img')].every(i => i.naturalWidth > 0)")
+        page.driver.refresh()
+        page.wait_for("results")
+        page.one("#sign-out").click()
+        page.wait("document.querySelector('#key') && !document.querySelector('#key').hidden")
+    finally:
+        page.driver.delete_all_cookies()
+    assert KEY not in str(page.js("[{...localStorage}, {...sessionStorage}, location.href]"))
 
 
 def test_a_lost_picture_leaves_a_note(page, searcher):
@@ -577,12 +477,25 @@ def test_every_control_has_a_name(page):
     page.wait("document.querySelector('#lightbox').open")
     nameless = page.js(
         "[...document.querySelectorAll('a[href], button, input')].filter(e =>"
-        " !(e.getAttribute('aria-label') || e.textContent).trim()).map(e => e.outerHTML)"
+        " !e.closest('[hidden]') && !(e.getAttribute('aria-label') || e.textContent).trim())"
+        ".map(e => e.outerHTML)"
     )
     assert nameless == []
     assert page.js("[...document.images].filter(i => !i.hasAttribute('alt')).length") == 0
     # Both languages have every word the page asks for.
     assert "undefined" not in page.one("body").text
+
+
+def test_both_languages_say_the_same_things(page):
+    page.open()
+    zh, en = page.driver.execute_async_script(
+        "const [done] = arguments; const names = (words, way) => Object.entries(words).flatMap("
+        "([name, of]) => of.constructor === Object ? names(of, `${way}${name}.`) : [way + name]);"
+        "import('./page/texts.js').then(({TEXTS}) => done([names(TEXTS.zh, ''), "
+        "names(TEXTS.en, '')]))"
+    )
+    assert zh == en
+    assert "errors.overloaded" in en
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1600])
