@@ -4,6 +4,7 @@
     POST /v1/search                   texts, pictures of the index → hits
     GET  /v1/images/{row}             the original picture
     GET  /v1/images/{row}/thumbnail   a small WebP of it
+    POST /v1/admin/reload             open the indexes anew
     GET  /healthz, /readyz            is it up, can it answer
     GET  /metrics                     figures for Prometheus
     GET  /version                     which model answers, and what computes it
@@ -13,8 +14,7 @@ Pictures are named by their row, never by a path, so nothing outside the index c
 asked for, and no answer says where on the disk they lie.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from html import escape
@@ -31,14 +31,14 @@ from retrieval.service.collection import Collection
 from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
-from retrieval.service.routes import images, search, standing
+from retrieval.service.routes import admin, images, search, standing
 from retrieval.service.service import Service
 from retrieval.service.settings import DEFAULTS, Settings
 
 __all__ = ["Served", "create_app"]
 
 _PAGE: Final = Path(__file__).parent / "page"
-_ROUTERS: Final = (search.router, images.router, standing.router)  # the busiest first
+_ROUTERS: Final = (search.router, images.router, standing.router, admin.router)  # the busiest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,12 @@ class Served:
     """An index to serve, and what it takes.
 
     Args:
-        searcher: What answers its queries; whoever opened it closes it.
+        searcher: What answers its queries; whoever opened it closes it, unless it is owned.
         name: As ``?collection=`` has it.
         encoder: Its model; without it, nothing is embedded or added.
         index_dir: Its folder; without it, nothing is added.
         runtime: What computes its queries, for /version.
+        owned: Whether the service closes the searcher when it is done with it.
     """
 
     searcher: Searcher
@@ -58,41 +59,54 @@ class Served:
     encoder: Encoder | None = None
     index_dir: Path | None = None
     runtime: str | None = None
+    owned: bool = False
 
 
-def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> FastAPI:
+def create_app(
+    *served: Served | Searcher,
+    settings: Settings = DEFAULTS,
+    reopen: Callable[[], Sequence[Served]] | None = None,
+) -> FastAPI:
     """Build the search service as an ASGI application.
 
     Args:
         served: The indexes, at least one, each under a name of its own; the first answers where
             a request names none.
         settings: How the service behaves.
+        reopen: Opens the indexes anew, in a thread, when the service is told to; those from before
+            are closed then, if they are owned.
 
     Returns:
         The application, ready for any ASGI server; see
         :func:`~retrieval.service.serving.serve`.
     """
     measures = Measures()
-    collections = [
-        Collection(
-            each.name,
-            each.searcher,
-            settings,
-            measures,
-            encoder=each.encoder,
-            index_dir=each.index_dir,
-            runtime=each.runtime,
-        )
-        for each in (Served(one) if not isinstance(one, Served) else one for one in served)
-    ]
-    service = Service(settings, measures, collections)
+
+    def collect(served: Iterable[Served | Searcher]) -> list[Collection]:
+        return [
+            Collection(
+                each.name,
+                each.searcher,
+                settings,
+                measures,
+                encoder=each.encoder,
+                index_dir=each.index_dir,
+                runtime=each.runtime,
+                owned=each.owned,
+            )
+            for each in (Served(one) if not isinstance(one, Served) else one for one in served)
+        ]
+
+    service = Service(
+        settings, measures, collect(served), None if reopen is None else lambda: collect(reopen())
+    )
 
     @asynccontextmanager
     async def keep_fresh(_app: FastAPI) -> AsyncIterator[None]:
-        for collection in collections:
+        for collection in service.collections.values():
             collection.start()
         yield
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     app = FastAPIOffline(
         title=settings.title,

@@ -25,12 +25,13 @@ class Collection:
 
     Args:
         name: As ``?collection=`` has it.
-        searcher: What answers; whoever opened it closes it.
+        searcher: What answers.
         settings: Of the service.
         measures: Of the service.
         encoder: The model of the index; without it, nothing is embedded or added.
         index_dir: Folder of the index; without it, nothing is added.
         runtime: What computes queries, in words.
+        owned: Whether closing it closes the searcher.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Collection:
         encoder: Encoder | None = None,
         index_dir: Path | None = None,
         runtime: str | None = None,
+        owned: bool = False,
     ) -> None:
+        self._owned = owned
         self.name, self.searcher, self.encoder = name, searcher, encoder
         self.index_dir, self.runtime = index_dir, runtime
         self.refresher = Refresher(searcher)
@@ -68,3 +71,5 @@ class Collection:
         """End its threads once they have done what was accepted."""
         self.searches.close()
         self.refresher.stop()
+        if self._owned:
+            self.searcher.close()

@@ -45,13 +45,17 @@ class Guard:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        era = self._service.turnover.enter()
         self._measures.in_flight.inc()
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                guard_headers(MutableHeaders(scope=message), scope["path"])
+                headers = MutableHeaders(scope=message)
+                guard_headers(headers, scope["path"])
+                if self._service.ending:  # no caller is cut off between two requests
+                    headers["connection"] = "close"
             await send(message)
 
         try:
@@ -64,6 +68,7 @@ class Guard:
             if not status:
                 await _ENDING(scope, receive, send_guarded)
         finally:
+            self._service.turnover.leave(era)
             self._measures.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
             self._measures.of_request(route, status, time.perf_counter() - began)

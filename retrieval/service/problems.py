@@ -47,6 +47,7 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     described = {
         400: "The query has nothing to search for, the filter cannot be used, or the body be read.",
         404: "No such row in the index, or no such collection.",
+        409: "The service cannot do this as it is set up, or what is there keeps it from it.",
         410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters.",
         415: "The body is said to be in another encoding than Unicode.",

@@ -39,6 +39,17 @@ class Settings(BaseModel):
     upload_bytes: int = Field(
         default=32 * 1024 * 1024, ge=1024, description="Bytes of a request at most with pictures."
     )
+    drain_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds for which a service told to end goes on, while /readyz is 503 and "
+        "connections are closed after their answers.",
+    )
+    shutdown_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds that requests at work have then; those that take longer are 503.",
+    )
 
 
 DEFAULTS: Final = Settings()
