@@ -2,6 +2,8 @@
 
 import itertools
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,9 +75,13 @@ class Line:
         return answer
 
     def close(self) -> None:
-        """Hang up."""
-        with suppress(OSError):
-            self._connection.close()
+        """Hang up, which the other end hears of, too."""
+        # A pipe for both directions is a pair of sockets. What another thread reads from must not
+        # be closed under it: its number may be another file's by then.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _send(self, *message: object) -> None:
         with self._sending:
@@ -93,6 +99,8 @@ class Line:
                 waiting.set_result(rest)
         for given in list(self._waiting.values()):
             given.set_exception(OSError("hung up"))
+        with self._sending:
+            self._connection.close()
         self._pool.shutdown(wait=False)
         self._on_end()
 
