@@ -1,6 +1,6 @@
 """``serve_opened`` over an index of fakes, as a process.
 
-    python tests/serving_process.py FOLDER [key=value …]
+    PYTHONPATH=. python tests/serving_process.py FOLDER [key=value …]
 
 The file ``config`` in FOLDER stands for a configuration: it names the index, and the fingerprint
 of the model. Settings and ``workers`` are given as key=value; ``slow`` makes each query of more
@@ -11,8 +11,6 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from fakes import FakeEncoder
 
