@@ -176,13 +176,13 @@ def test_an_index_built_anew_in_its_place_by_another_model_is_refused_until_then
 def test_a_signal_opens_the_index_anew_and_what_cannot_be_opened_changes_nothing(folder):
     with serving(folder, workers=2) as (process, client), Traffic(str(client.base_url)) as traffic:
         until(lambda: len(traffic.totals) > 5)
-        (folder / "index").rename(folder / "aside")
+        configure(folder, "nowhere", "first")
         process.send_signal(signal.SIGHUP)
         until(lambda: "cannot reload: " in (folder / "log").read_text())
         answer = client.post("/v1/admin/reload", headers=JSON)
         assert (answer.status_code, answer.json()["error"]["type"]) == (409, "reload_failed")
         assert str(folder) not in answer.text
-        (folder / "aside").rename(folder / "index")
+        configure(folder, "index", "first")
         save_picture(folder / "p3" / "more.png", seed=9)
         index_folder(folder / "p3", folder / "index", FakeEncoder(fingerprint="first"))
         process.send_signal(signal.SIGHUP)
