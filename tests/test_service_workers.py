@@ -215,6 +215,29 @@ def test_a_worker_that_dies_is_replaced_and_figures_are_of_each(folder):
         assert client.get("/readyz").status_code == 200
 
 
+def test_pages_go_on_whichever_worker_is_asked(folder):
+    with serving(folder, workers=2) as (_, client):
+
+        def asked(**body):  # a connection each, so that either worker may get it
+            with httpx.Client(base_url=client.base_url, trust_env=False, timeout=30) as fresh:
+                return fresh.post("/v1/search", json=body)
+
+        first = asked(query="狗", paged=True, top_k=1).json()
+        page = first["page"]
+        assert re.fullmatch(r"[01]\..{16}", page)
+        elsewhere = f"{1 - int(page[0])}{page[1:]}"
+        for number in range(10):
+            answer = asked(page=page, offset=number % 3, top_k=1)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["hits"][0]["rank"] == number % 3 + 1
+            assert answer.json()["page"] == page
+            for token in (elsewhere, "7" + page[1:], "none", "1.", "9999999.x"):
+                gone = asked(page=token)
+                assert (gone.status_code, gone.json()["error"]["type"]) == (410, "page_gone")
+            wrong = asked(page=page, query="猫")
+            assert (wrong.status_code, wrong.json()["error"]["type"]) == (400, "invalid_query")
+
+
 @linux
 def test_workers_end_with_their_supervisor(folder):
     with serving(folder, workers=2) as (process, _):

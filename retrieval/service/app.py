@@ -32,7 +32,7 @@ from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
 from retrieval.service.routes import admin, images, search, standing
-from retrieval.service.service import Service
+from retrieval.service.service import Crew, Service
 from retrieval.service.settings import DEFAULTS, Settings
 
 __all__ = ["Served", "create_app"]
@@ -66,6 +66,7 @@ def create_app(
     *served: Served | Searcher,
     settings: Settings = DEFAULTS,
     reopen: Callable[[], Sequence[Served]] | None = None,
+    crew: Crew | None = None,
 ) -> FastAPI:
     """Build the search service as an ASGI application.
 
@@ -75,6 +76,7 @@ def create_app(
         settings: How the service behaves.
         reopen: Opens the indexes anew, in a thread, when the service is told to; those from before
             are closed then, if they are owned.
+        crew: The processes that answer together, where they are several.
 
     Returns:
         The application, ready for any ASGI server; see
@@ -83,7 +85,7 @@ def create_app(
     measures = Measures()
 
     def collect(served: Iterable[Served | Searcher]) -> list[Collection]:
-        return [
+        collections = [
             Collection(
                 each.name,
                 each.searcher,
@@ -96,10 +98,15 @@ def create_app(
             )
             for each in (Served(one) if not isinstance(one, Served) else one for one in served)
         ]
+        if crew is not None:
+            for collection in collections:
+                collection.pages.prefix = f"{crew.slot}."
+        return collections
 
     service = Service(
         settings, measures, collect(served), None if reopen is None else lambda: collect(reopen())
     )
+    service.crew = crew
 
     @asynccontextmanager
     async def keep_fresh(_app: FastAPI) -> AsyncIterator[None]:

@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from fastapi import FastAPI
 
@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
     raise missing_package(error) from error
 
 __all__ = ["Behind", "Server", "terminal_is_gone"]
+
+Given = TypeVar("Given")
 
 _LOG = logging.getLogger(__name__)
 _SIGHUP: Final = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -118,14 +120,15 @@ class Server(uvicorn.Server):
             task.add_done_callback(self._reloads.discard)
         return await super().on_tick(counter)
 
-    def reload(self, timeout_s: float) -> None:
-        """Open the indexes anew; for another thread than the server's.
+    def within(self, work: Coroutine[Any, Any, Given], timeout_s: float) -> Given:
+        """Do some work in the server's event loop; for another thread than that one's.
 
         Raises:
-            Exception: What keeps them from being opened; then those from before go on.
+            Exception: What the work raises.
+            TimeoutError: If it takes longer.
         """
         assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(self.service.reload(), self._loop).result(timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     async def _reload(self) -> None:
         if not self.service.can_reload:

@@ -21,7 +21,30 @@ _LOG = logging.getLogger(__name__)
 
 
 class Crew(Protocol):
-    """The processes that answer together, where they are several."""
+    """The processes that answer together, where they are several.
+
+    Args:
+        slot: Which of them this one is, from 0.
+        size: How many they are.
+    """
+
+    slot: int
+    size: int
+
+    def go_on(self, slot: int, body: str, collection: str | None, prefix: str) -> bytes:
+        """Let another one answer a search for a further page, whose order it keeps.
+
+        Args:
+            slot: Which.
+            body: The search, in JSON.
+            collection: The name that was asked for; None for the first one.
+            prefix: Of the application, where it is mounted in another one.
+
+        Raises:
+            ProblemError: As the other one answers, or if it is there no longer.
+            QueryError: As the other one answers.
+        """
+        ...
 
     def metrics(self) -> bytes:
         """Write the figures of all in Prometheus' text format."""

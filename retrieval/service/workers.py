@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -22,9 +23,13 @@ from typing import Any, Final
 
 from prometheus_client import Metric, generate_latest
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import QueryError, RetrievalError
 from retrieval.service.app import Served, create_app
+from retrieval.service.asked import Search
+from retrieval.service.given import Addresses
 from retrieval.service.line import Line, LineError
+from retrieval.service.messages.search import SearchRequest
+from retrieval.service.problems import ProblemError
 from retrieval.service.server import Behind, Server, terminal_is_gone
 from retrieval.service.settings import Settings
 
@@ -37,6 +42,7 @@ _QUICK_S: Final = 30.0  # who dies earlier than this is started again with a pau
 _LONGEST_PAUSE_S: Final = 30.0
 _RELOAD_S: Final = 600.0
 _FIGURES_S: Final = 5.0
+_SEARCH_S: Final = 30.0
 _THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 
 
@@ -169,7 +175,7 @@ class Supervisor:
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
             target=work,
-            args=(self._plan, list(self._sockets), theirs, slot),
+            args=(self._plan, list(self._sockets), theirs, slot, self._number),
             name=f"clip-text-worker-{slot}",
         )
         process.start()
@@ -184,6 +190,8 @@ class Supervisor:
             if question == "failed":
                 worker.failure = value
                 return None
+            if question == "go on":
+                return self._workers[value[0]].line.ask("go on", value[1:], timeout_s=_SEARCH_S)
             return {"metrics": self.metrics, "reload": self.reload}[question]()
 
         started = threading.Event()
@@ -284,7 +292,9 @@ class Supervisor:
                 signal.signal(number, handler)
 
 
-def work(plan: Plan, sockets: list[socket.socket], connection: Connection, slot: int) -> None:
+def work(
+    plan: Plan, sockets: list[socket.socket], connection: Connection, slot: int, size: int
+) -> None:
     """Be a worker: open the indexes, answer until told to end.
 
     Args:
@@ -292,6 +302,7 @@ def work(plan: Plan, sockets: list[socket.socket], connection: Connection, slot:
         sockets: Where to listen.
         connection: The pipe to the supervisor.
         slot: Which of the workers this is, from 0.
+        size: How many they are.
     """
     # Ctrl-C and a closed terminal are heard by all; the supervisor says what to do.
     for name in ("SIGINT", "SIGHUP"):
@@ -299,11 +310,13 @@ def work(plan: Plan, sockets: list[socket.socket], connection: Connection, slot:
             signal.signal(number, signal.SIG_IGN)
     server: Server | None = None
 
-    def answer(question: str, _value: object) -> object:
+    def answer(question: str, value: Any) -> object:  # noqa: ANN401  (of the question's kind)
         assert server is not None
+        if question == "go on":
+            return go_on(server, *value)
         if question == "metrics":
             return list(server.service.measures.registry.collect())
-        server.reload(_RELOAD_S)
+        server.within(server.service.reload(), _RELOAD_S)
         return None
 
     def end_alone() -> None:
@@ -320,7 +333,8 @@ def work(plan: Plan, sockets: list[socket.socket], connection: Connection, slot:
             _LOG.exception("worker %d cannot begin", slot)
         line.ask("failed", str(error) or type(error).__name__, timeout_s=_FIGURES_S)
         raise SystemExit(1) from error
-    app = create_app(*served, settings=plan.settings, reopen=plan.open_indexes)
+    crew = _Crew(line, slot, size)
+    app = create_app(*served, settings=plan.settings, reopen=plan.open_indexes, crew=crew)
     opened = opened_of(served)
     server = Server(
         app,
@@ -331,17 +345,66 @@ def work(plan: Plan, sockets: list[socket.socket], connection: Connection, slot:
         ).start(),
         by_hand=False,
     )
-    server.service.crew = _Crew(line)
     # uvicorn raises the signal that ended it again, for the handler from before
     signal.signal(signal.SIGTERM, lambda *_: None)
     server.run(sockets)
 
 
+def go_on(
+    server: Server, body: str, collection: str | None, prefix: str
+) -> tuple[str, bytes | str | tuple[int, str, str]]:
+    """Answer a search for a further page in the place of another worker.
+
+    Args:
+        server: This worker's; called in another thread than its own.
+        body: The search, in JSON.
+        collection: The name that was asked for.
+        prefix: Of the application.
+
+    Returns:
+        What it comes to, and that: an answer, a problem, or what is wrong with the query.
+    """
+
+    async def answer() -> bytes:
+        search = Search(
+            SearchRequest.model_validate_json(body),
+            Addresses(prefix, collection),
+            time.perf_counter(),
+        )
+        return await server.service.collection(collection).searches(search)
+
+    try:
+        return "answer", server.within(answer(), _SEARCH_S)
+    except ProblemError as error:
+        return "problem", (int(error.status), error.kind, str(error))
+    except QueryError as error:
+        return "query", str(error)
+
+
 class _Crew:
     """The other workers, by way of the supervisor."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, line: Line, slot: int, size: int) -> None:
+        self._line, self.slot, self.size = line, slot, size
+
+    def go_on(self, slot: int, body: str, collection: str | None, prefix: str) -> bytes:
+        """Ask another one for a further page."""
+        asked = slot, body, collection, prefix
+        try:
+            kind, given = self._line.ask("go on", asked, timeout_s=_SEARCH_S)
+        except LineError as error:
+            raise ProblemError(
+                HTTPStatus.GONE,
+                "page_gone",
+                "expected the page of a recent answer, got one of a process that is gone. "
+                "Ask the query again with paged.",
+            ) from error
+        if kind == "problem":
+            raise ProblemError(*given)
+        if kind == "query":
+            raise QueryError(given)
+        page: bytes = given
+        return page
 
     def metrics(self) -> bytes:
         """Ask for the figures of all."""
