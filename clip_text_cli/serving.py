@@ -17,7 +17,7 @@ from clip_text_cli.process import set_up_process
 if TYPE_CHECKING:
     from clip_text_cli.serve_config import ServeConfig
     from retrieval.service.app import Served
-    from retrieval.service.workers import Opened
+    from retrieval.service.worker import Opened
 
 # What is not given has to be told from what is: the defaults are ServeConfig's.
 _THIS_MACHINE = "127.0.0.1 by default"

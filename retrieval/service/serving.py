@@ -11,7 +11,8 @@ from retrieval.service.app import Served, create_app
 from retrieval.service.listening import address_of, listen
 from retrieval.service.server import Behind, Server
 from retrieval.service.settings import DEFAULTS, Settings
-from retrieval.service.workers import Opened, Plan, Supervisor, opened_of
+from retrieval.service.supervisor import Supervisor
+from retrieval.service.worker import Opened, Plan, opened_of
 
 __all__ = ["Behind", "Opened", "serve", "serve_opened"]
 
