@@ -81,7 +81,7 @@ class Line:
         with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(1.0)  # at once, where a pipe is a pair of sockets
 
     def _send(self, *message: object) -> None:
         with self._sending:
