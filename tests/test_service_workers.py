@@ -74,6 +74,16 @@ def serving(folder, **given):
             raise
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A service of two workers for all that leave it as it is."""
+    folder = tmp_path_factory.mktemp("two")
+    build(folder, 3, "first")
+    configure(folder, "index", "first")
+    with serving(folder, workers=2) as at_work:
+        yield at_work
+
+
 def search(client, query="狗"):
     return client.post("/v1/search", json={"query": query, "top_k": 9})
 
@@ -172,9 +182,15 @@ def test_an_index_built_anew_in_its_place_by_another_model_is_refused_until_then
         assert search(client).json()["total"] == 5
 
 
-@linux
-def test_a_signal_opens_the_index_anew_and_what_cannot_be_opened_changes_nothing(folder):
-    with serving(folder, workers=2) as (process, client), Traffic(str(client.base_url)) as traffic:
+ONE_AND_TWO = pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
+@ONE_AND_TWO
+def test_a_signal_opens_the_index_anew_and_what_cannot_be_opened_changes_nothing(folder, workers):
+    with (
+        serving(folder, workers=workers) as (process, client),
+        Traffic(str(client.base_url)) as traffic,
+    ):
         until(lambda: len(traffic.totals) > 5)
         configure(folder, "nowhere", "first")
         process.send_signal(signal.SIGHUP)
@@ -191,53 +207,59 @@ def test_a_signal_opens_the_index_anew_and_what_cannot_be_opened_changes_nothing
 
 
 @linux
-def test_a_worker_that_dies_is_replaced_and_figures_are_of_each(folder):
-    with serving(folder, workers=2) as (process, client):
-        before = workers_of(process)
-        os.kill(before[0], signal.SIGKILL)
-        after = until(lambda: (now := workers_of(process)) != before and len(now) == 2 and now)
-        assert len(set(before) & set(after)) == 1
+def test_a_worker_that_dies_is_replaced_and_figures_are_of_each(two):
+    process, client = two
+    before = workers_of(process)
+    os.kill(before[0], signal.SIGKILL)
+    after = until(lambda: (now := workers_of(process)) != before and len(now) == 2 and now)
+    assert len(set(before) & set(after)) == 1
 
-        def both():
-            text = client.get("/metrics").text
-            return re.findall(r'^clip_text_in_flight\{worker="(\d)"\} \d', text, re.MULTILINE)
-
-        until(lambda: sorted(both()) == ["0", "1"])
-        for number in range(20):  # a connection each, so that both may get some
-            with httpx.Client(base_url=client.base_url, trust_env=False) as fresh:
-                assert search(fresh, f"狗{number}").status_code == 200
+    def both():
         text = client.get("/metrics").text
-        counted = r'^clip_text_requests_total\{route="/v1/search",status="200",worker="\d"\} (\S+)$'
-        assert sum(map(float, re.findall(counted, text, re.MULTILINE))) == 20
+        return re.findall(r'^clip_text_in_flight\{worker="(\d)"\} \d', text, re.MULTILINE)
+
+    def count(name):
+        text = client.get("/metrics").text
         assert text.count("# TYPE clip_text_requests_total counter") == 1
-        sizes = re.findall(r"^clip_text_batch_size_count\{.*\} (\S+)$", text, re.MULTILINE)
-        assert 0 < sum(map(float, sizes)) <= 20
-        assert client.get("/readyz").status_code == 200
+        found = re.findall(rf"^{name}(?<=[{{,])worker=\"\d\".*\}} (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    until(lambda: sorted(both()) == ["0", "1"])
+    searches = r'clip_text_requests_total\{route="/v1/search",status="200",'
+    batches = r'clip_text_batch_size_count\{stage="search",'
+    before = count(searches), count(batches)
+    for number in range(20):  # a connection each, so that both may get some
+        with httpx.Client(base_url=client.base_url, trust_env=False) as fresh:
+            assert search(fresh, f"狗{number}").status_code == 200
+    assert count(searches) - before[0] == 20
+    assert count(batches) - before[1] == 20  # one after the other: each alone
+    assert client.get("/readyz").status_code == 200
 
 
-def test_pages_go_on_whichever_worker_is_asked(folder):
-    with serving(folder, workers=2) as (_, client):
+def test_pages_go_on_whichever_worker_is_asked(two):
+    _, client = two
 
-        def asked(**body):  # a connection each, so that either worker may get it
-            with httpx.Client(base_url=client.base_url, trust_env=False, timeout=30) as fresh:
-                return fresh.post("/v1/search", json=body)
+    def asked(**body):  # a connection each, so that either worker may get it
+        with httpx.Client(base_url=client.base_url, trust_env=False, timeout=30) as fresh:
+            return fresh.post("/v1/search", json=body)
 
-        first = asked(query="狗", paged=True, top_k=1).json()
-        page = first["page"]
-        assert re.fullmatch(r"[01]\..{16}", page)
-        elsewhere = f"{1 - int(page[0])}{page[1:]}"
-        for number in range(10):
-            answer = asked(page=page, offset=number % 3, top_k=1)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["hits"][0]["rank"] == number % 3 + 1
-            assert answer.json()["page"] == page
-            for token in (elsewhere, "7" + page[1:], "none", "1.", "9999999.x"):
-                gone = asked(page=token)
-                assert (gone.status_code, gone.json()["error"]["type"]) == (410, "page_gone")
-            wrong = asked(page=page, query="猫")
-            assert (wrong.status_code, wrong.json()["error"]["type"]) == (400, "invalid_query")
+    first = asked(query="狗", paged=True, top_k=1).json()
+    page = first["page"]
+    assert re.fullmatch(r"[01]\..{16}", page)
+    elsewhere = f"{1 - int(page[0])}{page[1:]}"
+    for number in range(10):
+        answer = asked(page=page, offset=number % 3, top_k=1)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["hits"][0]["rank"] == number % 3 + 1
+        assert answer.json()["page"] == page
+        for token in (elsewhere, "7" + page[1:], "none", "1.", "9999999.x"):
+            gone = asked(page=token)
+            assert (gone.status_code, gone.json()["error"]["type"]) == (410, "page_gone")
+        wrong = asked(page=page, query="猫")
+        assert (wrong.status_code, wrong.json()["error"]["type"]) == (400, "invalid_query")
 
 
+@pytest.mark.slow
 @linux
 def test_workers_end_with_their_supervisor(folder):
     with serving(folder, workers=2) as (process, _):
@@ -247,7 +269,7 @@ def test_workers_end_with_their_supervisor(folder):
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@ONE_AND_TWO
 def test_what_was_accepted_is_answered_when_the_service_ends(folder, workers):
     with serving(folder, workers=workers, slow=1.0, shutdown_s=8) as (process, client):
         answers = []
