@@ -1,6 +1,7 @@
 """What the routes share: the collections, the settings, the figures."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -142,6 +143,8 @@ class Service:
         async def close() -> None:
             for collection in collections:
                 await asyncio.to_thread(collection.close)
+            collections.clear()
+            await asyncio.to_thread(gc.collect)  # a model is large, and part of circles
 
         task = asyncio.ensure_future(close())
         self._closing.add(task)
