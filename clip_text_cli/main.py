@@ -7,7 +7,6 @@ were set aside; 130 stopped by Ctrl-C.
 import os
 import sqlite3
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, NoReturn
@@ -24,10 +23,12 @@ from clip_text_cli import (
     info,
     keys,
     pictures,
+    serving,
     tokens,
     train,
 )
-from clip_text_cli.output import err, out, set_up_output
+from clip_text_cli.output import err, out
+from clip_text_cli.process import set_up_process
 
 STOPPED = 130  # as shells have it: 128 and the number of the signal
 
@@ -63,7 +64,7 @@ def clip_text(
 
 
 app.command("search")(pictures.search)
-app.command("serve")(pictures.serve)
+app.command("serve")(serving.serve)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("info")(info.info)
@@ -114,14 +115,10 @@ def run(command: Callable[[], object], *, goes_on: bool = True) -> None:
 
 
 def _run(command: Callable[[], object]) -> None:
-    from clip_text.allocator import keep_freed_memory
     from clip_text.errors import ClipTextError
     from retrieval.errors import RetrievalError
 
-    keep_freed_memory()
-    # Damaged EXIF data and the like, which a picture is read in spite of.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    set_up_output()
+    set_up_process()
     try:
         try:
             command()

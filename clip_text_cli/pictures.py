@@ -1,4 +1,4 @@
-"""Pictures found: ``clip-text search``, ``serve``, ``demo``."""
+"""Pictures found: ``clip-text search``, ``demo``."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -31,9 +31,6 @@ from clip_text_cli.queries import (
     make_query,
     title,
 )
-
-CACHED_QUERIES = 1024
-"""Of the service: how many queries keep their vectors, a few megabytes at most."""
 
 DEMO_HITS = 8
 DEMO_QUERIES = (
@@ -149,53 +146,6 @@ def search(
         )
     if sheet is not None:
         err.print(f"drawn in {sheet}")
-
-
-def serve(
-    index_dir: IndexDir = DEFAULT_INDEX,
-    model: Model = "starter",
-    runtime: Runtime = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    head: Annotated[
-        str | None,
-        typer.Option(help="Classification head that names each query's category; the only one."),
-    ] = None,
-) -> None:
-    """Open the search page and the HTTP API (page /, API page /docs).
-
-    A model with a classification head says of what category a query is, by the same pass.
-
-    Example:
-        clip-text serve --port 8000
-    """
-    from retrieval.search import Searcher
-    from retrieval.service.app import Served
-    from retrieval.service.serving import serve as serve_api
-
-    encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
-    encoder = wiring.as_indexed(encoder, index_dir)
-    classify = wiring.query_classifier(encoder, head)
-    with Searcher.open(index_dir, encoder, classify, cached_queries=CACHED_QUERIES) as searcher:
-        computed_by = wiring.query_runtime(encoder, head)
-
-        def tell(address: str) -> None:
-            told = f"{len(searcher):,} pictures. Page: {address}/   API: {address}/docs"
-            err.print(told, markup=False, soft_wrap=True)
-            if computed_by:
-                err.print(f"Queries are computed by {computed_by}.", soft_wrap=True)
-            tell_notes(searcher.notes())
-
-        served = Served(
-            searcher,
-            encoder=encoder,
-            index_dir=index_dir,
-            runtime=computed_by,
-            model=wiring.model_name(model),
-            count_tokens=wiring.token_counter(encoder),
-            classify=wiring.text_classifier(encoder),
-        )
-        serve_api(served, host=host, port=port, on_listening=tell)
 
 
 def demo(

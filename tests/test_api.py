@@ -36,7 +36,6 @@ from retrieval.service import guard
 from retrieval.service.app import Served, create_app
 from retrieval.service.messages import search as messages
 from retrieval.service.routes import images
-from retrieval.service.serving import serve
 from retrieval.service.settings import DEFAULTS, Settings
 from retrieval.service.thumbnails import ThumbnailCache
 
@@ -696,6 +695,7 @@ def test_documentation_needs_no_network(client):
 def test_openapi_describes_everything(client):
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {
+        "/v1/admin/reload",
         "/v1/search",
         "/v1/search/upload",
         "/v1/collections",
@@ -1088,14 +1088,11 @@ def test_real_server(tmp_path):
         assert process.wait(20) == 0
 
 
-def test_serve_without_uvicorn_names_the_extra(searcher, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'clip-text[serve]'")):
-        serve(searcher)
-
-
-def test_importing_without_fastapi_names_the_extra():
-    program = "import sys; sys.modules['fastapi'] = None; import retrieval.service.app"
+@pytest.mark.parametrize(
+    ("package", "module"), [("fastapi", "app"), ("uvicorn", "serving"), ("starlette", "app")]
+)
+def test_importing_without_a_package_names_the_extra(package, module):
+    program = f"import sys; sys.modules['{package}'] = None; import retrieval.service.{module}"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=HERE.parent,
@@ -1103,5 +1100,5 @@ def test_importing_without_fastapi_names_the_extra():
         text=True,
         check=False,
     )
-    assert "expected the package fastapi for the search service, got none." in done.stderr
+    assert f"expected the package {package} for the search service, got none." in done.stderr
     assert "Run: pip install 'clip-text[serve]'." in done.stderr

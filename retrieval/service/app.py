@@ -10,6 +10,7 @@
     GET  /v1/suggest                  what is typed → what is said of pictures
     GET  /v1/images/{row}             the original picture
     GET  /v1/images/{row}/thumbnail   a small WebP of it
+    POST /v1/admin/reload             open the indexes anew
     GET  /healthz, /readyz            is it up, can it answer
     GET  /metrics                     figures for Prometheus
     POST /v1/session                  a key → a cookie for the page
@@ -20,8 +21,7 @@ Pictures are named by their row, never by a path, so nothing outside the index c
 asked for, and no answer says where on the disk they lie.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from html import escape
@@ -44,6 +44,7 @@ from retrieval.service.guard import Guard
 from retrieval.service.measures import Measures
 from retrieval.service.problems import HANDLERS
 from retrieval.service.routes import (
+    admin,
     classify,
     embeddings,
     images,
@@ -55,7 +56,7 @@ from retrieval.service.routes import (
     upload,
 )
 from retrieval.service.routes import collections as indexes
-from retrieval.service.service import Service
+from retrieval.service.service import Crew, Service
 from retrieval.service.settings import DEFAULTS, Settings
 
 __all__ = ["Served", "create_app"]
@@ -72,6 +73,7 @@ _ROUTERS: Final = (  # the busiest first
     classify.router,
     standing.router,
     session.router,
+    admin.router,
 )
 
 
@@ -80,7 +82,7 @@ class Served:
     """An index to serve, and what it takes.
 
     Args:
-        searcher: What answers its queries; whoever opened it closes it.
+        searcher: What answers its queries; whoever opened it closes it, unless it is owned.
         name: As ``?collection=`` has it.
         encoder: Its model; without it, nothing is embedded or added.
         index_dir: Its folder; without it, nothing is added.
@@ -88,6 +90,7 @@ class Served:
         model: Name of its model, by which embeddings are asked as well.
         count_tokens: Its tokeniser, for the usage that embeddings tell.
         classify: Its classification heads; without any, nothing is classified.
+        owned: Whether the service closes the searcher when it is done with it.
     """
 
     searcher: Searcher
@@ -98,44 +101,64 @@ class Served:
     model: str | None = None
     count_tokens: CountTokens | None = None
     classify: Classify | None = None
+    owned: bool = False
 
 
-def create_app(*served: Served | Searcher, settings: Settings = DEFAULTS) -> FastAPI:
+def create_app(
+    *served: Served | Searcher,
+    settings: Settings = DEFAULTS,
+    reopen: Callable[[], Sequence[Served]] | None = None,
+    crew: Crew | None = None,
+) -> FastAPI:
     """Build the search service as an ASGI application.
 
     Args:
         served: The indexes, at least one, each under a name of its own; the first answers where
             a request names none.
         settings: How the service behaves.
+        reopen: Opens the indexes anew, in a thread, when the service is told to; those from before
+            are closed then, if they are owned.
+        crew: The processes that answer together, where they are several.
 
     Returns:
         The application, ready for any ASGI server; see
         :func:`~retrieval.service.serving.serve`.
     """
     measures = Measures()
-    collections = [
-        Collection(
-            each.name,
-            each.searcher,
-            settings,
-            measures,
-            encoder=each.encoder,
-            index_dir=each.index_dir,
-            runtime=each.runtime,
-            model=each.model,
-            count_tokens=each.count_tokens,
-            classify=each.classify,
-        )
-        for each in (Served(one) if not isinstance(one, Served) else one for one in served)
-    ]
-    service = Service(settings, measures, collections)
+
+    def collect(served: Iterable[Served | Searcher]) -> list[Collection]:
+        collections = [
+            Collection(
+                each.name,
+                each.searcher,
+                settings,
+                measures,
+                encoder=each.encoder,
+                index_dir=each.index_dir,
+                runtime=each.runtime,
+                model=each.model,
+                count_tokens=each.count_tokens,
+                classify=each.classify,
+                owned=each.owned,
+            )
+            for each in (Served(one) if not isinstance(one, Served) else one for one in served)
+        ]
+        if crew is not None:
+            for collection in collections:
+                collection.pages.prefix = f"{crew.slot}."
+        return collections
+
+    service = Service(
+        settings, measures, collect(served), None if reopen is None else lambda: collect(reopen())
+    )
+    service.crew = crew
 
     @asynccontextmanager
     async def keep_fresh(_app: FastAPI) -> AsyncIterator[None]:
-        for collection in collections:
+        for collection in service.collections.values():
             collection.start()
         yield
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     app = FastAPIOffline(
         title=settings.title,

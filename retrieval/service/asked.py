@@ -19,7 +19,7 @@ from retrieval.service.given import Addresses, search_body
 from retrieval.service.messages.search import SearchRequest, SearchTerm
 from retrieval.service.problems import ProblemError, shorten
 
-__all__ = ["Pages", "Search", "answer_searches", "as_query"]
+__all__ = ["Pages", "Search", "answer_searches", "as_query", "keeper"]
 
 _WITH_PAGE: Final = {"page", "offset", "top_k"}
 
@@ -122,6 +122,9 @@ class Pages:
         most: How many; of some 100 KB each, if they are full.
     """
 
+    prefix = ""
+    """Of the tokens: says which of several processes keeps them, see :func:`keeper`."""
+
     def __init__(self, most: int) -> None:
         self._rankings: LRUCache[str, tuple[Ranking, float | None]] = LRUCache(most)
         self._lock = threading.Lock()
@@ -137,7 +140,7 @@ class Pages:
         if body.page is None and not body.paged:
             return searcher.answer(as_query(body, search.pictures)), None
         if body.page is None:
-            token = secrets.token_urlsafe(12)
+            token = self.prefix + secrets.token_urlsafe(12)
             ranking, least = searcher.rank(as_query(body, search.pictures)), body.min_probability
             with self._lock:
                 self._rankings[token] = ranking, least
@@ -165,6 +168,12 @@ class Pages:
         if kept is None:
             raise _gone(token)
         return kept
+
+
+def keeper(token: str) -> int | None:
+    """Say which of several processes keeps the order under a token; None if it says of none."""
+    slot, point, _ = token.partition(".")  # no other part of a token has one
+    return int(slot) if point and slot.isascii() and slot.isdigit() and len(slot) < 4 else None
 
 
 def _gone(token: str) -> ProblemError:

@@ -30,7 +30,7 @@ class Collection:
 
     Args:
         name: As ``?collection=`` has it.
-        searcher: What answers; whoever opened it closes it.
+        searcher: What answers.
         settings: Of the service.
         measures: Of the service.
         encoder: The model of the index; without it, nothing is embedded or added.
@@ -39,6 +39,7 @@ class Collection:
         model: Name of the model.
         count_tokens: Says how many tokens of texts the model reads.
         classify: Says what labels texts have, by the model's heads.
+        owned: Whether closing it closes the searcher.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Collection:
         model: str | None = None,
         count_tokens: CountTokens | None = None,
         classify: Classify | None = None,
+        owned: bool = False,
     ) -> None:
+        self._owned = owned
         self.name, self.searcher, self.encoder = name, searcher, encoder
         self.index_dir, self.runtime, self.model = index_dir, runtime, model
         self.refresher = Refresher(searcher)
@@ -106,3 +109,5 @@ class Collection:
         self.embedder.close()
         self.suggestions.close()
         self.refresher.stop()
+        if self._owned:
+            self.searcher.close()

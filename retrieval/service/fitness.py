@@ -42,7 +42,8 @@ async def check_origin(request: Request) -> None:
     """Refuse a write that a page of another site has a browser send.
 
     Browsers send forms anywhere without asking, also to a service that only their machine reaches.
-    A key in a header is none that such a page can send unless it is allowed to.
+    A key in a header is none that such a page can send unless it is allowed to, as one of
+    ``Settings.cors_origins`` is.
 
     Raises:
         ProblemError: 403, if it comes from such a page.
@@ -51,6 +52,8 @@ async def check_origin(request: Request) -> None:
     if "authorization" in headers or "x-api-key" in headers:
         return
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if origin is not None and origin in request.app.state.service.settings.cors_origins:
+        return
     if site is not None:  # newer browsers say it themselves, where nobody between can read it
         is_own = site in ("same-origin", "none")
     elif origin is not None:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.service.batching import OverloadedError
 from retrieval.service.hosts import check_host
-from retrieval.service.keys import OPEN_TO_ALL, Access, is_open
+from retrieval.service.keys import Access, is_open
 from retrieval.service.problems import ProblemError, overloaded, problem
 from retrieval.service.rates import Rates, is_counted
 from retrieval.service.service import Service
@@ -26,6 +26,7 @@ class Gate:
         self._service = service
         rate = service.settings.rate
         self._rates = None if rate is None else Rates(rate)
+        self._of_everybody = Access(None, service.settings.without_keys or "admin")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or answer it."""
@@ -73,7 +74,7 @@ class Gate:
         """Say what the caller may do, or why nothing; an open address needs nothing."""
         keys = self._service.keys
         if keys is None:
-            return OPEN_TO_ALL, None
+            return self._of_everybody, None
         if is_open(path):
             return None, None
         try:

@@ -54,6 +54,7 @@ class Guard:
             return
         began, status = time.perf_counter(), 0
         name = name_request(Headers(scope=scope))
+        era = self._service.turnover.enter()
         self._measures.in_flight.inc()
 
         async def send_guarded(message: Message) -> None:
@@ -64,6 +65,8 @@ class Guard:
                 headers.append((_REQUEST_ID, name.encode()))
                 if self._service.settings.cors_origins:
                     headers.append((b"cross-origin-resource-policy", b"cross-origin"))
+                if self._service.ending:  # no caller is cut off between two requests
+                    headers.append((b"connection", b"close"))
                 guard_headers(headers, scope["path"])
                 message["headers"] = headers
             await send(message)
@@ -77,6 +80,7 @@ class Guard:
             status = status or HTTPStatus.INTERNAL_SERVER_ERROR  # as it is answered, outside
             raise
         finally:
+            self._service.turnover.leave(era)
             self._measures.in_flight.dec()
             self._tell(scope, int(status), time.perf_counter() - began)
 

@@ -20,15 +20,24 @@ HERE: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 def for_host(settings: Settings, host: str) -> Settings:
-    """Decide by what names a service may be called that listens at a host.
+    """Decide what the settings leave open for a service that listens at a host.
 
     Args:
-        settings: They are as they were, if they say it.
+        settings: They are as they were, where they say it.
         host: Name or address.
+
+    Returns:
+        The same, with the names that the service may be called by, and what everybody may do
+        where there are no keys: all of it where only this machine reaches the service, else search.
     """
-    if settings.allowed_hosts is not None or not is_loopback(host):
-        return settings
-    return settings.model_copy(update={"allowed_hosts": HERE})
+    is_here = is_loopback(host)
+    allowed, scope = settings.allowed_hosts, settings.without_keys
+    return settings.model_copy(
+        update={
+            "allowed_hosts": HERE if allowed is None and is_here else allowed,
+            "without_keys": scope or ("admin" if is_here else "search"),
+        }
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ from retrieval.errors import KeyFileError
 from retrieval.service.key_file import Key, KeyFile, Scope, digest_of, is_within, read_keys
 from retrieval.service.problems import ProblemError
 
-__all__ = ["COOKIE", "OPEN_TO_ALL", "Access", "Keys", "Needs", "access_of", "is_open", "needs"]
+__all__ = ["COOKIE", "Access", "Keys", "Needs", "access_of", "is_open", "needs"]
 
 COOKIE: Final = "clip_text_session"
 
@@ -47,10 +47,6 @@ class Access:
     name: str | None
     scope: Scope
     by_session: bool = False
-
-
-OPEN_TO_ALL: Final = Access(None, "admin")
-"""What a caller may do where there are no keys."""
 
 
 class Keys:
@@ -153,9 +149,15 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The dependency of a route that needs a scope."""
+    """The dependency of a route that needs a scope.
+
+    Args:
+        scope: Which.
+        of_keys_alone: Whether it needs none where there are no keys.
+    """
 
     scope: Scope
+    of_keys_alone: bool = False
 
     async def __call__(self, request: Request) -> None:
         """Let a caller in who may.
@@ -166,6 +168,8 @@ class Needs:
         access = access_of(request.scope)
         if access is None:
             raise _refused("none")
+        if self.of_keys_alone and access.name is None:
+            return
         if not is_within(self.scope, access.scope):
             got = "a session, which may only search" if access.by_session else access.scope
             raise ProblemError(
@@ -175,9 +179,9 @@ class Needs:
             )
 
 
-def needs(scope: Scope) -> Any:  # noqa: ANN401  FastAPI says so of Depends
+def needs(scope: Scope, *, of_keys_alone: bool = False) -> Any:  # noqa: ANN401  FastAPI says so
     """Say what scope a route, or all of a router, needs; for ``dependencies``."""
-    return Depends(Needs(scope))
+    return Depends(Needs(scope, of_keys_alone))
 
 
 def access_of(scope: Mapping[str, Any]) -> Access | None:

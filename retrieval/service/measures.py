@@ -1,6 +1,6 @@
 """What the service counts and times of itself, for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -92,6 +92,10 @@ class Measures:
         """Read, whenever figures are asked for, how busy a batcher is, and how a cache serves."""
         self._watched.add(stage, collection, load, cache)
 
+    def watch_only(self, collections: Container[str]) -> None:
+        """Forget those that are watched of other collections, which are there no longer."""
+        self._watched.keep(collections)
+
     def text(self) -> bytes:
         """Write all figures in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -114,6 +118,10 @@ class _Watched(Collector):
         self._loads[stage, collection] = load
         if cache is not None:
             self._caches[collection] = cache
+
+    def keep(self, collections: Container[str]) -> None:
+        self._loads = {key: load for key, load in self._loads.items() if key[1] in collections}
+        self._caches = {key: info for key, info in self._caches.items() if key in collections}
 
     def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
         """Read the figures now."""

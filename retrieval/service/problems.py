@@ -56,7 +56,8 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "The key is not good for that, or the service does not do it: write to this "
         "collection, read that folder, fetch an address.",
         404: "No such row or item in the index, or no such collection.",
-        409: "The id is that of several pictures, or of one that cannot be changed here.",
+        409: "The id is that of several pictures, or of one that cannot be changed here; or the "
+        "service cannot do this as it is set up.",
         410: "A picture is gone from the disk or damaged, or a page's order is kept no longer.",
         413: f"The query is longer than {MAX_QUERY_CHARACTERS} characters, or something else in "
         "the request too large.",

@@ -1,9 +1,12 @@
 """What the routes share: the collections, the settings, the figures."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Final, cast
+from typing import Annotated, Final, Protocol, cast
 
 from fastapi import Depends, Query, Request
 
@@ -12,8 +15,50 @@ from retrieval.service.keys import Keys
 from retrieval.service.measures import Measures
 from retrieval.service.problems import ProblemError, shorten
 from retrieval.service.settings import Settings
+from retrieval.service.turnover import Turnover
 
-__all__ = ["Service", "TheCollection", "TheService", "service_of"]
+__all__ = ["Crew", "Service", "TheCollection", "TheService", "service_of"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Crew(Protocol):
+    """The processes that answer together, where they are several.
+
+    Args:
+        slot: Which of them this one is, from 0.
+        size: How many they are.
+    """
+
+    slot: int
+    size: int
+
+    def go_on(self, slot: int, body: str, collection: str | None, prefix: str) -> bytes:
+        """Let another one answer a search for a further page, whose order it keeps.
+
+        Args:
+            slot: Which.
+            body: The search, in JSON.
+            collection: The name that was asked for; None for the first one.
+            prefix: Of the application, where it is mounted in another one.
+
+        Raises:
+            ProblemError: As the other one answers, or if it is there no longer.
+            QueryError: As the other one answers.
+        """
+        ...
+
+    def metrics(self) -> bytes:
+        """Write the figures of all in Prometheus' text format."""
+        ...
+
+    def reload(self) -> None:
+        """Let each open its indexes anew, one after the other.
+
+        Raises:
+            RetrievalError: If one cannot; those after it have not begun.
+        """
+        ...
 
 
 class Service:
@@ -23,15 +68,27 @@ class Service:
         settings: How it behaves.
         measures: What it counts.
         collections: What it serves, at least one; the first answers where none is named.
+        reopen: Opens them anew, as the configuration has them now; without it, they stay.
 
     Raises:
         KeyFileError: If the settings name a file of keys that cannot be read.
     """
 
     def __init__(
-        self, settings: Settings, measures: Measures, collections: Iterable[Collection]
+        self,
+        settings: Settings,
+        measures: Measures,
+        collections: Iterable[Collection],
+        reopen: Callable[[], Sequence[Collection]] | None = None,
     ) -> None:
         self.settings, self.measures = settings, measures
+        self.turnover = Turnover()
+        self.crew: Crew | None = None
+        self.ending = False
+        """True from when the service has been told to end."""
+        self._reopen = reopen
+        self._reloading = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
         self.collections: Mapping[str, Collection] = {each.name: each for each in collections}
         self.keys: Final = None if settings.keys is None else Keys(settings.keys)
         self.version: Final = _own_version()
@@ -54,10 +111,56 @@ class Service:
             )
         return found
 
-    def close(self) -> None:
+    @property
+    def can_reload(self) -> bool:
+        """Whether its indexes can be opened anew."""
+        return self._reopen is not None
+
+    async def reload(self) -> None:
+        """Open all indexes anew and answer from them; those from before answer until then.
+
+        No request notices: one that is at work ends with what it began with, and only then is
+        that closed. Where the new ones cannot be opened, those from before go on. Searches that
+        were paged begin anew.
+
+        Raises:
+            Exception: What keeps them from being opened.
+        """
+        if self._reopen is None:
+            raise RuntimeError("expected a service that can open its indexes anew, got another.")
+        async with self._reloading:
+            fresh = await asyncio.to_thread(self._reopen)
+            old = self.collections
+            for collection in fresh:
+                if (before := old.get(collection.name)) is not None:
+                    collection.thumbnails = before.thumbnails
+                collection.start()
+            self.collections = {each.name: each for each in fresh}
+            self.measures.watch_only(self.collections)
+            self.turnover.begin_anew(lambda: self._close_beside(list(old.values())))
+        for collection in fresh:
+            total = len(collection.searcher)
+            _LOG.info("opened %s anew: %s pictures", collection.name, total)
+
+    def _close_beside(self, collections: list[Collection]) -> None:
+        """Close collections in a thread: that waits for a look at an index that is at work."""
+
+        async def close() -> None:
+            for collection in collections:
+                await asyncio.to_thread(collection.close)
+            collections.clear()
+            await asyncio.to_thread(gc.collect)  # a model is large, and part of circles
+
+        task = asyncio.ensure_future(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
         """End all threads, once they have done what was accepted."""
+        self.turnover.close_all()
+        await asyncio.gather(*self._closing)
         for collection in self.collections.values():
-            collection.close()
+            await asyncio.to_thread(collection.close)
 
 
 def service_of(request: Request) -> Service:

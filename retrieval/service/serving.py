@@ -1,24 +1,21 @@
-"""The service as a process: bound to a port, ended by a signal."""
+"""The service as a process, or several: bound to a port, ended by a signal."""
 
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from retrieval.search import Searcher
-from retrieval.service import missing_package
 from retrieval.service.app import Served, create_app
 from retrieval.service.hosts import for_host, is_loopback
 from retrieval.service.listening import address_of, listen
+from retrieval.service.server import Behind, Server
 from retrieval.service.settings import DEFAULTS, Settings
+from retrieval.service.supervisor import Supervisor
+from retrieval.service.worker import Opened, Plan, opened_of
 
-if TYPE_CHECKING:
-    import uvicorn
-
-
-__all__ = ["serve"]
+__all__ = ["Behind", "Opened", "serve", "serve_opened"]
 
 
 def serve(
@@ -44,27 +41,76 @@ def serve(
         AddressError: If host and port cannot be listened at.
         KeyFileError: If the file of keys cannot be read.
     """
-    try:
-        import uvicorn  # noqa: PLC0415  an optional part, needed only here
-
-        from retrieval.service.protocol import server_options  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise missing_package(error) from error
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(*served, settings=for_host(settings, host)),
-            timeout_graceful_shutdown=5,
-            **server_options(settings),
-        )
-    )
+    settings = for_host(settings, host)
+    server = Server(create_app(*served, settings=settings), settings)
     sockets = listen(host, port)
     (on_listening or _log_listening)(address_of(sockets[0], host))
-    if settings.keys is None and not is_loopback(host):
-        logging.getLogger("uvicorn.error").warning(
-            "there are no keys: everybody who reaches %s may do all that the service can", host
-        )
+    _warn_of_open_doors(settings, host)
     with _ended_by_signals(server):
         server.run(sockets)
+
+
+def serve_opened(
+    open_indexes: Callable[[], Sequence[Served]],
+    *,
+    settings: Settings = DEFAULTS,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    behind: Behind | None = None,
+    on_listening: Callable[[str, list[Opened]], object] | None = None,
+) -> None:
+    """Answer searches over HTTP until interrupted, from indexes that can be opened anew meanwhile.
+
+    SIGHUP, and POST /v1/admin/reload, open them anew; no request fails by that.
+
+    Args:
+        open_indexes: Opens them, owned by the service; called in each process, and again for each
+            reload. With several workers it is pickled.
+        settings: How the service behaves.
+        host: The address to listen on.
+        port: The TCP port; 0 takes a free one.
+        workers: How many processes answer.
+        behind: The proxy in front of it.
+        on_listening: Called with the service's URL and what is served, once it can be reached.
+
+    Raises:
+        MissingPackageError: If uvicorn is not installed.
+        AddressError: If host and port cannot be listened at.
+        WorkerError: If a worker cannot begin.
+        Exception: What ``open_indexes`` raises, with one worker.
+    """
+
+    def tell(opened: list[Opened]) -> None:
+        if on_listening is None:
+            _log_listening(address)
+        else:
+            on_listening(address, opened)
+        _warn_of_open_doors(settings, host)
+
+    settings = for_host(settings, host)
+    if workers > 1:
+        sockets = listen(host, port)
+        address = address_of(sockets[0], host)
+        plan = Plan(open_indexes, settings, behind or Behind())
+        Supervisor(plan, sockets, workers).run(tell)
+        return
+    served = open_indexes()
+    app = create_app(*served, settings=settings, reopen=open_indexes)
+    server = Server(app, settings, behind)
+    sockets = listen(host, port)
+    address = address_of(sockets[0], host)
+    tell(opened_of(served))
+    with _ended_by_signals(server):
+        server.run(sockets)
+
+
+def _warn_of_open_doors(settings: Settings, host: str) -> None:
+    if settings.keys is None and not is_loopback(host):
+        logging.getLogger("uvicorn.error").warning(
+            "there are no keys: everybody who reaches %s has the scope %s; see clip-text keys",
+            *(host, settings.without_keys),
+        )
 
 
 def _log_listening(address: str) -> None:
@@ -73,7 +119,7 @@ def _log_listening(address: str) -> None:
 
 
 @contextmanager
-def _ended_by_signals(server: "uvicorn.Server") -> Iterator[None]:
+def _ended_by_signals(server: Server) -> Iterator[None]:
     """Let a server that a signal ends in good order return to its caller.
 
     uvicorn raises the signal again when it is done, for the handlers from before.
@@ -85,7 +131,8 @@ def _ended_by_signals(server: "uvicorn.Server") -> Iterator[None]:
     def end(_signal: int, _frame: object) -> None:
         server.should_exit = True
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {number: signal.signal(number, end) for number in numbers if number is not None}
     try:
         yield
     finally:

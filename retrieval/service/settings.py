@@ -80,8 +80,12 @@ class Settings(BaseModel):
     )
     keys: Path | None = Field(
         default=None,
-        description="File of the keys that callers need, as clip-text keys writes it; without it, "
-        "everybody who reaches the service may do all that it can.",
+        description="File of the keys that callers need, as clip-text keys writes it.",
+    )
+    without_keys: Literal["search", "write", "admin"] | None = Field(
+        default=None,
+        description="The scope that everybody has where there are no keys; by default admin where "
+        "only this machine reaches the service, else search.",
     )
     session_s: float = Field(
         default=12 * 3600.0, gt=0, description="Seconds that the page may go on with a key."
@@ -112,6 +116,17 @@ class Settings(BaseModel):
     )
     log: Literal["text", "json"] = Field(
         default="text", description="How a line of the log is written."
+    )
+    drain_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds for which a service told to end goes on, while /readyz is 503 and "
+        "connections are closed after their answers.",
+    )
+    shutdown_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds that requests at work have then; those that take longer are 503.",
     )
 
 

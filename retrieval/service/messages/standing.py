@@ -29,3 +29,11 @@ class VersionResponse(BaseModel):
         "another precision than the pictures were; mostly empty.",
         examples=[[]],
     )
+
+
+class ReloadResponse(BaseModel):
+    """What is served now."""
+
+    collections: dict[str, int] = Field(
+        description="How many pictures each collection has.", examples=[{"default": 1_200}]
+    )

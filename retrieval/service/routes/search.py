@@ -1,10 +1,11 @@
 """``/v1/search``."""
 
 import time
+from asyncio import to_thread
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from retrieval.service.asked import Search
+from retrieval.service.asked import Search, keeper
 from retrieval.service.fitness import check_charset
 from retrieval.service.given import Addresses
 from retrieval.service.keys import needs
@@ -45,6 +46,12 @@ async def search(
     addresses = Addresses(
         request.scope.get("root_path", ""), request.query_params.get("collection")
     )
+    crew, slot = service.crew, None if body.page is None else keeper(body.page)
+    if crew is not None and slot is not None and slot != crew.slot and slot < crew.size:
+        text = body.model_dump_json(exclude_unset=True)
+        given_by = to_thread(crew.go_on, slot, text, addresses.collection, addresses.prefix)
+        given = await answered(request, given_by, service.settings.timeout_s)
+        return Response(given, media_type="application/json")
     waiting = collection.searches.submit(Search(body, addresses, since))
     given = await answered(request, waiting, service.settings.timeout_s)
     return Response(given, media_type="application/json")

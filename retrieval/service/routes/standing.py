@@ -1,12 +1,15 @@
 """What the service says of itself: is it up, is it ready, what answers, its figures."""
 
+from asyncio import to_thread
+from http import HTTPStatus
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from retrieval.service.keys import needs
 from retrieval.service.messages.standing import HealthResponse, VersionResponse
-from retrieval.service.problems import describe
+from retrieval.service.problems import ProblemError, describe
 from retrieval.service.service import TheCollection, TheService
 
 __all__ = ["router"]
@@ -29,6 +32,12 @@ async def check_readiness(service: TheService) -> HealthResponse:
 
     503 tells a load balancer to send requests elsewhere for a while.
     """
+    if service.ending:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "service_ending",
+            "expected a service at work, got one that ends. Send requests to another.",
+        )
     for collection in service.collections.values():
         collection.start()
         collection.refresher.check()
@@ -39,13 +48,19 @@ async def check_readiness(service: TheService) -> HealthResponse:
 @router.get(
     "/metrics",
     summary="Figures for Prometheus",
-    dependencies=[needs("admin")],
+    dependencies=[needs("admin", of_keys_alone=True)],
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}},
 )
 async def read_metrics(service: TheService) -> Response:
-    """Tell times by stage, sizes of batches, what waits, how the cache of queries serves."""
-    return Response(service.measures.text(), media_type=CONTENT_TYPE_LATEST)
+    """Tell times by stage, sizes of batches, what waits, how the cache of queries serves.
+
+    Of several processes, each has its own figures, under its number as `worker`.
+    """
+    text = (
+        service.measures.text() if service.crew is None else await to_thread(service.crew.metrics)
+    )
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.head("/version", include_in_schema=False, dependencies=[needs("search")])

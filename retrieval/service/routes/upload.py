@@ -34,12 +34,10 @@ MAX_PICTURES: Final = 8
 _FORM: Final = "multipart/form-data"
 _PARTS: Final[dict[str, Any]] = {
     "type": "object",
-    "required": ["image"],
     "properties": {
         "image": {
             "type": "array",
             "items": {"type": "string", "format": "binary"},
-            "minItems": 1,
             "maxItems": MAX_PICTURES,
             "description": "Pictures to find the like of.",
         },
@@ -120,8 +118,8 @@ async def _pictures(form: FormData, most_pixels: int) -> tuple[PictureTerm, ...]
                 raise _wrong(f"expected the part {name} to be a file, got text")
             await asyncio.to_thread(check_picture, part.file, part.filename or "", most_pixels)
             terms.append(PictureTerm(await part.read(), weight))
-    if not any(term.weight > 0 for term in terms):
-        raise _wrong("expected a part image, a file to find the like of, got none")
+    if not terms:
+        raise _wrong("expected a part image or without_image, a file, got none")
     return tuple(terms)
 
 
