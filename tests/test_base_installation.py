@@ -64,6 +64,9 @@ def cases(folder, tiny):
     zero_shot = ["evaluate", "zero-shot", folder / "classes", *model, "--cache", folder / "cache"]
     missing = [
         ("serve", ["serve", "--index", index, *model]),
+        ("serve", ["keys", "create", "page", "--file", folder / "keys.toml"]),
+        ("serve", ["keys", "list", "--file", folder / "keys.toml"]),
+        ("serve", ["keys", "revoke", "page", "--file", folder / "keys.toml"]),
         ("ocr", ["index", folder / "images", "--index", index, *model, "--ocr"]),
         ("data", ["data", "check", folder / "rows.parquet", *model]),
         ("data", ["data", "check", folder / "saved", *model]),

@@ -223,7 +223,7 @@ def test_pictures_that_cannot_be_used(http, pictures):
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     assert_error(
-        send(base64.b64encode(bomb.getvalue()).decode()), 422, "picture_unreadable", "pixels"
+        send(base64.b64encode(bomb.getvalue()).decode()), 413, "picture_too_large", "pixels"
     )
     for url in ("http://127.0.0.1/x.png", "HTTPS://example.org/x.png"):
         assert_error(send(url), 403, "fetching_is_off", "Send")

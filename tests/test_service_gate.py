@@ -40,10 +40,12 @@ def searcher(tmp_path_factory):
     ],
 )
 def test_who_only_this_machine_reaches_is_called_by_its_names(host, names):
-    assert for_host(DEFAULTS, host).allowed_hosts == names
+    decided = for_host(DEFAULTS, host)
+    assert decided.allowed_hosts == names
+    assert decided.without_keys == ("search" if names is None else "admin")
     assert is_loopback(host) == (names is not None)
-    own = Settings(allowed_hosts=("pictures.example",))
-    assert for_host(own, host) is own
+    own = Settings(allowed_hosts=("pictures.example",), without_keys="write")
+    assert for_host(own, host) == own
 
 
 @pytest.mark.parametrize(
@@ -327,6 +329,6 @@ def test_a_process_logs_json_on_stderr(tmp_path):
 
 def test_a_process_that_others_reach_says_that_there_are_no_keys(tmp_path):
     answer, log = serving(tmp_path, "0.0.0.0")
-    assert "everybody who reaches 0.0.0.0 may do all that the service can" in log
+    assert "everybody who reaches 0.0.0.0 has the scope search; see clip-text keys" in log
     name = answer.headers["x-request-id"]
     assert re.search(rf'^INFO: +127\.0\.0\.1 "GET /healthz" 200 [\d.]+ ms id={name}$', log, re.M)

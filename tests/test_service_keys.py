@@ -15,6 +15,7 @@ from retrieval.errors import EncoderError
 from retrieval.service import key_file
 from retrieval.service.app import create_app
 from retrieval.service.described import scope_of
+from retrieval.service.hosts import for_host
 from retrieval.service.key_file import add_key, digest_of, revoke_key
 from retrieval.service.keys import COOKIE, is_open
 from retrieval.service.settings import Settings
@@ -72,6 +73,19 @@ def kind(response):
 def test_without_keys_all_is_open(searcher):
     answers = asking(searcher)(search(), get("/metrics"), get("/docs"), get("/v1/images/0"))
     assert [answer.status_code for answer in answers] == [200] * 4
+
+
+def test_without_keys_others_may_only_search_where_they_reach_the_service(searcher):
+    settings = for_host(Settings(), "0.0.0.0")
+    write = ("POST", "/v1/items", {"json": {"id": "x", "feature": [1.0]}})
+    reload = ("POST", "/v1/admin/reload", {"json": {}})
+    ask = asking(searcher, **settings.model_dump(exclude_unset=True))
+    answers = ask(search(), get("/metrics"), write, reload)
+    assert [answer.status_code for answer in answers] == [200, 200, 403, 403]
+    assert kind(answers[2]) == (403, "forbidden")
+    assert "expected a key of the scope write, got none" in answers[2].text
+    opened = asking(searcher, without_keys="write")(write, reload)
+    assert [kind(answer) for answer in opened] == [(403, "not_writable"), (403, "forbidden")]
 
 
 def test_with_keys_only_the_page_and_health_are_open(searcher, keys):

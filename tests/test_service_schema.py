@@ -5,6 +5,7 @@ random within them and without, with other methods and other types of body. Each
 a status, a content type and a form that the document names; none may be our failure.
 """
 
+import asyncio
 import json
 from collections import Counter
 
@@ -105,7 +106,7 @@ def app(tmp_path_factory):
         app.state.service.collection = lambda name: default
         kept.app = app
         yield app
-        app.state.service.close()
+        asyncio.run(app.state.service.close())
 
 
 @schema.parametrize()

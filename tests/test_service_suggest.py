@@ -57,7 +57,7 @@ def application(index_dir, **settings):
     with Searcher.open(index_dir, encoder) as searcher:
         app = create_app(Served(searcher, index_dir=index_dir), settings=Settings(**settings))
         yield app
-        app.state.service.close()
+        asyncio.run(app.state.service.close())
 
 
 # What is said
@@ -202,7 +202,9 @@ def test_suggestions_over_http(index_dir):
         ]
         assert http.get("/v1/suggest").json() == {"suggestions": []}
         assert_error(http.get("/v1/suggest?q=x&limit=51"), 422, "invalid_request", "limit")
-        assert_error(http.get("/v1/suggest", params={"q": "x" * 101}), 413, "query_too_long", "100")
+        assert_error(
+            http.get("/v1/suggest", params={"q": "x" * 101}), 422, "invalid_request", "100"
+        )
         assert_error(http.get("/v1/suggest?q=x&collection=y"), 404, "collection_not_found")
 
 

@@ -159,6 +159,8 @@ def test_other_parts_and_types(service):
     wrong = post("/v1/search/upload", data={"image": "x"}, files={"without_image": png(1)})
     assert_error(wrong, 422, "invalid_request", "got text")
     wrong = post("/v1/search/upload", files={"without_image": png(1)})
+    assert_error(wrong, 400, "invalid_query", "only what to stay away from")
+    wrong = post("/v1/search/upload", files={"request": (None, '{"query": "x"}')})
     assert_error(wrong, 422, "invalid_request", "got none")
 
 

@@ -118,7 +118,8 @@ def check_feature(feature: object, image_id: str, embed_dim: int) -> Feature:
     """
     remedy = f"Give {image_id!r} the row that the index's model makes of the picture."
     try:
-        row = np.asarray(feature, np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            row = np.asarray(feature, np.float32)
     except (TypeError, ValueError) as error:
         raise ItemError(f"expected a feature of numbers, got {error}. {remedy}") from error
     if row.ndim != 1:

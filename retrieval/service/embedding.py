@@ -116,7 +116,11 @@ def _pixels(encoder: Encoder, picture: PictureInput, most_pixels: int) -> Pixels
     what = f"a picture at place {picture.place} of the input"
     said = picture.said
     content = said if isinstance(said, bytes) else _decoded(what, said)
-    check_picture(BytesIO(content), "", most_pixels)
+    try:
+        check_picture(BytesIO(content), "", most_pixels)
+    except ProblemError as error:
+        message = f"expected {what}, got one of which is said: {error}"
+        raise ProblemError(error.status, error.kind, message) from error
     try:
         return encoder.load_pixels(content)
     except ImportError as error:

@@ -171,7 +171,9 @@ class Needs:
         if self.of_keys_alone and access.name is None:
             return
         if not is_within(self.scope, access.scope):
-            got = "a session, which may only search" if access.by_session else access.scope
+            got: str = access.scope if access.name is not None else "none"
+            if access.by_session:
+                got = "a session, which may only search"
             raise ProblemError(
                 HTTPStatus.FORBIDDEN,
                 "forbidden",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from retrieval.service.service import service_of
 
@@ -38,10 +39,9 @@ def quick_route(message: type[BaseModel]) -> type[APIRoute]:
                 is_usual = request.headers.get("content-type") == "application/json"
                 if not is_usual or request.scope["query_string"]:
                     return await careful(request)
-                read = await request.body()
                 try:
-                    body = self.taken.model_validate(json.loads(read))
-                except (ValueError, RecursionError):
+                    body = self.taken.model_validate(json.loads(await request.body()))
+                except (ValueError, RecursionError, ClientDisconnect):
                     return await careful(request)  # says what is wrong with it
                 service = service_of(request)
                 given: Response = await answer(

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from retrieval.service.messages.embeddings import MAX_TEXT_CHARACTERS, check_length
+from retrieval.service.messages.numbers import WholeNumber
 
 __all__ = ["MAX_CLASSIFIED", "ClassifyRequest", "ClassifyResponse", "Label", "TextLabels"]
 
@@ -32,7 +33,9 @@ class ClassifyRequest(BaseModel):
         description="Name of the model's classification head; null where it has one.",
         examples=[None],
     )
-    top_k: int = Field(default=1, ge=1, le=1_000, description="How many labels of each at most.")
+    top_k: WholeNumber = Field(
+        default=1, ge=1, le=1_000, description="How many labels of each at most."
+    )
 
 
 class Label(BaseModel):

@@ -14,6 +14,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from retrieval.service.messages.numbers import WholeNumber
+
 __all__ = [
     "MAX_INPUTS",
     "MAX_PICTURES",
@@ -141,7 +143,7 @@ class EmbeddingsRequest(BaseModel):
         "base64.",
         examples=["float"],
     )
-    dimensions: int | None = Field(
+    dimensions: WholeNumber | None = Field(
         default=None,
         ge=1,
         description="How many of the first dimensions to keep, made unit rows again; all if null.",

@@ -22,6 +22,7 @@ router = APIRouter(tags=["service"], dependencies=[needs("admin")])
     "/v1/admin/reload",
     summary="Open the indexes anew",
     responses=describe(409, 415),
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {}}}},
 )
 async def reload(request: Request, service: TheService) -> ReloadResponse:
     """Open all indexes again, with the models that the configuration names now.
