@@ -1,7 +1,4 @@
-"""The services that the page is tested against: one of a stub, and one of a real index.
-
-Routes that this service has not got yet are stood in for by ``page_stand_ins``.
-"""
+"""The services that the page is tested against: one of a stub, and one of a real index."""
 
 import asyncio
 import io
@@ -20,7 +17,6 @@ from retrieval.search import Answer, Searcher
 from retrieval.service.app import Served, create_app
 
 SHOWABLE = [row for name, row in ROWS.items() if name not in ("damaged.png", "gone.png")]
-ROUTES = {"/v1/collections", "/v1/suggest", "/v1/search/upload"}
 KEY = "ct_a-key-of-the-tests"
 ALBUM = 1_200
 COLOURS = {"红": (196, 62, 44), "蓝": (52, 96, 168), "绿": (70, 140, 84), "黄": (226, 176, 60)}
@@ -196,24 +192,14 @@ def make_album(folder, number=ALBUM):
 
 def stub_app(searcher):
     """The application over a stub."""
-    app = create_app(searcher)
-    stand_in(app, {"default": searcher})
-    return app
+    return create_app(searcher)
 
 
 def album_app(index_dirs):
-    """The application of indexes by name, with what it lacks stood in for; and the searchers."""
+    """The application of indexes by name, and the searchers."""
     searchers = {name: Searcher.open(path, FakeEncoder()) for name, path in index_dirs.items()}
-    served = [Served(each, name=name, encoder=FakeEncoder()) for name, each in searchers.items()]
-    app = create_app(*served)
-    stand_in(app, searchers)
-    return app, searchers
-
-
-def stand_in(app, searchers):
-    """Let what the service has not got yet be stood in for."""
-    there = set(app.openapi()["paths"])
-    if not there >= ROUTES:
-        from page_stand_ins import add
-
-        add(app, searchers, there)
+    served = [
+        Served(each, name=name, encoder=FakeEncoder(), index_dir=index_dirs[name])
+        for name, each in searchers.items()
+    ]
+    return create_app(*served), searchers
