@@ -550,13 +550,20 @@ def test_one_text_is_rounded_up_to_few_lengths():
     assert shapes == {(1, 4), (1, 8), (1, 12), (1, 16)}
 
 
-def test_one_text_over_token_ids_is_lengthened_within_the_context():
+def test_few_texts_over_token_ids_come_in_few_shapes_within_the_context():
     padding = Padding(pad_id=1, context_length=10)
     assert padding.pad(np.array([[0, 5, 2]])).tolist() == [[0, 5, 2, 1]]
     shapes = {padding.pad(np.full((1, n), 7)).shape for n in range(2, 11)}
     assert shapes == {(1, 4), (1, 8), (1, 10)}
-    several = np.full((2, 3), 7)
-    assert padding.pad(several) is several
+    several = np.array([[0, 5, 2], [0, 6, 2], [0, 2, 1]])
+    assert padding.pad(several).tolist() == [
+        *([0, 5, 2, 1], [0, 6, 2, 1], [0, 2, 1, 1]),
+        [0, 2, 1, 1],
+    ]
+    shapes = {padding.pad(np.full((n, 5), 7)).shape for n in range(1, 65)}
+    assert shapes == {(n, 8) for n in (1, 2, 4, 8, 16, 32, 64)}
+    many = np.full((65, 3), 7)
+    assert padding.pad(many) is many
 
 
 # "max" is not written out over packed rows: the graph is one over token ids

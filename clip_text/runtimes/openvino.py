@@ -80,7 +80,7 @@ class OpenVinoRuntime:
     def text(self, tokens: TokenIds) -> Features:
         """Encode token ids; see :class:`clip_text.runtimes.Runtime`."""
         if isinstance(self._laid_out, Padding):
-            return self._text([self._laid_out.pad(tokens)])
+            return self._text([self._laid_out.pad(tokens)])[: len(tokens)]
         packed, row_of, place_of = self._laid_out.pack(tokens)
         return unpack(self._text(packed), row_of, place_of)
 

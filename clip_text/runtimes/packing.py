@@ -26,6 +26,9 @@ met before 3.2 and 3.4. Of its exported form, on another processor, 40 lengths t
 3.1 rounded. At RoBERTa-base's size rounding to 8 costs a tenth, rounding to 4 nothing.
 """
 
+_FEW = 64
+"""So many texts over token ids come in powers of two, their lengths rounded as above."""
+
 Places = NDArray[np.intp]
 
 
@@ -47,10 +50,13 @@ class PackedRows(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """How a text by itself is lengthened, for graphs over token ids: they come in few lengths so.
+    """How a few texts are filled up, for graphs over token ids: they come in few shapes so.
+
+    What computes a shape is made when it first comes, which takes longer than the computing: the
+    batches of a service, of whatever number and length, would always come in new ones.
 
     Args:
-        pad_id: The id that fills it up, which the graph masks.
+        pad_id: The id that fills texts up, which the graph masks.
         context_length: Longest text in tokens; there need not be positions beyond it.
     """
 
@@ -58,12 +64,22 @@ class Padding:
     context_length: int
 
     def pad(self, tokens: TokenIds) -> TokenIds:
-        """Lengthen one text, [1, length]; several are given back as they are."""
+        """Lengthen up to :data:`_FEW` texts, and repeat the last until they are a power of two.
+
+        Args:
+            tokens: [n, length]; more texts are given back as they are.
+
+        Returns:
+            The texts at their places, and perhaps more behind them.
+        """
         number, length = tokens.shape
-        more = min(-(-length // _ALONE) * _ALONE, self.context_length) - length
-        if number > 1 or more <= 0:
+        if not 0 < number <= _FEW:
             return tokens
-        return np.pad(tokens, ((0, 0), (0, more)), constant_values=self.pad_id)
+        longer = max(0, min(-(-length // _ALONE) * _ALONE, self.context_length) - length)
+        more = (1 << (number - 1).bit_length()) - number
+        if longer:
+            tokens = np.pad(tokens, ((0, 0), (0, longer)), constant_values=self.pad_id)
+        return np.concatenate([tokens, np.repeat(tokens[-1:], more, axis=0)]) if more else tokens
 
 
 @dataclass(frozen=True, slots=True)

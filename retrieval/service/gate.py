@@ -67,7 +67,7 @@ class Gate:
             try:
                 self._service.collection(None).searches.check()
             except OverloadedError as error:
-                return overloaded(error)
+                return await overloaded(error)
         return None
 
     def _access(self, headers: Headers, path: str) -> tuple[Access | None, ProblemError | None]:

@@ -1,5 +1,6 @@
 """Errors as answers: ``{"error": {"type": …, "message": …}}``, and never a stack trace."""
 
+import asyncio
 import logging
 import math
 import re
@@ -34,6 +35,7 @@ from retrieval.service.messages.search import MAX_QUERY_CHARACTERS, SEND_EXAMPLE
 
 _LOG = logging.getLogger(__name__)
 _SHORT: Final = 80
+REFUSED_AFTER_S: Final = 0.5
 
 
 class ProblemError(Exception):
@@ -225,8 +227,12 @@ def _clip(text: str) -> str:
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 
 
-def overloaded(error: OverloadedError) -> Response:
-    """Refuse a request that would have to wait too long, and say when to try again."""
+async def overloaded(error: OverloadedError) -> Response:
+    """Refuse a request that would have to wait too long, and say when to try again.
+
+    The answer takes a moment: whoever asks again at once would keep the service from its work.
+    """
+    await asyncio.sleep(REFUSED_AFTER_S)
     seconds = max(1, math.ceil(error.retry_after_s))
     return _answer(
         HTTPStatus.TOO_MANY_REQUESTS, "overloaded", str(error), {"retry-after": str(seconds)}
@@ -235,7 +241,7 @@ def overloaded(error: OverloadedError) -> Response:
 
 async def _on_retrieval_error(request: Request, error: Exception) -> Response:
     if isinstance(error, OverloadedError):
-        return overloaded(error)
+        return await overloaded(error)
     problem = as_problem(error)
     if problem is not None:
         return await _on_problem(request, problem)

@@ -1,9 +1,11 @@
 """uvicorn's server, ended in two steps, and told by a signal to open its indexes anew."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -90,6 +92,11 @@ class Server(uvicorn.Server):
     async def startup(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (uvicorn's)
         """Begin, and tell."""
         self._loop = asyncio.get_running_loop()
+        # what the imports and the models made is no garbage: no later collection looks at it
+        gc.collect()
+        gc.freeze()
+        # the threads that compute and the event loop wait for one another: ten times as briefly
+        sys.setswitchinterval(0.0005)
         await super().startup(*args, **kwargs)
         if _SIGHUP is not None and threading.current_thread() is threading.main_thread():
             signal.signal(_SIGHUP, self._on_hang_up if self._by_hand else signal.SIG_IGN)

@@ -24,6 +24,7 @@ export function open(index) {
   if (!lightbox.open) {
     history.pushState({ picture: true }, "", location.href);
     lightbox.showModal();
+    lightbox.focus(); // not one of its buttons: arrow keys are for the picture
   }
   show(index);
 }
