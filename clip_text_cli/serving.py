@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clip_text.names import RuntimeName
 from clip_text_cli import wiring
 from clip_text_cli.hits import tell_notes
+from clip_text_cli.options import Runtime
 from clip_text_cli.output import err, out
 from clip_text_cli.process import set_up_process
 
@@ -36,7 +36,7 @@ def serve(
         str | None,
         typer.Option("--model", "-m", help="starter, a folder, a file, or a hub name."),
     ] = None,
-    runtime: Annotated[RuntimeName | None, typer.Option(help="How to compute.")] = None,
+    runtime: Runtime = None,
     head: Annotated[
         str | None,
         typer.Option(help="Classification head that names each query's category; the only one."),

@@ -20,6 +20,9 @@ from hypothesis import settings
 # Longest first: with files dealt out whole, a long one at the end leaves the other workers idle.
 LONGEST = (
     "test_installed.py",
+    "test_page_album.py",
+    "test_page.py",
+    "test_page_looks.py",
     "test_readme.py",
     "test_adapters.py",
     "test_finetune.py",

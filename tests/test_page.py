@@ -498,7 +498,7 @@ def test_both_languages_say_the_same_things(page):
     assert "errors.overloaded" in en
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1600])
+@pytest.mark.parametrize("width", [320, 1600])
 def test_nothing_sticks_out_sideways(page, searcher, width):
     searcher.caption = "很长的说明" * 20 + "x" * 80
     page.driver.execute_cdp_cmd(

@@ -370,7 +370,10 @@ def test_one_chooses_among_collections(page, gate):
     page.wait("document.querySelector('#collection').value === 'album'")
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [(DESKTOP, "light"), pytest.param(PHONE, "dark", marks=pytest.mark.slow)],
+)
 def test_scrolling_comes_to_a_thousand_hits(page, gate, services, size, scheme):
     with page.seen_as(size, scheme):
         page.open("?q=船")

@@ -44,8 +44,8 @@ def serve(
     settings = for_host(settings, host)
     server = Server(create_app(*served, settings=settings), settings)
     sockets = listen(host, port)
-    (on_listening or _log_listening)(address_of(sockets[0], host))
     _warn_of_open_doors(settings, host)
+    (on_listening or _log_listening)(address_of(sockets[0], host))
     with _ended_by_signals(server):
         server.run(sockets)
 
@@ -82,11 +82,11 @@ def serve_opened(
     """
 
     def tell(opened: list[Opened]) -> None:
+        _warn_of_open_doors(settings, host)
         if on_listening is None:
             _log_listening(address)
         else:
             on_listening(address, opened)
-        _warn_of_open_doors(settings, host)
 
     settings = for_host(settings, host)
     if workers > 1:
