@@ -634,6 +634,25 @@ def test_what_is_no_picture_of_the_index_any_more_is_swept(tmp_path):
         ).content == png(2)
 
 
+def test_an_index_that_is_reached_by_another_path_keeps_what_was_sent(tmp_path):
+    with Service(tmp_path / "index") as service:
+        service.add("a", png(1))
+        service.add("b", png(2))
+    (tmp_path / "other").symlink_to("index")
+    with Service(tmp_path / "other") as service:
+        assert service.add("c", png(1)).status_code == 201
+        writing = service.app.state.service.collection(None).writing
+        eventually(lambda: writing._unswept == [] and writing._writer is None)
+        assert len(service.files) == 2
+        shown = service.client.get(service.client.get("/v1/items/b").json()["image_url"])
+        assert shown.content == png(2)
+        assert service.client.delete("/v1/items/b").status_code == 204  # by its old path
+        assert service.client.delete("/v1/items/c").status_code == 204
+        assert len(service.files) == 1  # of a, too, though by another path
+        assert service.client.delete("/v1/items/a").status_code == 204
+        assert service.files == []
+
+
 def test_an_index_that_was_built_anew_is_written_to(tmp_path):
     with Service(tmp_path / "index") as service:
         service.add("a")
