@@ -782,6 +782,10 @@ def test_metadata_that_is_too_large_is_refused_also_where_patches_make_it_so(ser
         ({"sec-fetch-site": "same-site"}, True),
         ({"origin": "https://behind.a.proxy", "sec-fetch-site": "same-origin"}, False),
         ({"origin": "https://evil.example", "authorization": "Bearer x"}, False),
+        ({"origin": "https://evil.example", "x-api-key": "x"}, False),
+        # a browser adds by itself what a proxy has asked for
+        ({"origin": "https://evil.example", "authorization": "Basic eDp5"}, True),
+        ({"origin": "http://["}, True),
         ({"origin": "OWN"}, False),
         ({}, False),
     ],
