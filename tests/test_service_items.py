@@ -4,7 +4,10 @@ import base64
 import io
 import json
 import os
+import re
+import socket
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +25,7 @@ from retrieval.errors import IndexLockedError
 from retrieval.ingest import IndexWriter, index_folder, remove_pictures
 from retrieval.search import Searcher
 from retrieval.service.app import Served, create_app
+from retrieval.service.routes import items as routes_of_items
 from retrieval.service.uploads import UPLOADS_NAME
 from retrieval.service.writes import merged
 
@@ -251,6 +255,27 @@ def test_wrong_messages(empty, body, status, kind):
 def test_malformed_bodies(empty, content, kind, status, told):
     response = empty.client.post("/v1/items", content=content, headers={"content-type": kind})
     assert_error(response, status, told)
+
+
+@pytest.mark.parametrize("route", ["/v1/items", "/v1/items/bulk", "/v1/search/upload"])
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data; boundary=b", "application/json", "application/jsonl"]
+)
+def test_a_caller_who_leaves_within_a_body_is_no_failure_of_ours(empty, route, kind):
+    def answered():
+        said = empty.client.get("/metrics").text
+        found = re.findall(rf'requests_total{{route="{route}",status="(\d+)"}} (\d+)', said)
+        return {int(status): int(count) for status, count in found}
+
+    before = answered()
+    address = empty.client.base_url
+    with socket.create_connection((address.host, address.port)) as connection:
+        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n--b\r\n".encode())
+        time.sleep(0.05)
+    eventually(lambda: answered() != before, 5)
+    told = {status for status, count in answered().items() if count > before.get(status, 0)}
+    assert told <= {400, 415}
 
 
 def test_forms_of_too_many_parts(empty):
@@ -489,6 +514,22 @@ def test_many_are_encoded_together(service):
 def test_wrong_lists(empty, content, kind, status, told):
     answer = empty.client.post("/v1/items/bulk", content=content, headers={"content-type": kind})
     assert_error(answer, status, told)
+
+
+def test_lines_are_read_beside_the_event_loop_and_no_more_of_them_than_wanted(empty, monkeypatch):
+    read = []
+
+    def parse(raw):
+        read.append((raw, threading.current_thread()))
+        return {}
+
+    monkeypatch.setattr(routes_of_items, "parsed", parse)
+    lines = b"\n" * 100_000 + b"1\n" * 100_000
+    headers = {"content-type": "application/jsonl"}
+    answer = empty.client.post("/v1/items/bulk", content=lines, headers=headers)
+    assert_error(answer, 413, "too_many_items", "at most 1000")
+    assert len(read) == 1_001
+    assert not {thread for _, thread in read} & {empty.thread}
 
 
 def test_a_line_that_is_no_json_hinders_no_other(service):

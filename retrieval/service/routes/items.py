@@ -2,6 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
+from io import BytesIO
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -26,6 +27,7 @@ from retrieval.service.received import (
     as_message,
     media_type_of,
     parsed,
+    read_body,
     read_form,
     read_json,
     unsupported,
@@ -283,14 +285,21 @@ def _check_json(request: Request, *expected: str) -> None:
 async def _listed(request: Request) -> list[Any]:
     """Read a list of anything from JSON, or from a line of JSON for each."""
     if media_type_of(request) in _LINES:
-        lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
-        _check_count(len(lines))
-        return await asyncio.to_thread(lambda: [_line(line) for line in lines])
+        return await asyncio.to_thread(_lines, await read_body(request))
     _check_json(request, _JSON, _LINES[0])
     values = await read_json(request)
     if not isinstance(values, list):
         raise _wrong(f"expected a list of items, got {type(values).__name__}. Wrap it in [].")
     _check_count(len(values))
+    return values
+
+
+def _lines(raw: bytes) -> list[Any]:
+    values: list[Any] = []
+    for line in BytesIO(raw):  # as many as are wanted: a body may be of line ends alone
+        if line.strip():
+            values.append(_line(line))
+            _check_count(len(values))
     return values
 
 
@@ -306,7 +315,7 @@ def _check_count(count: int) -> None:
         raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "too_many_items",
-            f"expected at most {MAX_BULK} items, got {count}. Send them in several requests.",
+            f"expected at most {MAX_BULK} items, got more. Send them in several requests.",
         )
 
 
