@@ -21,7 +21,7 @@ from service_thread import ENCODER, Running, Service
 from test_api import ANY_JSON, ANY_TEXT, assert_error, assert_sane, eventually
 from test_full_disk import full_after
 
-from retrieval.errors import IndexLockedError
+from retrieval.errors import IndexLockedError, StorageError
 from retrieval.ingest import IndexWriter, index_folder, remove_pictures
 from retrieval.search import Searcher
 from retrieval.service.app import Served, create_app
@@ -595,6 +595,28 @@ def test_the_lock_is_given_back_after_the_last_write(service):
     eventually(lambda: service.ids() == ["a", "b"], 5)
     assert service.add("c", png(3)).status_code == 201
     assert service.ids() == ["a", "b", "c"]
+
+
+def test_the_lock_is_given_back_where_sweeping_fails(service, monkeypatch, caplog):
+    def fail(_, __):
+        raise StorageError("expected a catalogue, got a disk that fails.")
+
+    writing = service.app.state.service.collection(None).writing
+    monkeypatch.setattr(writing.uploads, "folders", lambda: [service.index_dir])
+    monkeypatch.setattr(writing.uploads, "sweep", fail)
+    assert service.add("a").status_code == 201
+    eventually(lambda: writing._resting is None, 5)
+    IndexWriter.open(service.index_dir, ENCODER).close()
+    assert "a disk that fails" in caplog.text
+    assert service.add("b", png(2)).status_code == 201
+
+
+def test_an_index_that_is_gone_is_not_begun_anew(service):
+    away = service.index_dir.rename(service.index_dir.with_name("away"))
+    assert_error(service.add("a"), 503, "index_unavailable")
+    assert not service.index_dir.exists()
+    away.rename(service.index_dir)
+    eventually(lambda: service.add("a").status_code == 201, 5)
 
 
 def test_two_services_write_to_one_index_by_turns(tmp_path):
