@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from fakes import FakeEncoder, save_picture
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ from service_thread import ENCODER, Running, Service
 from test_api import ANY_JSON, ANY_TEXT, assert_error, assert_sane, eventually
 from test_full_disk import full_after
 
-from retrieval.errors import IndexLockedError, StorageError
+from retrieval.errors import EncoderError, IndexLockedError, StorageError
 from retrieval.ingest import IndexWriter, index_folder, remove_pictures
 from retrieval.search import Searcher
 from retrieval.service.app import Served, create_app
@@ -488,6 +489,29 @@ def test_many_are_stored_each_by_itself(service):
         assert service.ids() == ["new", "old"]
         assert service.client.get("/v1/items/new").json()["caption"] == "again"
         assert len(service.files) == 1  # that of the last new; what was refused leaves none
+
+
+def test_each_of_many_is_answered_as_if_it_were_alone(service, caplog):
+    items = [
+        {"id": "x" * 1001, "feature": [1.0]},
+        {"id": "a", "caption": "字" * 10_001, "feature": [1.0]},
+        {"id": "a", "path": "x" * 5_000},
+    ]
+    many = service.client.post("/v1/items/bulk", json=items).json()["items"]
+    for item, told in zip(items, many, strict=True):
+        alone = service.client.post("/v1/items", json=item)
+        assert (told["status"], told["error"]) == (413, alone.json()["error"])
+        assert alone.status_code == 413
+
+
+def test_a_failure_of_ours_among_many_is_in_the_log(service, caplog, monkeypatch):
+    monkeypatch.setattr(ENCODER, "encode_pixels", lambda _: np.full((1, 16), np.nan, np.float32))
+    items = [{"id": "a", "image": as_base64(png(1))}]
+    (told,) = service.client.post("/v1/items/bulk", json=items).json()["items"]
+    assert (told["status"], told["error"]["type"]) == (500, "internal_error")
+    (record,) = [each for each in caplog.records if each.name == "retrieval.service.wanted"]
+    assert isinstance(record.exc_info[1], EncoderError)
+    assert service.files == []
 
 
 def test_many_are_encoded_together(service):
