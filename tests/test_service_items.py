@@ -25,6 +25,7 @@ from test_full_disk import full_after
 from retrieval.errors import EncoderError, IndexLockedError, StorageError
 from retrieval.ingest import IndexWriter, index_folder, remove_pictures
 from retrieval.search import Searcher
+from retrieval.service import writing
 from retrieval.service.app import Served, create_app
 from retrieval.service.routes import items as routes_of_items
 from retrieval.service.uploads import UPLOADS_NAME
@@ -662,6 +663,33 @@ def test_two_services_write_to_one_index_by_turns(tmp_path):
         assert told == [201] * 30
         for service in (one, other):
             eventually(lambda: len(service.ids()) == 31, 5)  # noqa: B023
+
+
+def test_large_writes_are_not_done_together(tmp_path, monkeypatch):
+    """Each would wait for both."""
+    with Service(tmp_path / "index", lock_wait_s=20) as service:
+        together, done = [], writing.perform
+
+        def perform(writer, uploads, writes):
+            together.append(len(writes))
+            return done(writer, uploads, writes)
+
+        def bulk(name):
+            rows = [{"id": f"{name}{n}", "feature": unit_row(n).tolist()} for n in range(20)]
+            service.client.post("/v1/items/bulk", json=rows)
+
+        monkeypatch.setattr(writing, "perform", perform)
+        load = service.app.state.service.collection(None).writing.writes.load
+        threads = [threading.Thread(target=service.add)]
+        threads += [threading.Thread(target=bulk, args=[name]) for name in "xy"]
+        with IndexWriter.open(service.index_dir, ENCODER):
+            for waiting, thread in enumerate(threads):
+                thread.start()
+                eventually(lambda: (load().at_work, load().waiting) == (1, waiting))  # noqa: B023
+        for thread in threads:
+            thread.join()
+        assert together == [1, 1, 1]
+        assert len(service.ids()) == 41
 
 
 def test_writes_that_are_too_many_are_refused(tmp_path):

@@ -21,7 +21,7 @@ from retrieval.service.measures import Measures
 from retrieval.service.problems import ProblemError
 from retrieval.service.settings import Settings
 from retrieval.service.uploads import Uploads
-from retrieval.service.writes import Outcome, Write, perform
+from retrieval.service.writes import Outcome, Write, perform, weight_of
 
 __all__ = ["Writing"]
 
@@ -62,6 +62,7 @@ class Writing:
             waiting=max(1, settings.waiting // _WAITING_SHARE),
             patience_s=settings.timeout_s / 2,
             observe=measures.of_batches("write"),
+            weigh=weight_of,
         )
         """Waited for by who asks for a write."""
         self._turn = threading.Lock()  # held by who works with the writer
