@@ -40,6 +40,7 @@ class IcoFile(IcoImagePlugin.IcoImageFile):
             self._size, self._mode = (within.size[0], within.size[1] // 2), "RGBA"
 
     def load(self) -> Any:  # noqa: ANN401  (Pillow keeps the type to itself)
+        """Decode it."""
         if self._im is None:
             picture = self.ico.frame(0)
             picture.load()

@@ -315,6 +315,30 @@ def test_bodies_that_are_too_long(tmp_path):
         assert_error(service.add("b", os.urandom(4096)), 413, "request_too_large", "2048")
 
 
+def test_a_long_item_is_judged_beside_the_event_loop_and_a_patch_is_never_so_long(
+    service, monkeypatch
+):
+    judged_by, judge = [], routes_of_items.as_message
+
+    def as_message(*arguments):
+        judged_by.append(threading.current_thread())
+        return judge(*arguments)
+
+    monkeypatch.setattr(routes_of_items, "as_message", as_message)
+    service.add("a")
+    service.client.post("/v1/items", json={"id": "b", "feature": unit_row(1).tolist()})
+    assert len(judged_by) == 2
+    assert service.thread not in judged_by
+    most = {"caption": "𠮷" * 10_000, "metadata": {"a": "𠮷" * 65_000}}
+    escaped = json.dumps(most)  # each as two \\uXXXX
+    assert len(escaped) > 75_000 * 12
+    headers = {"content-type": "application/json"}
+    changed = service.client.patch("/v1/items/a", content=escaped, headers=headers)
+    assert changed.json()["metadata"] == most["metadata"]
+    longer = service.client.patch("/v1/items/a", content=escaped + " " * 2**18, headers=headers)
+    assert_error(longer, 413, "request_too_large", "1048576")
+
+
 # Paths of the service's machine
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from http import HTTPStatus
 from io import BytesIO
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
@@ -102,12 +102,11 @@ async def add_item(request: Request, service: TheService, collection: TheCollect
     if media_type_of(request) == _FORM:
         async with read_form(request, files=1, fields=len(NewItem.model_fields)) as form:
             said, sent = parts_of(form)
-            message = as_message(request, said, NewItem)
-            wanted = await asyncio.to_thread(wanted_of, message, service.settings, sent)
+            wanted = await asyncio.to_thread(_wanted, request, said, service.settings, sent)
             return await _add(request, service.settings, collection, writing, wanted)
     _check_json(request, _FORM, _JSON)
-    message = as_message(request, await read_json(request), NewItem)
-    wanted = await asyncio.to_thread(wanted_of, message, service.settings)
+    said = await read_json(request)
+    wanted = await asyncio.to_thread(_wanted, request, said, service.settings)
     return await _add(request, service.settings, collection, writing, wanted)
 
 
@@ -238,6 +237,18 @@ def _writing(collection: Collection) -> Writing:
     collection.start()
     writing.writes.check()
     return writing
+
+
+def _wanted(
+    request: Request, said: object, settings: Settings, sent: tuple[BinaryIO, str] | None = None
+) -> Wanted:
+    """Judge what is said of a picture, and its header; beside the event loop, for it may be long.
+
+    Raises:
+        RequestValidationError: If it is no item.
+        ProblemError: If it is none that may be added.
+    """
+    return wanted_of(as_message(request, said, NewItem), settings, sent)
 
 
 async def _written(
