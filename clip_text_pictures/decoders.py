@@ -20,8 +20,6 @@ from PIL import (
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
-    IcnsImagePlugin,
-    IcoImagePlugin,
     Image,
     ImageCms,
     ImageFile,
@@ -37,6 +35,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from clip_text_pictures.icons import IcoFile, open_icns
 from clip_text_pictures.kinds import START, recognise
 
 __all__ = [
@@ -199,8 +198,8 @@ _DECODERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
     "HEIC": _open_heif,
     "JPEG XL": _JxlFile,
     "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
-    "ICO": IcoImagePlugin.IcoImageFile,
-    "ICNS": IcnsImagePlugin.IcnsImageFile,
+    "ICO": IcoFile,
+    "ICNS": open_icns,
     "PPM": PpmImagePlugin.PpmImageFile,
     "PSD": PsdImagePlugin.PsdImageFile,
     "PCX": PcxImagePlugin.PcxImageFile,

@@ -25,10 +25,10 @@ class Running:
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
         self._sockets = listen("127.0.0.1", 0)
-        self._thread = threading.Thread(target=self._server.run, args=[self._sockets])
+        self.thread = threading.Thread(target=self._server.run, args=[self._sockets])
 
     def __enter__(self):
-        self._thread.start()
+        self.thread.start()
         # reading certificates that nobody asks for takes longer than most tests
         transport = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         address = address_of(self._sockets[0], "127.0.0.1")
@@ -38,7 +38,7 @@ class Running:
     def __exit__(self, *_):
         self._client.close()
         self._server.should_exit = True
-        self._thread.join()
+        self.thread.join()
 
 
 class Service:
@@ -58,6 +58,7 @@ class Service:
         self.app = create_app(served, settings=self._settings)
         self._running = Running(self.app)
         self.client = self._running.__enter__()
+        self.thread = self._running.thread
         return self
 
     def __exit__(self, *_):

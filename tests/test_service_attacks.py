@@ -217,6 +217,39 @@ def test_who_does_not_read_is_cut_off(service):
         assert got > LARGE
 
 
+@pytest.mark.parametrize("rest", [b"x" * 999, b"x"], ids=["that ends", "without an end"])
+def test_who_is_answered_before_its_body_has_come_is_cut_off(service, rest):
+    """Nobody reads the rest, so nobody else waits for it either."""
+    with socket.create_connection(service, timeout=20) as connection:
+        head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx"
+        connection.sendall(head)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 404 ")
+        began = time.monotonic()
+        connection.sendall(rest)
+        connection.settimeout(0.2)
+        while time.monotonic() - began < 10:
+            try:
+                if not connection.recv(65_536):
+                    break
+            except TimeoutError:
+                if len(rest) == 1:
+                    connection.sendall(rest)
+            except ConnectionError:
+                break
+        assert time.monotonic() - began < 5
+
+
+def test_a_second_request_that_is_none_is_told_so(service):
+    with socket.create_connection(service, timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        first = b""
+        while not first.endswith(b"}"):
+            first += connection.recv(65_536)
+        assert first.startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"no request\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400 ")
+
+
 def test_nothing_but_the_public_host_was_connected_to(service):
     for path in ("/good", "/round"):
         assert b'{"bytes":3}' in send(service, fetch(f"http://pictures.example{path}"))

@@ -35,7 +35,9 @@ def searcher(tmp_path_factory):
 @pytest.mark.parametrize(
     ("host", "names"),
     [
-        *((host, HERE) for host in ("127.0.0.1", "::1", "localhost", "LOCALHOST", "127.0.0.2")),
+        *((host, HERE) for host in ("127.0.0.1", "::1", "localhost", "LOCALHOST")),
+        ("127.0.0.2", (*HERE, "127.0.0.2")),
+        ("::ffff:127.0.0.1", None),
         *((host, None) for host in ("0.0.0.0", "::", "192.0.2.1", "pictures.example")),
     ],
 )

@@ -1,6 +1,7 @@
 """The file of the service's keys, and the command that changes it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,6 +56,33 @@ def test_a_key_taken_away_is_gone_and_the_rest_stays(tmp_path):
     assert after.keys == (before.keys[0], before.keys[2])
     assert after.session_secret == before.session_secret
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_who_may_read_the_file_may_still_when_it_changes(tmp_path):
+    path = tmp_path / "keys.toml"
+    add_key(path, "one", "search")
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 5678)
+    before = path.stat()
+    add_key(path, "two", "search")
+    revoke_key(path, "one")
+    after = path.stat()
+    assert [key.name for key in read_keys(path).keys] == ["two"]
+    assert (after.st_uid, after.st_gid, after.st_mode) == (
+        *(before.st_uid, before.st_gid),
+        before.st_mode,
+    )
+
+
+def test_a_link_to_the_file_is_followed(tmp_path):
+    path, link = tmp_path / "real" / "keys.toml", tmp_path / "link.toml"
+    add_key(path, "one", "search")
+    link.symlink_to(path)
+    revoke_key(link, "one")
+    add_key(link, "two", "search")
+    assert link.is_symlink()
+    assert [key.name for key in read_keys(path).keys] == ["two"]
 
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):

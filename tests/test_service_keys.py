@@ -342,6 +342,7 @@ def test_an_address_of_ipv6_is_one_of_a_network():
     names = [Rates.caller(None, (address, 1)) for address in ("2001:db8::1", "2001:db8::2")]
     assert names == ["2001:db8::/64"] * 2
     assert Rates.caller(None, ("192.0.2.1", 1)) == "192.0.2.1"
+    assert Rates.caller(None, ("::ffff:192.0.2.1", 1)) == "192.0.2.1"
     assert Rates.caller("page", ("192.0.2.1", 1)) == "key page"
 
 

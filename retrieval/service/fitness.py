@@ -4,7 +4,6 @@ import re
 from email.message import Message
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -41,15 +40,15 @@ async def check_charset(request: Request) -> None:
 async def check_origin(request: Request) -> None:
     """Refuse a write that a page of another site has a browser send.
 
-    Browsers send forms anywhere without asking, also to a service that only their machine reaches.
-    A key in a header is none that such a page can send unless it is allowed to, as one of
-    ``Settings.cors_origins`` is.
+    Browsers send forms anywhere without asking, also to a service that only their machine reaches,
+    and add a password that a proxy has asked for. A key in a header is none that such a page can
+    send unless it is allowed to, as one of ``Settings.cors_origins`` is.
 
     Raises:
         ProblemError: 403, if it comes from such a page.
     """
     headers = request.headers
-    if "authorization" in headers or "x-api-key" in headers:
+    if "x-api-key" in headers or headers.get("authorization", "")[:7].lower() == "bearer ":
         return
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if origin is not None and origin in request.app.state.service.settings.cors_origins:
@@ -57,7 +56,7 @@ async def check_origin(request: Request) -> None:
     if site is not None:  # newer browsers say it themselves, where nobody between can read it
         is_own = site in ("same-origin", "none")
     elif origin is not None:
-        is_own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        is_own = origin.partition("://")[2].lower() == headers.get("host", "").lower()
     else:  # no browser
         is_own = True
     if not is_own:

@@ -34,6 +34,8 @@ _ENDING: Final = JSONResponse(
 )
 # What takes pictures takes more bytes than what takes words.
 _TAKE_PICTURES: Final = ("/v1/search/upload", "/v1/items", "/v1/embeddings")
+_MOST_PATCH_BYTES: Final = 1024 * 1024
+"""Room for all that may be said of an item, with every character as two \\uXXXX escapes."""
 
 
 class Guard:
@@ -95,6 +97,8 @@ class Guard:
         settings = self._service.settings
         takes_pictures = route_path(scope).startswith(_TAKE_PICTURES)
         most = settings.upload_bytes if takes_pictures else settings.body_bytes
+        if scope["method"] == "PATCH":  # it is read on the event loop
+            most = min(most, _MOST_PATCH_BYTES)
         declared, can_wait = _declared_length(scope)
         received, is_whole = 0, False
         began = asyncio.get_running_loop().time()

@@ -32,9 +32,11 @@ def for_host(settings: Settings, host: str) -> Settings:
     """
     is_here = is_loopback(host)
     allowed, scope = settings.allowed_hosts, settings.without_keys
+    own = f"[{host}]" if ":" in host else host.lower()
+    names = HERE if own in HERE else (*HERE, own)  # 127.0.0.2, too, is of this machine alone
     return settings.model_copy(
         update={
-            "allowed_hosts": HERE if allowed is None and is_here else allowed,
+            "allowed_hosts": names if allowed is None and is_here else allowed,
             "without_keys": scope or ("admin" if is_here else "search"),
         }
     )

@@ -143,6 +143,7 @@ def add_key(
             "expected a name of up to 64 letters, digits, dots, _ and -, got "
             f"{displayed_text(name[:64])!r}. Choose another."
         )
+    path = _real(path)
     with _locked(path):
         file = read_keys(path) if path.exists() else KeyFile((), secrets.token_hex(32))
         if any(key.name == name for key in file.keys):
@@ -164,6 +165,7 @@ def revoke_key(path: Path, name: str) -> Key:
     Raises:
         KeyFileError: If there is none of this name, or the file cannot be read or written.
     """
+    path = _real(path)
     read_keys(path)  # a lock of no file would make its folder
     with _locked(path):
         file = read_keys(path)
@@ -229,6 +231,7 @@ def _write(path: Path, file: KeyFile) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
         own = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            _keep_readers(stream.fileno(), path)
             stream.writelines(lines)
             stream.flush()
             os.fsync(stream.fileno())
@@ -238,6 +241,24 @@ def _write(path: Path, file: KeyFile) -> None:
             with suppress(OSError):
                 own.unlink()
         raise _unwritable(path, error) from error
+
+
+def _real(path: Path) -> Path:
+    """Follow links: what comes in the place of a link is no change to the file that is read."""
+    return Path(os.path.realpath(path))
+
+
+def _keep_readers(handle: int, path: Path) -> None:
+    """Have a file read by those who may read the one in whose place it comes.
+
+    Such as the account of the service, where somebody else makes and takes away its keys.
+    """
+    if os.name == "nt" or not path.exists():
+        return
+    before = path.stat()
+    with suppress(PermissionError):  # who may not give it away keeps it
+        os.fchown(handle, before.st_uid, before.st_gid)
+        os.fchmod(handle, before.st_mode & 0o777)
 
 
 def _unwritable(path: Path, error: OSError) -> KeyFileError:

@@ -137,8 +137,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     faults = error.errors()
     is_search = request.url.path.endswith("/v1/search")
     of_body = [fault for fault in faults if fault["loc"][0] == "body"]
-    if too_long := next(filter(None, (_too_long(fault, is_search) for fault in of_body)), None):
-        return too_long
+    if beyond := next(filter(None, (too_long(fault, is_search) for fault in of_body)), None):
+        return problem(beyond)
     message = getattr(request.state, "message", None)
     if message is None and (field := request.scope["route"].body_field):
         message = field.field_info.annotation
@@ -152,13 +152,13 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     )
 
 
-def _too_long(fault: dict[str, Any], is_search: bool) -> Response | None:
-    """Answer a text that is too long as such; None for any other fault."""
+def too_long(fault: Mapping[str, Any], is_search: bool = False) -> ProblemError | None:
+    """Refuse a text that is too long as such; None for any other of pydantic's findings."""
     if fault["type"] != "string_too_long" and "length" not in fault.get("ctx", ()):
         return None
     got = fault["ctx"].get("length") or len(fault["input"])
     what = "a query" if is_search else "texts" if "length" in fault["ctx"] else _name(fault)
-    return _answer(
+    return ProblemError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "query_too_long" if is_search else "text_too_long",
         f"expected {what} of at most {fault['ctx']['max_length']} characters, got {got}. "

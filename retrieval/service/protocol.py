@@ -98,6 +98,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = self._body = 0
         self._is_past_head = False
         super().on_message_complete()
+        if self.cycle.response_complete:  # uvicorn waited for no more than this body
+            self._stop_waiting()
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the rest of a body that nobody reads any more."""
+        super().on_response_complete()
+        if self._is_past_head and self.cycle.response_complete:
+            self._await_head()
 
     def pause_writing(self) -> None:
         """Begin to wait for the caller to read."""
@@ -148,8 +157,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        if self.cycle is not None and self.cycle.response_started:
-            self.transport.close()  # half of another answer has been sent
+        is_begun = self.cycle is not None and self.cycle.response_started
+        if is_begun and (self._is_past_head or not self.cycle.response_complete):
+            self.transport.close()  # this one is answered, or half of another answer has been sent
             return
         body = json.dumps({"error": {"type": kind, "message": message}}).encode()
         head = (

@@ -55,6 +55,8 @@ class Rates:
         except ValueError:  # the path of a socket
             return address
         if isinstance(parsed, ipaddress.IPv6Address):
+            if parsed.ipv4_mapped is not None:  # as a proxy that listens to both says it
+                return str(parsed.ipv4_mapped)
             return str(ipaddress.ip_network((parsed, 64), strict=False))
         return address
 

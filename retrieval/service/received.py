@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from clip_text_pictures import ending_of
 from retrieval.errors import StorageError
@@ -28,6 +29,7 @@ __all__ = [
     "check_picture",
     "media_type_of",
     "parsed",
+    "read_body",
     "read_form",
     "read_json",
     "unsupported",
@@ -63,7 +65,7 @@ async def read_form(request: Request, *, files: int, fields: int) -> AsyncIterat
         fields: How many other parts at most.
 
     Raises:
-        ProblemError: 400, if it cannot be read, or has more parts.
+        ProblemError: 400, if it cannot be read, or has more parts, or its caller leaves.
         StorageError: If there is no room for its files, which wait on the disk.
     """
     try:
@@ -78,6 +80,8 @@ async def read_form(request: Request, *, files: int, fields: int) -> AsyncIterat
             f"{fields} others, got one of which is said: {shorten(error.detail)}. Correct it; see "
             "/docs.",
         ) from error
+    except ClientDisconnect as error:
+        raise _cut_off() from error
     except OSError as error:
         raise StorageError(
             f"expected room for a form in the folder of temporary files, got: {error.strerror}. "
@@ -89,13 +93,25 @@ async def read_form(request: Request, *, files: int, fields: int) -> AsyncIterat
         await form.close()
 
 
+async def read_body(request: Request) -> bytes:
+    """Read a body of any kind.
+
+    Raises:
+        ProblemError: 400, if its caller leaves before its end; nobody sees that but the log.
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect as error:
+        raise _cut_off() from error
+
+
 async def read_json(request: Request) -> Any:  # noqa: ANN401
     """Read a body of JSON into lists, dicts and the rest.
 
     Raises:
-        ProblemError: 422, if it is none.
+        ProblemError: 422, if it is none; 400, if its caller leaves before its end.
     """
-    raw = await request.body()
+    raw = await read_body(request)
     return await asyncio.to_thread(parsed, raw) if len(raw) > _LONG else parsed(raw)
 
 
@@ -185,6 +201,14 @@ def check_picture(file: BinaryIO, name: str, most_pixels: int) -> str:
             "down."
         )
     return ending
+
+
+def _cut_off() -> ProblemError:
+    return ProblemError(
+        HTTPStatus.BAD_REQUEST,
+        "invalid_request",
+        "expected a whole body, got a part of it. Send it again.",
+    )
 
 
 def _too_large(message: str) -> ProblemError:

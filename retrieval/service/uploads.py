@@ -66,18 +66,19 @@ class Uploads:
             ) from error
         return place
 
-    def owns(self, path: Path | None) -> bool:
-        """Say whether a file is one of these."""
-        return path is not None and path.parent.parent == self._folder
+    def release(self, path: Path, referring: _Referring) -> None:
+        """Delete a file that one picture less refers to, if it was the last.
 
-    def release(self, path: Path | None, referring: _Referring) -> None:
-        """Delete a file that one picture less refers to, if it was the last."""
-        found = _NAME.fullmatch(path.name) if path is not None and self.owns(path) else None
-        if path is None or found is None:
+        By their names alone: others may reach the index by another path, or have moved it, and
+        what they refer to is the same file.
+        """
+        found = _NAME.fullmatch(path.name)
+        if found is None:
             return
-        if os.fsencode(path) not in referring.paths_of(bytes.fromhex(found[1])):
+        named = map(os.path.basename, referring.paths_of(bytes.fromhex(found[1])))
+        if os.fsencode(path.name) not in named:
             with contextlib.suppress(OSError):  # it is swept later
-                path.unlink()
+                (self._folder / path.name[:2] / path.name).unlink()
 
     def clear(self) -> None:
         """Delete what who held the lock before, and died, had begun to write."""

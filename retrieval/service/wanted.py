@@ -1,5 +1,6 @@
 """From pictures that are sent to be added to what a writer takes, and from outcomes to answers."""
 
+import logging
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, BinaryIO, Final
@@ -9,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from retrieval.service.messages.errors import ErrorDetail
 from retrieval.service.messages.items import BulkOutcome, NewItem
-from retrieval.service.problems import ProblemError, as_problem, explain
+from retrieval.service.problems import ProblemError, as_problem, explain, too_long
 from retrieval.service.received import as_picture, check_picture, parsed
 from retrieval.service.roots import allowed_file
 from retrieval.service.settings import Settings
@@ -17,6 +18,7 @@ from retrieval.service.writes import Outcome, Stored, Wanted
 
 __all__ = ["bulk_outcome", "parts_of", "wanted_of", "wanted_or_why"]
 
+_LOG = logging.getLogger(__name__)
 _AS_JSON: Final = ("metadata", "feature")  # parts of a form that are JSON
 
 
@@ -64,7 +66,8 @@ def wanted_or_why(value: object, settings: Settings) -> Wanted | Exception:
         return wanted_of(NewItem.model_validate(value), settings)
     except ValidationError as error:
         faults = [fault | {"loc": ("body", *fault["loc"])} for fault in error.errors()]
-        return _wrong(f"{explain(faults, NewItem)}. Correct it; see /docs.")
+        beyond = next(filter(None, map(too_long, faults)), None)
+        return beyond or _wrong(f"{explain(faults, NewItem)}. Correct it; see /docs.")
     except ProblemError as error:
         return error
 
@@ -108,11 +111,15 @@ def bulk_outcome(image_id: object, outcome: Outcome, done: int | None = None) ->
     if isinstance(outcome, Stored):
         status = done or (HTTPStatus.CREATED if outcome.is_new else HTTPStatus.OK)
         return BulkOutcome(id=known, status=status, row=outcome.row)
-    problem = as_problem(outcome) or ProblemError(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "internal_error",
-        "expected to write it, got a failure inside the service. The service's log has the cause.",
-    )
+    problem = as_problem(outcome)
+    if problem is None:
+        _LOG.error("cannot write an item", exc_info=outcome)
+        problem = ProblemError(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "expected to write it, got a failure inside the service. The service's log has the "
+            "cause.",
+        )
     detail = ErrorDetail(type=problem.kind, message=str(problem))
     return BulkOutcome(id=known, status=problem.status, error=detail)
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from retrieval.errors import IndexLockedError, ItemError
+from retrieval.catalogue import CATALOGUE_NAME
+from retrieval.errors import IndexLockedError, IndexNotFoundError, ItemError
 from retrieval.ingest import IndexWriter
 from retrieval.protocols import Encoder
 from retrieval.service.batching import Batcher
@@ -20,7 +21,7 @@ from retrieval.service.measures import Measures
 from retrieval.service.problems import ProblemError
 from retrieval.service.settings import Settings
 from retrieval.service.uploads import Uploads
-from retrieval.service.writes import Outcome, Write, perform
+from retrieval.service.writes import Outcome, Write, perform, weight_of
 
 __all__ = ["Writing"]
 
@@ -61,6 +62,7 @@ class Writing:
             waiting=max(1, settings.waiting // _WAITING_SHARE),
             patience_s=settings.timeout_s / 2,
             observe=measures.of_batches("write"),
+            weigh=weight_of,
         )
         """Waited for by who asks for a write."""
         self._turn = threading.Lock()  # held by who works with the writer
@@ -74,8 +76,9 @@ class Writing:
         """Do what was accepted, and give back the lock."""
         self.writes.close()
         self._ending.set()
-        if self._resting is not None:
-            self._resting.join()
+        resting = self._resting  # which ends, and takes itself away, meanwhile
+        if resting is not None:
+            resting.join()
 
     def _do(self, writes: list[Write]) -> Sequence[list[Outcome] | Exception]:
         with self._turn:
@@ -97,6 +100,7 @@ class Writing:
 
         Raises:
             IndexLockedError: If they hold it for too long.
+            IndexNotFoundError: If it is gone: what is written is not to begin another one.
             RetrievalError: If the index cannot be opened.
         """
         now = time.monotonic()
@@ -105,6 +109,11 @@ class Writing:
             time.sleep(_GIVEN_S)
         deadline = now + self._settings.lock_wait_s
         while self._writer is None:
+            if not (self._index_dir / CATALOGUE_NAME).is_file():
+                raise IndexNotFoundError(
+                    f"expected an index in {self._index_dir}, got none any more. Index again, or "
+                    "mount the folder."
+                )
             try:
                 self._writer = IndexWriter.open(self._index_dir, self._encoder)
             except IndexLockedError:
@@ -127,7 +136,10 @@ class Writing:
             with self._turn:
                 left = self._used_at + self._settings.lock_rest_s - time.monotonic()
                 if left <= 0 or self._ending.is_set():
-                    self._sweep()
+                    try:
+                        self._sweep()
+                    except Exception as error:  # noqa: BLE001  the lock is given back all the same
+                        _LOG.error("cannot delete files that nothing refers to: %s", error)
                     self._close()
                     self._resting = None
                     return

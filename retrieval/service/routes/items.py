@@ -2,7 +2,8 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from io import BytesIO
+from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
@@ -26,6 +27,7 @@ from retrieval.service.received import (
     as_message,
     media_type_of,
     parsed,
+    read_body,
     read_form,
     read_json,
     unsupported,
@@ -100,12 +102,11 @@ async def add_item(request: Request, service: TheService, collection: TheCollect
     if media_type_of(request) == _FORM:
         async with read_form(request, files=1, fields=len(NewItem.model_fields)) as form:
             said, sent = parts_of(form)
-            message = as_message(request, said, NewItem)
-            wanted = await asyncio.to_thread(wanted_of, message, service.settings, sent)
+            wanted = await asyncio.to_thread(_wanted, request, said, service.settings, sent)
             return await _add(request, service.settings, collection, writing, wanted)
     _check_json(request, _FORM, _JSON)
-    message = as_message(request, await read_json(request), NewItem)
-    wanted = await asyncio.to_thread(wanted_of, message, service.settings)
+    said = await read_json(request)
+    wanted = await asyncio.to_thread(_wanted, request, said, service.settings)
     return await _add(request, service.settings, collection, writing, wanted)
 
 
@@ -238,6 +239,18 @@ def _writing(collection: Collection) -> Writing:
     return writing
 
 
+def _wanted(
+    request: Request, said: object, settings: Settings, sent: tuple[BinaryIO, str] | None = None
+) -> Wanted:
+    """Judge what is said of a picture, and its header; beside the event loop, for it may be long.
+
+    Raises:
+        RequestValidationError: If it is no item.
+        ProblemError: If it is none that may be added.
+    """
+    return wanted_of(as_message(request, said, NewItem), settings, sent)
+
+
 async def _written(
     request: Request, settings: Settings, writing: Writing, write: Write
 ) -> list[Outcome]:
@@ -283,14 +296,21 @@ def _check_json(request: Request, *expected: str) -> None:
 async def _listed(request: Request) -> list[Any]:
     """Read a list of anything from JSON, or from a line of JSON for each."""
     if media_type_of(request) in _LINES:
-        lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
-        _check_count(len(lines))
-        return await asyncio.to_thread(lambda: [_line(line) for line in lines])
+        return await asyncio.to_thread(_lines, await read_body(request))
     _check_json(request, _JSON, _LINES[0])
     values = await read_json(request)
     if not isinstance(values, list):
         raise _wrong(f"expected a list of items, got {type(values).__name__}. Wrap it in [].")
     _check_count(len(values))
+    return values
+
+
+def _lines(raw: bytes) -> list[Any]:
+    values: list[Any] = []
+    for line in BytesIO(raw):  # as many as are wanted: a body may be of line ends alone
+        if line.strip():
+            values.append(_line(line))
+            _check_count(len(values))
     return values
 
 
@@ -306,7 +326,7 @@ def _check_count(count: int) -> None:
         raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "too_many_items",
-            f"expected at most {MAX_BULK} items, got {count}. Send them in several requests.",
+            f"expected at most {MAX_BULK} items, got more. Send them in several requests.",
         )
 
 
