@@ -187,7 +187,9 @@ def read_config(options: Mapping[str, object], file: Path | None) -> Sourced:
 
 
 def _variables() -> dict[str, Any]:
-    own = {name for name in os.environ if name.startswith(PREFIX) and name != CONFIG_VARIABLE}
+    # in capitals or not, as pydantic reads them
+    own = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
+    own.discard(CONFIG_VARIABLE)
     known = {f"{PREFIX}{name.upper()}": name for name in ServeConfig.model_fields}
     _refuse_unknown(own, "the environment", known)
     said = EnvSettingsSource(ServeConfig)()
@@ -199,7 +201,8 @@ def _variables() -> dict[str, Any]:
 
 def _variable_of(name: str) -> str:
     own = f"{PREFIX}{name.upper()}"
-    return own if own in os.environ else _SHARED[name]
+    said = (each for each, value in os.environ.items() if value and each.upper() == own)
+    return next(said, None) or _SHARED[name]
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -217,12 +220,24 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 def _anchored(name: str, value: object, folder: Path) -> object:
     """Read paths in a file as from its own folder, wherever the service is started."""
-    if "Path" not in str(ServeConfig.model_fields[name].annotation):
+    annotation = str(ServeConfig.model_fields[name].annotation)
+    if "Path" not in annotation:
         return value
+    if name == "index" and isinstance(value, str | list):
+        named = ((_NAMED.fullmatch(each), each) for each in _names(value))
+        return [f"{it[1]}={folder / it[2]}" if it else str(folder / each) for it, each in named]
+    if isinstance(value, str) and _is_many(annotation):
+        value = _split(value)
     if isinstance(value, dict):
-        return {key: _anchored(name, each, folder) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_anchored(name, each, folder) for each in value]
+        return {key: _below(each, folder) for key, each in value.items()}
+    return (
+        [_below(each, folder) for each in value]
+        if isinstance(value, list)
+        else _below(value, folder)
+    )
+
+
+def _below(value: object, folder: Path) -> object:
     return str(folder / value) if isinstance(value, str) else value
 
 
@@ -254,13 +269,18 @@ def _split(text: str) -> list[str]:
 
 def _named(value: str | list[Any] | tuple[Any, ...]) -> dict[str, str]:
     """Read ``photos=a.index``, several of them, or the folder of the only one."""
-    if isinstance(value, str):
-        value = _split(value) if _NAMED.fullmatch(value) else [value]
-    pairs = [_pair(str(each)) for each in value]
+    pairs = list(map(_pair, _names(value)))
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError("be of different names, as in photos=a.index cards=b.index")
     return dict(pairs)
+
+
+def _names(value: str | list[Any] | tuple[Any, ...]) -> list[str]:
+    """Take ``photos=a.index,cards=b.index`` apart, or the folder of the only one."""
+    if isinstance(value, str):
+        return _split(value) if _NAMED.fullmatch(value) else [value]
+    return list(map(str, value))
 
 
 def _pair(text: str) -> tuple[str, str]:

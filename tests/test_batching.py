@@ -78,6 +78,16 @@ def test_work_that_fails_as_a_whole_fails_each_and_the_next_goes_on():
     assert asyncio.run(run()) == 2
 
 
+def test_work_that_gives_too_little_fails_each_and_the_next_goes_on():
+    async def run():
+        batcher = batcher_of(lambda numbers: [number for number in numbers if number > 1])
+        with pytest.raises(ValueError, match="shorter"):
+            await asyncio.wait_for(batcher(1), 10)
+        return await asyncio.wait_for(batcher(2), 10)
+
+    assert asyncio.run(run()) == 2
+
+
 def test_more_than_may_wait_are_refused_and_it_recovers_at_once():
     async def run():
         gate = Gate()

@@ -9,6 +9,7 @@ from fakes import FakeEncoder, save_picture
 from retrieval.errors import EncoderError, QueryError
 from retrieval.ingest import index_folder
 from retrieval.search import Searcher
+from retrieval.search.query_rows import QueryRows
 
 
 class Counting(FakeEncoder):
@@ -110,6 +111,14 @@ def test_a_row_that_is_none_is_not_kept(index_dir, encoder, monkeypatch):
                 searcher.search("狗")
         assert searcher.search("狗") == plain_answer(index_dir, "狗").hits
         assert searcher.cache_info() == (0, 2, 1, 4)
+
+
+def test_a_row_that_is_kept_keeps_no_others_in_memory(encoder):
+    rows_of = QueryRows(encoder, None, encoder.embed_dim, 2)
+    rows_of(["狗", "猫", "鸟"])
+    kept = [row for row, _ in rows_of._kept.values()]
+    assert [row.base for row in kept] == [None, None]
+    assert rows_of(["鸟"])[0] == pytest.approx(np.stack(kept)[1:])
 
 
 def test_fewer_than_none_cannot_be_kept(index_dir, encoder):

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from fakes import FakeEncoder, save_picture
@@ -60,6 +61,19 @@ def test_paths_of_the_file_are_its_own_and_indexes_have_models(file):
     assert [config.model_of(name) for name in config.index] == ["starter", "./cards-model"]
 
 
+@pytest.mark.parametrize(
+    "said", ['"photos=a.index,cards=/b.index"', '["photos=a.index", "cards=/b.index"]']
+)
+def test_indexes_and_roots_of_a_file_may_be_written_as_elsewhere(said, tmp_path):
+    file = tmp_path / "serve.toml"
+    file.write_text(f'index = {said}\nroots = "p, /q"\n', encoding="utf-8")
+    config = read_config({}, file).config
+    assert config.index == {"photos": tmp_path / "a.index", "cards": Path("/b.index")}
+    assert config.roots == (tmp_path / "p", Path("/q"))
+    file.write_text('index = "a.index"\n', encoding="utf-8")
+    assert read_config({}, file).config.index == {"default": tmp_path / "a.index"}
+
+
 def test_what_is_shown_is_a_file_that_says_the_same(file, tmp_path, run):
     code, out, err = run("serve", "--config", file, "--set", "timeout-s=4", "--show-config")
     assert (code, err) == (0, "")
@@ -99,13 +113,16 @@ def test_what_a_shell_says_to_all_commands_counts_after_the_services_own(monkeyp
     monkeypatch.setenv("CLIP_TEXT_SERVE_MODEL", "own")
     assert read_config({}, None).config.model == "own"
     monkeypatch.setenv("CLIP_TEXT_SERVE_MODEL", "")  # as a compose file leaves it
-    assert read_config({}, None).config.model == "general"
+    again = read_config({}, None)
+    assert (again.config.model, again.sources["model"]) == ("general", "CLIP_TEXT_MODEL")
 
 
-@pytest.mark.parametrize("variable", ["PROXIES", "proxies"])
+@pytest.mark.parametrize("variable", ["CLIP_TEXT_SERVE_PROXIES", "clip_text_serve_proxies"])
 def test_lists_are_written_with_commas(variable, monkeypatch):
-    monkeypatch.setenv(f"CLIP_TEXT_SERVE_{variable.upper()}", "10.0.0.1, 10.0.0.2")
-    assert read_config({}, None).config.proxies == ("10.0.0.1", "10.0.0.2")
+    monkeypatch.setenv(variable, "10.0.0.1, 10.0.0.2")
+    sourced = read_config({}, None)
+    assert sourced.config.proxies == ("10.0.0.1", "10.0.0.2")
+    assert sourced.sources["proxies"] == variable
 
 
 WRONG = [

@@ -14,8 +14,9 @@ from stub_searcher import StubSearcher
 from test_service_keys import asking, bearer, get, kind, search
 
 from retrieval.errors import EncoderError
-from retrieval.service import guard
-from retrieval.service.app import create_app
+from retrieval.service import guard, problems
+from retrieval.service.app import Served, create_app
+from retrieval.service.batching import OverloadedError
 from retrieval.service.hosts import HERE, for_host, is_loopback
 from retrieval.service.key_file import add_key
 from retrieval.service.logs import REQUEST_ID, JsonLines, TextLines
@@ -251,6 +252,32 @@ def test_a_failure_of_the_engine_has_one_id(searcher):
         searcher.failure = None
     assert kind(answer) == (500, "internal_error")
     assert answer.headers.get_list("x-request-id") == ["one"]
+
+
+@pytest.mark.parametrize("name", [None, "second"])
+def test_a_search_that_would_wait_too_long_is_refused_unread_and_counted_as_one(
+    searcher, name, monkeypatch
+):
+    monkeypatch.setattr(problems, "REFUSED_AFTER_S", 0.0)
+    app = create_app(Served(searcher), Served(searcher, "second"))
+
+    def refuse():
+        raise OverloadedError(1.0)
+
+    monkeypatch.setattr(app.state.service.collection(name).searches, "check", refuse)
+    asked = "" if name is None else f"?collection={name}"
+
+    async def ask():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            refused = await client.post(f"/v1/search{asked}", content=b"not looked at")
+            return refused, await client.post("/v1/search?collection=none", json={"query": "红"})
+
+    refused, unknown = asyncio.run(ask())
+    assert kind(refused) == (429, "overloaded")
+    assert kind(unknown) == (404, "collection_not_found")
+    counted = 'clip_text_requests_total{route="/v1/search",status="429"} 1.0'
+    assert counted in app.state.service.measures.text().decode()
 
 
 def a_record(**more):

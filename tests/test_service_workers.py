@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import httpx
@@ -381,6 +383,31 @@ def test_collections_come_and_go_and_those_from_before_are_closed_after_their_la
         assert sorted(closed) == ["one", "three", "two", "two"]
 
     asyncio.run(run())
+
+
+def test_a_model_of_the_start_is_freed_by_a_reload(tmp_path):
+    class Circular(FakeEncoder):
+        def __init__(self):
+            super().__init__()
+            self.own = self
+
+    def opened():
+        return [Served(StubSearcher(tmp_path), encoder=Circular())]
+
+    app = create_app(*opened(), reopen=opened)
+    first = weakref.ref(app.state.service.collection(None).encoder)
+
+    async def run():
+        await app.state.service.reload()
+        await app.state.service.close()
+
+    gc.freeze()  # as a process does that begins to serve
+    try:
+        asyncio.run(run())
+        assert first() is None
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_what_was_replaced_is_closed_when_no_older_request_is_left():

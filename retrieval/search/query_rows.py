@@ -88,10 +88,10 @@ class QueryRows:
         if absent := [text for text in dict.fromkeys(texts) if text not in known]:
             # not under the lock: another query need not wait; of two equal ones both are encoded
             rows, categories = self._encode(absent)
-            rows = rows.copy()
-            rows.flags.writeable = False
-            encoded = zip(rows, categories, strict=True)
-            known |= dict(zip(absent, encoded, strict=True))
+            for text, row, category in zip(absent, rows, categories, strict=True):
+                own = row.copy()  # a part of the batch's would keep all of it in memory
+                own.flags.writeable = False
+                known[text] = own, category
             with self._lock:
                 for text in absent:
                     self._kept[text] = known[text]

@@ -149,9 +149,10 @@ def create_app(
         return collections
 
     service = Service(
-        settings, measures, collect(served), None if reopen is None else lambda: collect(reopen())
+        *(settings, measures, collect(served)),
+        None if reopen is None else lambda: collect(reopen()),
+        crew,
     )
-    service.crew = crew
 
     @asynccontextmanager
     async def keep_fresh(_app: FastAPI) -> AsyncIterator[None]:

@@ -168,11 +168,11 @@ class Batcher(Generic[Asked, Given]):
 
     def _do(self, batch: list[_Waiting[Asked, Given]]) -> None:
         started = time.monotonic()
-        given: Sequence[Given | Exception]
+        given: list[tuple[_Waiting[Asked, Given], Given | Exception]]
         try:
-            given = self._work([one.asked for one in batch])
+            given = list(zip(batch, self._work([one.asked for one in batch]), strict=True))
         except Exception as error:  # noqa: BLE001  each who waits is told
-            given = [error] * len(batch)
+            given = [(one, error) for one in batch]
         took = time.monotonic() - started
         size = sum(one.weight for one in batch)
         with self._lock:
@@ -180,7 +180,7 @@ class Batcher(Generic[Asked, Given]):
             each = took / size / self._threads
             self._each_s += _WEIGHT * (each - self._each_s) if self._each_s else each
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Given], object]]] = {}
-        for one, result in zip(batch, given, strict=True):
+        for one, result in given:
             by_loop.setdefault(one.loop, []).append((one.given, result))
         for loop, results in by_loop.items():
             with suppress(RuntimeError):  # closed: nobody waits there any more

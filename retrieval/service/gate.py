@@ -5,10 +5,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.responses import Response
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.service.batching import OverloadedError
+from retrieval.service.collection import Collection
 from retrieval.service.hosts import check_host
 from retrieval.service.keys import Access, is_open
 from retrieval.service.problems import ProblemError, overloaded, problem
@@ -63,12 +64,19 @@ class Gate:
         except ProblemError as error:
             return problem(error)
         scope.setdefault("state", {})["access"] = access
-        if path == "/v1/search" and not scope["query_string"]:
+        if path == "/v1/search" and (collection := self._searched(scope)) is not None:
             try:
-                self._service.collection(None).searches.check()
+                collection.searches.check()
             except OverloadedError as error:
                 return await overloaded(error)
         return None
+
+    def _searched(self, scope: Scope) -> Collection | None:
+        """Find the collection that a search names; None where there is no such one."""
+        said = scope["query_string"]
+        name = QueryParams(said).get("collection") if said else None
+        collections = self._service.collections
+        return self._service.collection(None) if name is None else collections.get(name)
 
     def _access(self, headers: Headers, path: str) -> tuple[Access | None, ProblemError | None]:
         """Say what the caller may do, or why nothing; an open address needs nothing."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.service.gate import route_path
@@ -88,7 +91,7 @@ class Guard:
 
     def _tell(self, scope: Scope, status: int, took_s: float) -> None:
         """Count and log a request."""
-        route, access = getattr(scope.get("route"), "path", "other"), access_of(scope)
+        route, access = _route_of(scope), access_of(scope)
         self._measures.of_request(route, status, took_s)
         log_request(scope, route, status, took_s, access.name if access else None)
 
@@ -126,6 +129,15 @@ class Guard:
             return message
 
         return receive_bounded
+
+
+def _route_of(scope: Scope) -> str:
+    """Name a request's route, also where it was refused on the way there, as in an overload."""
+    found = scope.get("route")
+    if found is None and (app := scope.get("app")) is not None:
+        routes: Sequence[APIRoute] = app.state.routes
+        found = next((each for each in routes if each.matches(scope)[0] is Match.FULL), None)
+    return getattr(found, "path", "other")
 
 
 def _declared_length(scope: Scope) -> tuple[int, bool]:

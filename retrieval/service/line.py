@@ -42,7 +42,6 @@ class Line:
         self._sending = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Any]] = {}
-        self._ended = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="clip-text-line")
         self._thread = threading.Thread(target=self._listen, name="clip-text-line", daemon=True)
         self._thread.start()
@@ -97,10 +96,11 @@ class Line:
                 self._pool.submit(self._give, number, *rest)
             elif (waiting := self._waiting.get(number)) is not None:
                 waiting.set_result(rest)
-        for given in list(self._waiting.values()):
-            given.set_exception(OSError("hung up"))
-        with self._sending:
+        with self._sending:  # first, so that who asks from now on is told so at once
             self._connection.close()
+        for given in list(self._waiting.values()):
+            if not given.done():  # its answer has come, and is being taken
+                given.set_exception(OSError("hung up"))
         self._pool.shutdown(wait=False)
         self._on_end()
 

@@ -128,7 +128,7 @@ class _Watched(Collector):
         waiting = GaugeMetricFamily(
             "clip_text_waiting", "Requests that wait.", labels=("stage", "collection")
         )
-        for names, load in self._loads.items():
+        for names, load in list(self._loads.items()):  # a reload adds some meanwhile
             waiting.add_metric(names, load().waiting)
         hits = CounterMetricFamily(
             "clip_text_query_cache_hits", "Queries whose row was kept.", labels=("collection",)
@@ -136,7 +136,7 @@ class _Watched(Collector):
         misses = CounterMetricFamily(
             "clip_text_query_cache_misses", "Queries that were encoded.", labels=("collection",)
         )
-        for name, info in self._caches.items():
+        for name, info in list(self._caches.items()):
             now = info()
             hits.add_metric([name], now.hits)
             misses.add_metric([name], now.misses)

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Protocol, cast
 
 from fastapi import Depends, Query, Request
 
+from retrieval.service.batching import Batcher
 from retrieval.service.collection import Collection
 from retrieval.service.keys import Keys
 from retrieval.service.measures import Measures
@@ -20,6 +21,7 @@ from retrieval.service.turnover import Turnover
 __all__ = ["Crew", "Service", "TheCollection", "TheService", "service_of"]
 
 _LOG = logging.getLogger(__name__)
+_ELSEWHERE_THREADS: Final = 2
 
 
 class Crew(Protocol):
@@ -44,7 +46,7 @@ class Crew(Protocol):
 
         Raises:
             ProblemError: As the other one answers, or if it is there no longer.
-            QueryError: As the other one answers.
+            OverloadedError: If more wait there than can be answered soon.
         """
         ...
 
@@ -69,6 +71,7 @@ class Service:
         measures: What it counts.
         collections: What it serves, at least one; the first answers where none is named.
         reopen: Opens them anew, as the configuration has them now; without it, they stay.
+        crew: The processes that answer together, where they are several.
 
     Raises:
         KeyFileError: If the settings name a file of keys that cannot be read.
@@ -80,14 +83,17 @@ class Service:
         measures: Measures,
         collections: Iterable[Collection],
         reopen: Callable[[], Sequence[Collection]] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.settings, self.measures = settings, measures
         self.turnover = Turnover()
-        self.crew: Crew | None = None
+        self.crew: Final = crew
+        self.elsewhere: Final = None if crew is None else _elsewhere(crew, settings)
+        """Searches for further pages that another process keeps the order of."""
         self.ending = False
         """True from when the service has been told to end."""
         self._reopen = reopen
-        self._reloading = asyncio.Lock()
+        self._reloading, self._reloading_all = asyncio.Lock(), asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self.collections: Mapping[str, Collection] = {each.name: each for each in collections}
         self.keys: Final = None if settings.keys is None else Keys(settings.keys)
@@ -110,6 +116,10 @@ class Service:
                 "GET /v1/collections names them.",
             )
         return found
+
+    def is_another(self, slot: int) -> bool:
+        """Say whether a slot is that of another process that answers together with this one."""
+        return self.crew is not None and slot < self.crew.size and slot != self.crew.slot
 
     @property
     def can_reload(self) -> bool:
@@ -142,14 +152,27 @@ class Service:
             total = len(collection.searcher)
             _LOG.info("opened %s anew: %s pictures", collection.name, total)
 
+    async def reload_all(self) -> None:
+        """Open all indexes anew, in each of the processes that answer together.
+
+        Raises:
+            Exception: What keeps one from it.
+        """
+        crew = self.crew
+        if crew is None:
+            await self.reload()
+            return
+        # One at a time: who waits for all keeps a thread, and this process's own part needs one.
+        async with self._reloading_all:
+            await asyncio.to_thread(crew.reload)
+
     def _close_beside(self, collections: list[Collection]) -> None:
         """Close collections in a thread: that waits for a look at an index that is at work."""
 
         async def close() -> None:
-            for collection in collections:
-                await asyncio.to_thread(collection.close)
-            collections.clear()
-            await asyncio.to_thread(gc.collect)  # a model is large, and part of circles
+            while collections:  # and none is kept by a name of ours
+                await asyncio.to_thread(collections.pop(0).close)
+            await asyncio.to_thread(_free)
 
         task = asyncio.ensure_future(close())
         self._closing.add(task)
@@ -158,6 +181,8 @@ class Service:
     async def close(self) -> None:
         """End all threads, once they have done what was accepted."""
         self.turnover.close_all()
+        if self.elsewhere is not None:
+            await asyncio.to_thread(self.elsewhere.close)
         await asyncio.gather(*self._closing)
         for collection in self.collections.values():
             await asyncio.to_thread(collection.close)
@@ -180,6 +205,26 @@ async def _collection(
     ] = None,
 ) -> Collection:
     return service_of(request).collection(collection)
+
+
+def _free() -> None:
+    """Free what nothing refers to but itself: a model is large, and part of circles."""
+    is_frozen = gc.get_freeze_count() > 0  # what was there when the process began to serve
+    gc.unfreeze()
+    gc.collect()
+    if is_frozen:
+        gc.freeze()
+
+
+def _elsewhere(crew: Crew, settings: Settings) -> Batcher[tuple[int, str, str | None, str], bytes]:
+    # Few threads of their own: one that hangs keeps neither figures nor reloads from being asked.
+    return Batcher(
+        lambda asked: [crew.go_on(*one) for one in asked],
+        most=1,
+        waiting=settings.waiting,
+        patience_s=settings.patience_s,
+        threads=_ELSEWHERE_THREADS,
+    )
 
 
 TheService = Annotated[Service, Depends(_service)]

@@ -25,7 +25,7 @@ from prometheus_client import Metric, generate_latest
 from retrieval.errors import RetrievalError
 from retrieval.service.line import Line, LineError
 from retrieval.service.server import terminal_is_gone
-from retrieval.service.worker import FIGURES_S, RELOAD_S, SEARCH_S, Opened, Plan, work
+from retrieval.service.worker import FIGURES_S, RELOAD_S, Opened, Plan, work
 
 __all__ = ["Supervisor", "WorkerError"]
 
@@ -101,16 +101,27 @@ class Supervisor:
         with self._reloading:
             for slot in range(self._number):
                 worker = self._workers[slot]
-                if worker.process.is_alive():  # one that is started again opens what there is now
-                    worker.ready.wait(RELOAD_S)
+                if self._comes_to_answer(worker):
                     worker.line.ask("reload", timeout_s=RELOAD_S)
+
+    def _comes_to_answer(self, worker: _Worker) -> bool:
+        """Wait for one that begins; False if it dies: who is started again opens what is there."""
+        until = time.monotonic() + RELOAD_S
+        while not worker.ready.wait(_LOOKED_S):
+            if not worker.process.is_alive() or self._ending.is_set():
+                return False
+            if time.monotonic() > until:
+                break
+        return worker.process.is_alive()
 
     def metrics(self) -> bytes:
         """Write the figures of all workers in Prometheus' text format, each under its number."""
         families: dict[str, Metric] = {}
+        until = time.monotonic() + FIGURES_S  # for all: who asked waits no longer
         for slot, worker in enumerate(self._workers):
+            left_s = max(_LOOKED_S, until - time.monotonic())
             try:
-                figures = worker.line.ask("metrics", timeout_s=FIGURES_S)
+                figures = worker.line.ask("metrics", timeout_s=left_s)
             except LineError:  # it has died, or not begun: its series end
                 continue
             for family in figures:
@@ -142,7 +153,8 @@ class Supervisor:
                 worker.failure = value
                 return None
             if question == "go on":
-                return self._workers[value[0]].line.ask("go on", value[1:], timeout_s=SEARCH_S)
+                patience_s = self._plan.settings.timeout_s
+                return self._workers[value[0]].line.ask("go on", value[1:], timeout_s=patience_s)
             return {"metrics": self.metrics, "reload": self.reload}[question]()
 
         started = threading.Event()

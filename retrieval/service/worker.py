@@ -6,29 +6,29 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from retrieval.errors import QueryError, RetrievalError
+from retrieval.errors import RetrievalError
 from retrieval.service.app import Served, create_app
 from retrieval.service.asked import Search
+from retrieval.service.batching import OverloadedError
 from retrieval.service.given import Addresses
 from retrieval.service.line import Line, LineError
 from retrieval.service.messages.search import SearchRequest
-from retrieval.service.problems import ProblemError
+from retrieval.service.problems import ProblemError, as_problem
 from retrieval.service.server import Behind, Server
 from retrieval.service.settings import Settings
 
-__all__ = ["FIGURES_S", "RELOAD_S", "SEARCH_S", "Opened", "Plan", "opened_of", "work"]
+__all__ = ["FIGURES_S", "RELOAD_S", "Opened", "Plan", "opened_of", "work"]
 
 _LOG = logging.getLogger(__name__)
 # Seconds that an answer of another process is waited for.
 RELOAD_S: Final = 600.0
 FIGURES_S: Final = 5.0
-SEARCH_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,9 @@ def work(
     server: Server | None = None
 
     def answer(question: str, value: Any) -> object:  # noqa: ANN401  (of the question's kind)
-        assert server is not None
-        if question == "go on":
-            return go_on(server, *value)
-        if question == "metrics":
-            return list(server.service.measures.registry.collect())
-        server.within(server.service.reload(), RELOAD_S)
-        return None
+        if server is None:
+            raise LineError("expected a worker at work, got one that begins. Ask again.")
+        return _answer(server, question, value)
 
     def end_alone() -> None:
         """Nobody looks after this process any more."""
@@ -112,7 +108,7 @@ def work(
             _LOG.exception("worker %d cannot begin", slot)
         line.ask("failed", str(error) or type(error).__name__, timeout_s=FIGURES_S)
         raise SystemExit(1) from error
-    crew = _Crew(line, slot, size)
+    crew = _Crew(line, slot, size, plan.settings.timeout_s)
     app = create_app(*served, settings=plan.settings, reopen=plan.open_indexes, crew=crew)
     opened = opened_of(served)
     server = Server(
@@ -124,14 +120,23 @@ def work(
         ).start(),
         by_hand=False,
     )
-    # uvicorn raises the signal that ended it again, for the handler from before
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    # It may come before uvicorn listens for it, which raises it again, when done, for this handler.
+    signal.signal(signal.SIGTERM, server.handle_exit)
     server.run(sockets)
+
+
+def _answer(server: Server, question: str, value: Any) -> object:  # noqa: ANN401
+    if question == "go on":
+        return go_on(server, *value)
+    if question == "metrics":
+        return list(server.service.measures.registry.collect())
+    server.within(server.service.reload(), RELOAD_S)
+    return None
 
 
 def go_on(
     server: Server, body: str, collection: str | None, prefix: str
-) -> tuple[str, bytes | str | tuple[int, str, str]]:
+) -> tuple[str, bytes | float | tuple[int, str, str, Mapping[str, str] | None]]:
     """Answer a search for a further page in the place of another worker.
 
     Args:
@@ -141,7 +146,7 @@ def go_on(
         prefix: Of the application.
 
     Returns:
-        What it comes to, and that: an answer, a problem, or what is wrong with the query.
+        What it comes to, and that: an answer, a problem, or that too many wait, and for how long.
     """
 
     async def answer() -> bytes:
@@ -153,24 +158,27 @@ def go_on(
         return await server.service.collection(collection).searches(search)
 
     try:
-        return "answer", server.within(answer(), SEARCH_S)
-    except ProblemError as error:
-        return "problem", (int(error.status), error.kind, str(error))
-    except QueryError as error:
-        return "query", str(error)
+        return "answer", server.within(answer(), server.service.settings.timeout_s)
+    except OverloadedError as error:
+        return "overloaded", error.retry_after_s
+    except (ProblemError, RetrievalError) as error:
+        problem = as_problem(error)
+        if problem is None:
+            raise
+        return "problem", (int(problem.status), problem.kind, str(problem), problem.headers)
 
 
 class _Crew:
     """The other workers, by way of the supervisor."""
 
-    def __init__(self, line: Line, slot: int, size: int) -> None:
-        self._line, self.slot, self.size = line, slot, size
+    def __init__(self, line: Line, slot: int, size: int, timeout_s: float) -> None:
+        self._line, self.slot, self.size, self._timeout_s = line, slot, size, timeout_s
 
     def go_on(self, slot: int, body: str, collection: str | None, prefix: str) -> bytes:
         """Ask another one for a further page."""
         asked = slot, body, collection, prefix
         try:
-            kind, given = self._line.ask("go on", asked, timeout_s=SEARCH_S)
+            kind, given = self._line.ask("go on", asked, timeout_s=self._timeout_s)
         except LineError as error:
             raise ProblemError(
                 HTTPStatus.GONE,
@@ -180,8 +188,8 @@ class _Crew:
             ) from error
         if kind == "problem":
             raise ProblemError(*given)
-        if kind == "query":
-            raise QueryError(given)
+        if kind == "overloaded":
+            raise OverloadedError(given)
         page: bytes = given
         return page
 

@@ -1,6 +1,5 @@
 """``/v1/admin``: what those who run the service ask of it."""
 
-import asyncio
 import logging
 from http import HTTPStatus
 
@@ -45,10 +44,7 @@ async def reload(request: Request, service: TheService) -> ReloadResponse:
             "them open. Start it anew.",
         )
     try:
-        if service.crew is None:
-            await service.reload()
-        else:
-            await asyncio.to_thread(service.crew.reload)
+        await service.reload_all()
     except Exception as error:
         # The cause stays in the log: it names folders.
         _LOG.error("cannot reload: %s", error)

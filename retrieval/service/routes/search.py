@@ -1,7 +1,6 @@
 """``/v1/search``."""
 
 import time
-from asyncio import to_thread
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -46,12 +45,12 @@ async def search(
     addresses = Addresses(
         request.scope.get("root_path", ""), request.query_params.get("collection")
     )
-    crew, slot = service.crew, None if body.page is None else keeper(body.page)
-    if crew is not None and slot is not None and slot != crew.slot and slot < crew.size:
+    slot = None if body.page is None else keeper(body.page)
+    if slot is not None and service.elsewhere is not None and service.is_another(slot):
         text = body.model_dump_json(exclude_unset=True)
-        given_by = to_thread(crew.go_on, slot, text, addresses.collection, addresses.prefix)
-        given = await answered(request, given_by, service.settings.timeout_s)
-        return Response(given, media_type="application/json")
-    waiting = collection.searches.submit(Search(body, addresses, since))
+        further = slot, text, addresses.collection, addresses.prefix
+        waiting = service.elsewhere.submit(further)
+    else:
+        waiting = collection.searches.submit(Search(body, addresses, since))
     given = await answered(request, waiting, service.settings.timeout_s)
     return Response(given, media_type="application/json")

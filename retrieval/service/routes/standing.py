@@ -26,11 +26,12 @@ async def check_health(service: TheService) -> HealthResponse:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", summary="Can it answer searches?", responses=describe(503))
+@router.get("/readyz", summary="Can it answer searches?", responses=describe(429, 503))
 async def check_readiness(service: TheService) -> HealthResponse:
     """Say whether a search sent now would be answered: every index readable, nothing ending.
 
-    503 tells a load balancer to send requests elsewhere for a while.
+    503 tells a load balancer to send requests elsewhere for a while; 429, that more wait than can
+    be answered soon.
     """
     if service.ending:
         raise ProblemError(
