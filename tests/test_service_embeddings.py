@@ -235,6 +235,18 @@ def test_pictures_that_cannot_be_used(http, pictures):
 # What is refused
 
 
+def test_a_body_of_millions_of_parts_is_refused_before_it_is_parsed(http):
+    for body in (b'{"input": [' + b"[]," * 2_000_000 + b"[]]}", b'{"input": [' + b"1," * 4_000_000):
+        begun = time.monotonic()
+        answer = http.post(
+            "/v1/embeddings", content=body, headers={"content-type": "application/json"}
+        )
+        assert_error(answer, 413, "request_too_large", "lists and objects")
+        assert time.monotonic() - begun < 2  # parsing took longer
+    bracketed = http.post("/v1/embeddings", json={"input": ["[[狗]], {猫}"] * 100})
+    assert bracketed.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "status", "kind", "words"),
     [

@@ -26,6 +26,7 @@ from retrieval.service.messages.embeddings import (
 )
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.problems import ProblemError, describe, shorten
+from retrieval.service.quick import SparseRoute
 from retrieval.service.service import Service, TheService
 from retrieval.service.settings import Settings
 from retrieval.service.waiting import answered
@@ -37,7 +38,7 @@ _ROWS_AT_ONCE: Final = 64  # written between two looks at who else asks
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
-router = APIRouter(tags=["embeddings"], dependencies=[needs("search")])
+router = APIRouter(tags=["embeddings"], dependencies=[needs("search")], route_class=SparseRoute)
 
 
 @router.post(
