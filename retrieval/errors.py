@@ -9,6 +9,9 @@ One tree, so a caller may catch the root or the leaf::
     ├── IndexLockedError        another process is indexing into this folder
     ├── CorruptIndexError       a stored file is damaged or from another version
     ├── StorageError            the disk is full, or keeps the index from being written
+    │   └── StoreUnavailableError   the server that keeps the index cannot be reached now
+    ├── StoreAddressError       an index's address names no server or collection that there is
+    ├── StoreAccessError        the server that keeps the index refuses who asks, or is too old
     ├── FolderError             the folder to index is missing, empty or unusable
     ├── ItemError               a picture to add, or what is said of it, cannot be used
     ├── ItemNotFoundError       no picture has this id
@@ -37,6 +40,9 @@ __all__ = [
     "RankingGoneError",
     "RetrievalError",
     "StorageError",
+    "StoreAccessError",
+    "StoreAddressError",
+    "StoreUnavailableError",
 ]
 
 
@@ -66,6 +72,18 @@ class CorruptIndexError(RetrievalError):
 
 class StorageError(RetrievalError):
     """The index cannot be read or written now: a full disk, no permission, another program."""
+
+
+class StoreUnavailableError(StorageError):
+    """The server that keeps the index does not answer now; what was acknowledged is kept there."""
+
+
+class StoreAddressError(RetrievalError, ValueError):
+    """The address of an index names no server, or no collection, that there can be."""
+
+
+class StoreAccessError(RetrievalError):
+    """The server that keeps the index refuses the credentials, or cannot do what is needed."""
 
 
 class FolderError(RetrievalError):

@@ -1,0 +1,18 @@
+"""Indexes that a server keeps, behind what ingest and search ask of a catalogue.
+
+One folder for each kind of server; nothing else of the package knows which there are. Their client
+libraries are imported when an address names them.
+"""
+
+from retrieval.stores.address import SCHEMES, Location, StoreAddress, as_location
+from retrieval.stores.opening import connect, open_for_reading, open_for_writing
+
+__all__ = [
+    "SCHEMES",
+    "Location",
+    "StoreAddress",
+    "as_location",
+    "connect",
+    "open_for_reading",
+    "open_for_writing",
+]
