@@ -34,8 +34,9 @@ class RemoteStore(Store, Protocol):
         ...
 
     def state(self) -> str:
-        """Name the state that a searcher holds on to: another one after the collection was swapped
-        for another, or its calibration changed. One cheap request.
+        """Name what a searcher holds on to, by one cheap request.
+
+        It is another one after the collection was swapped for another, or its calibration changed.
 
         Raises:
             IndexNotFoundError: If the collection is gone.
