@@ -69,6 +69,7 @@ class IndexWriter:
     one call after another.
 
     Args:
+        location: Where the index is.
         catalogue: Its pictures, open for writing.
         sealer: Is told how much has changed.
         encoder: Turns pictures into features; None where all features come finished.
@@ -76,8 +77,15 @@ class IndexWriter:
     """
 
     def __init__(
-        self, catalogue: Store, sealer: Sealer, encoder: Encoder | None, held: ExitStack
+        self,
+        location: Location,
+        catalogue: Store,
+        sealer: Sealer,
+        encoder: Encoder | None,
+        held: ExitStack,
     ) -> None:
+        self.location: Final = location
+        """Where the index is."""
         self._catalogue = catalogue
         self._sealer = sealer
         self._encoder = encoder
@@ -124,7 +132,7 @@ class IndexWriter:
             catalogue, sealer = held.enter_context(
                 open_for_writing(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
             )
-            return cls(catalogue, sealer, encoder, held)
+            return cls(index_dir, catalogue, sealer, encoder, held)
         except BaseException:
             held.close()
             raise
