@@ -1,0 +1,63 @@
+"""AdamW whose means lie with one process each, not with all of them (ZeRO's first stage)."""
+
+import os
+from typing import Any, cast
+
+import torch
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+from clip_text.errors import ClipTextError
+
+_OTHERS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+
+
+class SharedAdamW(ZeroRedundancyOptimizer):  # type: ignore[misc]  (torch gives it no types)
+    """AdamW that keeps, and steps, in each process a part of the parameters, and then tells all.
+
+    What is learnt is what plain AdamW learns. Of 16 bytes a parameter in float32 (weight, gradient,
+    two means) the 8 of the means are divided by the number of processes.
+
+    Args:
+        groups: Groups of parameters, as :class:`torch.optim.AdamW` takes them.
+        numbers: Rates of all groups, by AdamW's names.
+
+    Source:
+        Rajbhandari et al. 2020, ZeRO, section 5.1, arXiv:1910.02054; torch's own implementation.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **numbers: Any) -> None:  # noqa: ANN401
+        super().__init__(groups, optimizer_class=torch.optim.AdamW, **numbers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state of all processes, or nothing before :meth:`gather` was called."""
+        # accelerate asks once, before there is any state
+        return cast(dict[str, Any], super().state_dict()) if self._all_state_dicts else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take this process's part of a state; an empty one changes nothing."""
+        if state_dict:
+            super().load_state_dict(state_dict)
+
+    def gather(self) -> None:
+        """Bring the state of all processes to the first; all of them call it."""
+        self.consolidate_state_dict(to=0)
+
+    def forget(self) -> None:
+        """Let go of the state of the other processes."""
+        self._all_state_dicts = []
+
+
+def check_whole_weights() -> None:
+    """Refuse a launcher's setting by which each process would hold a part of the weights.
+
+    Raises:
+        ClipTextError: If FSDP or DeepSpeed is asked for, which our losses and measurements, run
+            on whole weights, do not go with.
+    """
+    for name in _OTHERS:
+        if os.environ.get(name, "false").lower() == "true":
+            raise ClipTextError(
+                f"expected processes that hold whole weights, got {name}=true. Launch with DDP "
+                "(torchrun, or accelerate's multi-GPU); for memory, see docs/training.md: "
+                "--shard-optimizer, --micro-batch, gradient_checkpointing."
+            )
