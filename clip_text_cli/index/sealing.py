@@ -77,7 +77,7 @@ def build(
     from retrieval.index import best_of
     from retrieval.index import compact as seal_anew
 
-    most = _bytes(memory)
+    most = read_bytes(memory)
     trials = _try(index_dir, queries, model, runtime)
     chosen = best_of(trials, recall, most)
     if chosen is None:
@@ -219,7 +219,7 @@ def _spread(texts: list[str]) -> list[str]:
     return [every[int(i * step)] for i in range(min(len(every), _MOST_QUERIES))]
 
 
-def _bytes(text: str | None) -> int | None:
+def read_bytes(text: str | None) -> int | None:
     """Read a size like 2GB.
 
     Raises:
