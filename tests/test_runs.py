@@ -9,6 +9,7 @@ from clip_text import training
 from clip_text.data.labelled_texts import LabelledTexts
 from clip_text.errors import ClipTextError
 from clip_text.training import EntityRecipe, LabelData, MaskedLMRecipe, TextData
+from clip_text.training.launching import WAIT, longest_wait, restart_warning
 from clip_text.training.recipe import RecipeError
 from clip_text.training.runs import SETTINGS, Run, check_export
 from clip_text.training.trainer import join_processes
@@ -169,3 +170,30 @@ def test_launchers_that_divide_weights_are_refused(name, monkeypatch):
     monkeypatch.setenv(name, "true")
     with pytest.raises(ClipTextError, match=f"whole weights, got {name}=true"):
         join_processes()
+
+
+def test_processes_wait_a_week_or_as_long_as_is_said(monkeypatch):
+    monkeypatch.delenv(WAIT, raising=False)
+    assert longest_wait().days == 7
+    monkeypatch.setenv(WAIT, "1.5")
+    assert longest_wait().total_seconds() == 5400
+    for wrong in ("0", "-1", "nan", "soon", "inf"):
+        monkeypatch.setenv(WAIT, wrong)
+        with pytest.raises(ClipTextError, match=f"hours above 0 in {WAIT}, got '{wrong}'"):
+            join_processes()
+
+
+def test_a_launch_whose_restarts_may_hang_is_told(monkeypatch):
+    launch = {
+        "GROUP_WORLD_SIZE": "2",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in restart_warning()
+    others = {"GROUP_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "0"}
+    for name, value in (others | {"TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
+        with monkeypatch.context() as once:
+            once.setenv(name, value)
+            assert restart_warning() is None

@@ -1,14 +1,9 @@
 """AdamW whose means lie with one process each, not with all of them (ZeRO's first stage)."""
 
-import os
 from typing import Any, cast
 
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
-
-from clip_text.errors import ClipTextError
-
-_OTHERS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
 class SharedAdamW(ZeroRedundancyOptimizer):  # type: ignore[misc]  (torch gives it no types)
@@ -45,19 +40,3 @@ class SharedAdamW(ZeroRedundancyOptimizer):  # type: ignore[misc]  (torch gives 
     def forget(self) -> None:
         """Let go of the state of the other processes."""
         self._all_state_dicts = []
-
-
-def check_whole_weights() -> None:
-    """Refuse a launcher's setting by which each process would hold a part of the weights.
-
-    Raises:
-        ClipTextError: If FSDP or DeepSpeed is asked for, which our losses and measurements, run
-            on whole weights, do not go with.
-    """
-    for name in _OTHERS:
-        if os.environ.get(name, "false").lower() == "true":
-            raise ClipTextError(
-                f"expected processes that hold whole weights, got {name}=true. Launch with DDP "
-                "(torchrun, or accelerate's multi-GPU); for memory, see docs/training.md: "
-                "--shard-optimizer, --micro-batch, gradient_checkpointing."
-            )

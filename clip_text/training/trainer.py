@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -28,12 +27,9 @@ from clip_text.storage import disk_trouble
 from clip_text.training.average import Average
 from clip_text.training.callbacks import MetricLines
 from clip_text.training.gather import of_first
+from clip_text.training.launching import check_whole_weights, longest_wait
 from clip_text.training.recipe import Recipe
-from clip_text.training.sharing import SharedAdamW, check_whole_weights
-
-TIMEOUT = timedelta(days=7)
-"""How long processes wait for each other: one may encode all pictures, and the others for it."""
-
+from clip_text.training.sharing import SharedAdamW
 
 KEPT = 2
 """Checkpoints of a run that stay: the newest, to go on from, and the best; the newest two if that
@@ -92,12 +88,12 @@ def join_processes() -> PartialState:
     """Join the other processes, if a launcher such as ``torchrun`` started this one.
 
     Raises:
-        ClipTextError: If the launcher asks for weights in parts.
+        ClipTextError: If the launcher asks for weights in parts, or for a wait that is none.
     """
     check_whole_weights()
     cuda = torch.cuda.is_available()
     backend = {"backend": "gloo"} if _launched() and not cuda else {}
-    return PartialState(cpu=not cuda, timeout=TIMEOUT, **backend)
+    return PartialState(cpu=not cuda, timeout=longest_wait(), **backend)
 
 
 def _launched() -> bool:
