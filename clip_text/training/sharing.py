@@ -1,12 +1,12 @@
 """AdamW whose means lie with one process each, not with all of them (ZeRO's first stage)."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 
-class SharedAdamW(ZeroRedundancyOptimizer):  # type: ignore[misc]  (torch gives it no types)
+class SharedAdamW(ZeroRedundancyOptimizer):
     """AdamW that keeps, and steps, in each process a part of the parameters, and then tells all.
 
     What is learnt is what plain AdamW learns. Of 16 bytes a parameter in float32 (weight, gradient,
@@ -26,7 +26,7 @@ class SharedAdamW(ZeroRedundancyOptimizer):  # type: ignore[misc]  (torch gives 
     def state_dict(self) -> dict[str, Any]:
         """Give the state of all processes, or nothing before :meth:`gather` was called."""
         # accelerate asks once, before there is any state
-        return cast(dict[str, Any], super().state_dict()) if self._all_state_dicts else {}
+        return super().state_dict() if self._all_state_dicts else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take this process's part of a state; an empty one changes nothing."""
@@ -39,4 +39,4 @@ class SharedAdamW(ZeroRedundancyOptimizer):  # type: ignore[misc]  (torch gives 
 
     def forget(self) -> None:
         """Let go of the state of the other processes."""
-        self._all_state_dicts = []
+        self._all_state_dicts: list[dict[str, Any]] = []

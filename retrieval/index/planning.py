@@ -175,7 +175,7 @@ def _build_seconds(count: int, dim: int) -> float:
     (few, quick), (many, slow) = _BUILT
     steep = (slow - quick * many / few) / (many**1.5 - few**1.5 * many / few)
     plain = (quick - steep * few**1.5) / few
-    return (plain * count + steep * count**1.5) * dim / _MEASURED_DIM
+    return float((plain * count + steep * count**1.5) * dim / _MEASURED_DIM)
 
 
 def _query_seconds(count: int, dim: int, recipe: Recipe) -> float:
