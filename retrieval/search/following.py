@@ -9,8 +9,8 @@ from retrieval.catalogue.store import Among
 from retrieval.errors import IndexNotFoundError
 from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.protocols import Encoder, Features, Rows, Scores
-from retrieval.search.answering import State
 from retrieval.search.relevance import Calibration, Judge, calibration_of
+from retrieval.search.state import State
 from retrieval.stores import Location, StoreAddress, connect
 from retrieval.stores.opening import RemoteStore
 
@@ -187,7 +187,7 @@ class _Server:
         calibration = self._calibration or calibration_of(store)
         judge = Judge.of(store, calibration)
         self._name = name
-        return State(store, _Served(store), store.generation, calibration, judge)
+        return State(store, _Served(store), store.generation, calibration, judge, is_live=True)
 
 
 class _Served:
