@@ -288,3 +288,12 @@ def test_ray_is_started_alike_with_kuberay_and_without():
     (job,) = of_kind("RayJob")
     arguments = PODS["Job clip-text-embed"]["spec"]["containers"][0]["args"]
     assert job["spec"]["entrypoint"].split() == arguments[arguments.index("--") + 1 :]
+
+
+def test_the_page_names_every_file_and_no_other():
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(deploy/[\w./-]+)` \|", text, re.MULTILINE))
+    there = {f"deploy/kubernetes/{file.name}" for file in FILES}
+    assert named == there | {"deploy/compose.yaml", "deploy/compose.milvus.yaml"}
+    applied = set(re.findall(r"--filename ([\w.-]+)", text)) - {"my-secret.yaml"}
+    assert {f"deploy/kubernetes/{name}" for name in applied} <= there

@@ -63,6 +63,8 @@ def nodes(script, arguments, *, restarts=0, number=2):
             command += ["--nnodes", str(number), "--node-rank", str(rank)]
             command += ["--nproc-per-node", "1", "--max-restarts", str(restarts)]
             command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", address, "--rdzv-id", "1"]
+            # on loopback each takes itself for the host of the address; here the first is
+            command += ["--rdzv-conf", f"is_host={str(rank == 0).lower()}"]
             command += ["--local-addr", "127.0.0.1", str(script), *map(str, arguments(rank))]
             started.append(start(command))
         yield started
