@@ -220,7 +220,7 @@ def test_the_steps_of_the_light_image_in_folders_of_their_own(tmp_path, capsys):
                 shutil.copytree(copied, place / target[1:], dirs_exist_ok=True)
             else:
                 shutil.copy2(copied, place / target[1:])
-        if keyword != "RUN" or rest.startswith("pip install"):
+        if keyword != "RUN" or re.match(r"(PIP_INDEX_URL=\S+ )?pip install", rest):
             continue
         step = re.sub(r"(?<![\w.])/(opt|src)\b", f"{place}/\\1", rest)
         step = re.sub(r"^python ", f"{sys.executable} ", step)
