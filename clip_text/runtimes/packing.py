@@ -36,8 +36,8 @@ _PART = 256
 """Tokens that a few texts are computed in at a time, padding included.
 
 The weights are read once for each part, which costs as much as some dozens of tokens; with all
-texts in one part, each is padded to the longest: 20 pairs of captions, of 11 tokens on average, came to
-2.9 times their tokens. In parts they took 1.7 ms of the CPU's time each instead of 2.5.
+texts in one part, each is padded to the longest: 20 pairs of captions, of 11 tokens on average,
+came to 2.9 times their tokens. In parts they took 1.7 ms of the CPU's time each instead of 2.5.
 """
 
 Places = NDArray[np.intp]
