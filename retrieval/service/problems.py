@@ -34,6 +34,7 @@ from retrieval.service.headers import guard_headers
 from retrieval.service.logs import REQUEST_ID
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.messages.search import MAX_QUERY_CHARACTERS, SEND_EXAMPLE
+from retrieval.service.room import RoomFullError
 
 _LOG = logging.getLogger(__name__)
 _SHORT: Final = 80
@@ -117,6 +118,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
             "request_too_large",
             f"expected at most {error.detail} bytes, got more. Send less.",
         ),
+        503: ("overloaded", str(RoomFullError())),
     }.get(
         error.status_code,
         ("http_error", f"expected another request, got {error.detail}. See /docs."),
@@ -244,6 +246,10 @@ async def overloaded(error: OverloadedError) -> Response:
 async def _on_retrieval_error(request: Request, error: Exception) -> Response:
     if isinstance(error, OverloadedError):
         return await overloaded(error)
+    if isinstance(error, RoomFullError):
+        return _answer(
+            HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", str(error), {"retry-after": "1"}
+        )
     problem = as_problem(error)
     if problem is not None:
         return await _on_problem(request, problem)
