@@ -227,8 +227,8 @@ def _whole(
     with entry(bad, sample.place):
         data = contents[_picture(sample)]
         captions, found = _captions(sample, kinds, problems, whole=True)
-        captions = {kind if kinds else "": texts for kind, texts in captions.items()}
         others = without(found, *captions)
+        captions = {kind if kinds else "": texts for kind, texts in captions.items()}
         whole = Record(sample.key, captions, sample.place, (), others), data
     return whole or bad[0]
 

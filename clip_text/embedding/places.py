@@ -12,6 +12,7 @@ from clip_text.errors import DataError, MissingPackageError, NoFileError, needs
 
 __all__ = [
     "UnreachableError",
+    "as_spelt",
     "find_below",
     "find_matching",
     "is_folder",
@@ -52,6 +53,15 @@ def join(folder: str, name: str) -> str:
     if is_remote(name) or os.path.isabs(name):  # noqa: PTH117  (of a URL's folder, too)
         return name
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
+
+
+def as_spelt(place: str) -> str:
+    """Spell a URL as its file system does: what is found in a folder begins with the folder."""
+    if not is_remote(place):
+        return place
+    with _telling(place):
+        system, path = _system(place)
+        return str(system.unstrip_protocol(path))
 
 
 def is_folder(place: str) -> bool:

@@ -1,13 +1,14 @@
 """Shards embedded by a pool of Ray's actors, on as many machines as its cluster has.
 
 Each actor holds a model and is given one shard after the other. Where one dies, or its node, its
-shard goes to another, and a new actor waits for room; nobody waits for it. Ray Data's own pools of
-actors tie a task to the actor it was given to: where a dead one finds no room to start again, the
-job waits for ever.
+shard goes to another, and a new actor waits for room; nobody waits for it. Ray Data's pools of
+actors would do as much, but try a task without end that kills its worker each time, and have
+nothing to stream here: workers write their shards themselves.
 """
 
 import logging
 import os
+import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,24 @@ def _ray() -> ModuleType:
     return module
 
 
+def _check_listening(address: str) -> None:
+    """Refuse at once an address where nothing listens: Ray tries for minutes, and ends the process.
+
+    Raises:
+        ClipTextError: If nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):  # "auto", say
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE / 10).close()
+    except OSError as error:
+        raise ClipTextError(
+            f"expected a Ray cluster at {address}, got: {error.strerror or error}. Start one: "
+            "ray start --head; or name another address."
+        ) from error
+
+
 class _Actor:
     """A worker in a process of Ray's; its first call loads the model, and raises what is wrong."""
 
@@ -58,8 +77,7 @@ class RayActors:
     Args:
         workers: How many; one per GPU of the cluster, or as many as its CPUs allow, if None.
         address: Of the cluster, as Ray has it (``auto``, ``10.0.0.1:6379``), or what
-            ``RAY_ADDRESS`` says; a Ray of our own on this machine, reached by itself alone, if
-            there is neither.
+            ``RAY_ADDRESS`` says; a Ray of our own on this machine, if there is neither.
 
     Raises:
         MissingPackageError: If Ray is not installed.
@@ -71,6 +89,8 @@ class RayActors:
         self.spare: list[Any] = []
         self._asked = workers
         address = address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _check_listening(address)
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         try:
             if address:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from clip_text.data.cells import arrow
 from clip_text.data.shards import expand, is_pattern
 from clip_text.embedding.places import (
+    as_spelt,
     find_below,
     find_matching,
     is_folder,
@@ -111,7 +112,7 @@ def _find(name: str, wanted: "Wanted") -> tuple[list[str], str]:
         found = find_matching(name)
         return found, wanted.images or _common_folder(found)
     if is_folder(name):
-        return find_below(name), name
+        return find_below(name), as_spelt(name)
     return [name], _parent(name)
 
 
@@ -152,7 +153,7 @@ def _form(asked: str, places: list[str]) -> "SourceFormat | Literal['pictures']"
         if found := [place for place in places if is_of(_ending(place))]:
             places[:] = found
             return form
-    got = f"{places[0]}" + (f" and {len(places) - 1:,} more" if places[1:] else "")
+    got = (places[0] if places else "") + (f" and {len(places) - 1:,} more" if places[1:] else "")
     raise DataError(
         f"expected {FORMATS} at {asked}, got {got if places else 'nothing there'}. Check the path."
     )
