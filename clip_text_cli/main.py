@@ -1,7 +1,7 @@
 """The command ``clip-text``: its subcommands, and how an error of theirs reads.
 
-Exit codes: 0 done; 1 an error, told in one line; 2 a wrong option; 3 indexed, but some files
-were set aside; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 an error, told in one line; 2 a wrong option; 3 indexed or embedded, but some
+files were set aside; 130 stopped by Ctrl-C.
 """
 
 import os
@@ -17,6 +17,7 @@ from rich.markup import escape
 from clip_text_cli import (
     convert,
     data,
+    embed,
     evaluate,
     export,
     index,
@@ -65,6 +66,7 @@ def clip_text(
 
 app.command("search")(pictures.search)
 app.command("serve")(serving.serve)
+app.command("embed")(embed.embed)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("info")(info.info)
@@ -92,7 +94,7 @@ def _goes_on(words: list[str]) -> bool:
     if words[:1] == ["index"]:
         others = {one.name for one in index.app.registered_commands} - {"folder"}
         return not others.intersection(words[1:2])
-    return words[:1] in (["train"], ["demo"])
+    return words[:1] in (["train"], ["demo"], ["embed"])
 
 
 def run(command: Callable[[], object], *, goes_on: bool = True) -> None:

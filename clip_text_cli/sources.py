@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ import typer
 from clip_text.names import DataFormat
 
 if TYPE_CHECKING:  # what reads data sets is imported where there is one: folders need not wait
-    from clip_text.data.described import Described, PictureSet
+    from clip_text.data.described import PictureSet
     from clip_text.data.finished import FinishedSet
     from clip_text.images import ImageSource
     from retrieval.ingest import IngestReport, Item, Unreadable
@@ -80,6 +80,8 @@ def is_folder(asked: Asked, index_dir: "Location") -> bool:
         asked.check_unused("a folder of pictures", *telling, "prefix")
         return True
     path = Path(asked.source)
+    if _is_embedded(asked):
+        return False
     if asked.format or any(getattr(asked, name) for name in telling):
         return False
     if not path.is_dir():
@@ -90,6 +92,13 @@ def is_folder(asked: Asked, index_dir: "Location") -> bool:
     from clip_text.data.formats import holds_data_set
 
     return not holds_data_set(path)
+
+
+def _is_embedded(asked: Asked) -> bool:
+    """Say whether a folder has shards of ``clip-text embed``."""
+    from clip_text.embedding.finished import is_embedded
+
+    return asked.format is None and is_embedded(Path(asked.source))
 
 
 def _has_pictures(folder: Path, index_dir: "Location") -> bool:
@@ -131,6 +140,7 @@ class DataSet:
         items: Gives them.
         notes: Says, after they were gone through, what is worth knowing.
         width: Of finished features; None where the model makes them.
+        fingerprint: Of the model that made them, where that is known.
     """
 
     name: str
@@ -138,6 +148,7 @@ class DataSet:
     items: "Callable[[], Iterator[Item | Unreadable]]"
     notes: Callable[[], list[str]]
     width: int | None = None
+    fingerprint: str | None = None
 
     def index(self, index_dir: "Location", encoder: "Encoder", **options: Any) -> "IngestReport":  # noqa: ANN401
         """Bring an index to its present state.
@@ -152,6 +163,12 @@ class DataSet:
         """
         from retrieval.ingest import index_items
 
+        if self.fingerprint not in (None, encoder.fingerprint):
+            raise typer.BadParameter(
+                f"expected the model of the features in {self.name} (fingerprint "
+                f"{self.fingerprint}), got another ({encoder.fingerprint}). Name the one that made "
+                "them: --model."
+            )
         if self.width not in (None, encoder.embed_dim):
             raise typer.BadParameter(
                 f"expected features of width {encoder.embed_dim}, as the model or index has it, "
@@ -173,6 +190,8 @@ def read(asked: Asked) -> DataSet:
     """
     from clip_text.data.readers import read_finished, read_pictures
 
+    if _is_embedded(asked):
+        return _embedded(asked)
     if asked.source.lower().endswith(NPY):
         return _features(_read_npy(asked), asked.prefix)
     asked.check_unused("which is no .npy", *_OF_NPY)
@@ -190,6 +209,16 @@ def read(asked: Asked) -> DataSet:
     return _pictures(found, asked.prefix)
 
 
+def _embedded(asked: Asked) -> DataSet:
+    """The shards of a folder, whose model is known."""
+    from clip_text.embedding import read_embedded
+
+    asked.check_unused("shards of clip-text embed", *_OF_DATA, *_OF_NPY, *_OF_FEATURES)
+    found = read_embedded(Path(asked.source))
+    data = _features(found.features, asked.prefix)
+    return replace(data, fingerprint=found.manifest.fingerprint)
+
+
 def _read_npy(asked: Asked) -> "FinishedSet":
     from clip_text.data.finished import read_npy
 
@@ -205,6 +234,7 @@ def _read_npy(asked: Asked) -> "FinishedSet":
 def _pictures(found: "PictureSet", prefix: str) -> DataSet:
     """The pictures of a data set, and what of it cannot be read."""
     from clip_text.data.collection import ROWS_OVER_LINES
+    from clip_text.data.described import what_is_said
     from retrieval.ingest import Item, Unreadable
 
     unreadable = [one for one in found.problems if one.kind == "unreadable_entries"]
@@ -240,6 +270,7 @@ def _content(load: "Callable[[], ImageSource]") -> bytes:
 
 def _features(found: "FinishedSet", prefix: str) -> DataSet:
     """Finished features, and rows that are none."""
+    from clip_text.data.described import what_is_said
     from retrieval.ingest import Item, Unreadable
 
     def items() -> "Iterator[Item | Unreadable]":
@@ -264,20 +295,3 @@ def _features(found: "FinishedSet", prefix: str) -> DataSet:
 
 def _named(name: str, prefix: str) -> str:
     return f"{name} as {prefix}" if prefix else name
-
-
-def what_is_said(said: "Described") -> tuple[str | None, dict[str, Any]]:
-    """Give a picture's caption and metadata, as folders' annotations keep them.
-
-    The first caption of all is the caption. Where a kind has several, or another kind is the
-    first, all of its captions are kept in the metadata under its name.
-    """
-    metadata = dict(said.others)
-    caption: str | None = None
-    for kind, texts in said.captions.items():
-        is_first = caption is None
-        if is_first and texts:
-            caption = texts[0]
-        if texts[1:] or (texts and not is_first):
-            metadata[kind or "caption"] = texts
-    return caption, metadata

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "clip_text.conversion": ENCODER,
     "clip_text.model_info": ENCODER,
     "clip_text.exporting": (*ENCODER, "clip_text.conversion", "clip_text.model_info"),
+    "clip_text.embedding": (*DATA, "clip_text.runtimes"),  # of these, how many cores there are
     "clip_text.evaluation": DATA,
     "clip_text.evaluation.adapters": (*ENCODER, "clip_text.evaluation"),
     "clip_text.training": (*ENCODER, "clip_text.evaluation"),

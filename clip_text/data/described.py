@@ -12,7 +12,7 @@ from clip_text.data.picture_files import PictureFiles
 from clip_text.data.rows import RowImages
 from clip_text.images import ImageSource
 
-__all__ = ["Described", "PictureSet", "described_records", "described_texts"]
+__all__ = ["Described", "PictureSet", "described_records", "described_texts", "what_is_said"]
 
 
 @dataclass(slots=True)
@@ -114,3 +114,20 @@ def described_texts(
     expected, kind = "texts of pictures that are there", "texts_without_picture"
     refuse(source, expected, lost, "Add the pictures or drop", kind=kind, problems=problems)
     return list(by_id.values())
+
+
+def what_is_said(said: Described) -> tuple[str | None, dict[str, Any]]:
+    """Give a picture's caption and metadata, as folders' annotations keep them.
+
+    The first caption of all is the caption. Where a kind has several, or another kind is the
+    first, all of its captions are kept in the metadata under its name.
+    """
+    metadata = dict(said.others)
+    caption: str | None = None
+    for kind, texts in said.captions.items():
+        is_first = caption is None
+        if is_first and texts:
+            caption = texts[0]
+        if texts[1:] or (texts and not is_first):
+            metadata[kind or "caption"] = texts
+    return caption, metadata

@@ -46,8 +46,8 @@ BATCH = 4096
 _PICTURES = 64  # that are read at a time
 
 
-class Rows(Protocol):
-    """A table that is read column by column, and its pictures one by one.
+class Typed(Protocol):
+    """A table whose columns are known.
 
     Args:
         source: Where it lies, for errors.
@@ -59,6 +59,10 @@ class Rows(Protocol):
     def types(self) -> Mapping[str, Any]:
         """Arrow's type of each column."""
         ...
+
+
+class Rows(Typed, Protocol):
+    """A table that is read column by column, and its pictures one by one."""
 
     def batches(self, columns: Sequence[str], size: int = BATCH) -> Iterator[tuple[int, Any]]:
         """Number of the first row, and table, of at most so many rows at a time.
@@ -110,7 +114,7 @@ def read_rows(
         DataError: If a column is not there or of another type, or a row has no picture or text
             that is no UTF-8; it names file and row.
     """
-    columns = _choose(rows, kinds, image_field, whole=whole)
+    columns = choose_columns(rows, kinds, image_field, whole=whole)
     found = list(_records(rows, columns, problems))
     if columns.form != "path" and not columns.has_ids:
         names = [record.image for _, record in found]
@@ -125,7 +129,7 @@ def read_rows(
     return records, RowImages(rows, columns.picture, first, folder)
 
 
-class _Columns(NamedTuple):
+class PictureColumns(NamedTuple):
     """What to read: columns of captions by kind, all columns of text, and how pictures lie.
 
     And columns of other things, where the whole of a row is wanted.
@@ -139,9 +143,14 @@ class _Columns(NamedTuple):
     others: list[str] | None
 
 
-def _choose(
-    rows: Rows, kinds: Sequence[str] | None, image_field: str | None, *, whole: bool
-) -> _Columns:
+def choose_columns(
+    rows: Typed, kinds: Sequence[str] | None, image_field: str | None, *, whole: bool
+) -> PictureColumns:
+    """Choose what to read of a table of pictures; the arguments are :func:`read_rows`'s.
+
+    Raises:
+        DataError: If a column is not there or of another type.
+    """
     picture = _column(rows, (image_field,) if image_field else PICTURE_COLUMNS)
     form = _form(rows, picture)
     captions = choose_captions(rows, kinds, whole=whole)
@@ -150,12 +159,12 @@ def _choose(
         _check_text(rows, column)
     has_ids = form != "path" and IMAGE_ID in rows.types
     named = [picture, *texts, *([IMAGE_ID] if has_ids else [])]
-    return _Columns(
+    return PictureColumns(
         picture, form, captions, texts, has_ids, other_columns(rows, named) if whole else None
     )
 
 
-def choose_captions(rows: Rows, kinds: Sequence[str] | None, *, whole: bool) -> dict[str, str]:
+def choose_captions(rows: Typed, kinds: Sequence[str] | None, *, whole: bool) -> dict[str, str]:
     """Choose the columns of captions, by kind.
 
     Args:
@@ -173,13 +182,13 @@ def choose_captions(rows: Rows, kinds: Sequence[str] | None, *, whole: bool) -> 
     return {"": _column(rows, CAPTION_COLUMNS)}
 
 
-def other_columns(rows: Rows, named: Sequence[str]) -> list[str]:
+def other_columns(rows: Typed, named: Sequence[str]) -> list[str]:
     """Name the columns that hold what JSON can, but for some that are read already."""
     return [name for name, kind in rows.types.items() if name not in named and holds_plain(kind)]
 
 
 def _records(
-    rows: Rows, columns: _Columns, problems: list[Problem] | None
+    rows: Rows, columns: PictureColumns, problems: list[Problem] | None
 ) -> Iterator[tuple[int, Record]]:
     """Row and record of each row; the record's id is empty where the picture has no name."""
     named_by = IMAGE_ID if columns.has_ids else columns.picture
@@ -263,7 +272,7 @@ class RowImages(Mapping[str, ImageSource]):
         return value
 
 
-def _column(rows: Rows, names: Sequence[str]) -> str:
+def _column(rows: Typed, names: Sequence[str]) -> str:
     found = next(iter(find_columns(names, rows.types)), None)
     if found is None:
         raise DataError(
@@ -273,7 +282,7 @@ def _column(rows: Rows, names: Sequence[str]) -> str:
     return found
 
 
-def _form(rows: Rows, column: str) -> Literal["path", "bytes", "struct"]:
+def _form(rows: Typed, column: str) -> Literal["path", "bytes", "struct"]:
     types, kind = arrow().types, rows.types[column]
     if holds_text(kind):
         return "path"
@@ -287,7 +296,7 @@ def _form(rows: Rows, column: str) -> Literal["path", "bytes", "struct"]:
     )
 
 
-def _check_text(rows: Rows, column: str) -> None:
+def _check_text(rows: Typed, column: str) -> None:
     types, kind = arrow().types, rows.types[column]
     if is_list(kind):
         kind = kind.value_type

@@ -9,7 +9,8 @@ member of a sample         what it holds
 =========================  ======================================================
 
 A tar is gone through once, for where each member lies; pictures are then read from their place,
-in any order.
+in any order. :func:`stream_tar` reads it from its beginning to its end instead, once, pictures and
+all, as suits an object store.
 
 Source:
     The format: github.com/webdataset/webdataset, "The WebDataset Format". A key is a member's
@@ -19,11 +20,11 @@ Source:
 import re
 import tarfile
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from clip_text.data.captions import CAPTION_COLUMNS, NEGATIVES, Record, texts_of, without
 from clip_text.data.collection import Problem, entry
@@ -41,7 +42,7 @@ class _Sample:
     """Members of one key: where the pictures lie, and what the texts say."""
 
     key: str
-    tar: Path
+    tar: Path | str
     pictures: dict[str, tuple[int, int]] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
 
@@ -136,8 +137,8 @@ def read_tars(
     records, images = [], TarImages(tars)
     for number, sample in samples:
         with entry(problems, sample.place):
-            start, length = _picture(sample)
-            image_id = sample.key if unique else f"{sample.tar.name}/{sample.key}"
+            start, length = sample.pictures[_picture(sample)]
+            image_id = sample.key if unique else f"{tars[number].name}/{sample.key}"
             captions, found = _captions(sample, kinds, problems, whole=whole)
             wrong = texts_of(NEGATIVES, found.get(NEGATIVES), f"{sample.place}, .json")
             others = without(found, *captions) if whole else None
@@ -151,27 +152,110 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int | bytes]]:
     """Key, ending, first byte, and of a picture its length, of a text its content."""
     with _opened(path) as tar:
         for member in tar:
-            match = _MEMBER.fullmatch(member.name.removeprefix("./"))
-            if match is None or not member.isreg() or member.issparse():
-                continue
-            key, ending = match[1], match[2].lower()
-            kind = "." + ending.rpartition(".")[2]
-            if kind in EXTENSIONS:
+            key, ending, is_picture = _named(member)
+            if is_picture:
                 yield key, ending, member.offset_data, member.size
             elif ending in ("txt", "json"):
                 file = tar.extractfile(member)
                 yield key, ending, member.offset_data, file.read() if file else b""
 
 
+def _named(member: tarfile.TarInfo) -> tuple[str, str, bool]:
+    """Key and ending of a member, and whether it is a picture; empty ones if it is of no sample."""
+    match = _MEMBER.fullmatch(member.name.removeprefix("./"))
+    if match is None or not member.isreg() or member.issparse():
+        return "", "", False
+    key, ending = match[1], match[2].lower()
+    return key, ending, "." + ending.rpartition(".")[2] in EXTENSIONS
+
+
+def stream_tar(
+    file: IO[bytes],
+    place: str,
+    kinds: Sequence[str] | None = None,
+    problems: list[Problem] | None = None,
+) -> Iterator[tuple[Record, bytes] | Problem]:
+    """Read a tar from its beginning to its end, sample by sample.
+
+    Members of one sample lie side by side, as the format has it.
+
+    Args:
+        file: The tar, uncompressed; at its beginning, and can be read from any byte.
+        place: Where it lies, for errors.
+        kinds: As for :func:`read_tars`, which reads whole records then.
+        problems: A list to be told of texts that are not UTF-8.
+
+    Yields:
+        Records, whose id is the key, with their pictures; and in their turn samples that are none.
+
+    Raises:
+        DataError: If the tar is damaged or compressed, where it is; what is before was given.
+    """
+    sample, contents = _Sample("", place), dict[str, bytes]()
+    with (
+        _told_of(place, lambda: _starts_as_gzip(file)),
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
+        for member in tar:
+            key, ending, is_picture = _named(member)
+            if not (is_picture or ending in ("txt", "json")):
+                continue
+            if key != sample.key:
+                if sample.key:
+                    yield _whole(sample, contents, kinds, problems)
+                sample, contents = _Sample(key, place), {}
+            opened = tar.extractfile(member)
+            data = opened.read() if opened else b""
+            if len(data) < member.size:
+                raise tarfile.ReadError("unexpected end of data")
+            if is_picture:
+                sample.pictures[ending], contents[ending] = (0, 0), data
+            else:
+                sample.texts[ending] = data
+            vars(tar)["members"] = []  # all of them would be kept
+        if sample.key:
+            yield _whole(sample, contents, kinds, problems)
+        file.seek(tar.offset)
+        _check_block(file.read(_BLOCK), tar.offset)
+
+
+def _whole(
+    sample: _Sample,
+    contents: Mapping[str, bytes],
+    kinds: Sequence[str] | None,
+    problems: list[Problem] | None,
+) -> tuple[Record, bytes] | Problem:
+    """Put together what a sample says and its picture; or tell why there is none."""
+    bad: list[Problem] = []
+    whole: tuple[Record, bytes] | None = None
+    with entry(bad, sample.place):
+        data = contents[_picture(sample)]
+        captions, found = _captions(sample, kinds, problems, whole=True)
+        others = without(found, *captions)
+        captions = {kind if kinds else "": texts for kind, texts in captions.items()}
+        whole = Record(sample.key, captions, sample.place, (), others), data
+    return whole or bad[0]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with _told_of(path, lambda: _is_gzip(path)), tarfile.open(path, "r:") as tar:
+        yield tar
+        with path.open("rb") as file:
+            file.seek(tar.offset)
+            _check_block(file.read(_BLOCK), tar.offset)
+
+
+@contextmanager
+def _told_of(path: Path | str, is_gzip: Callable[[], bool]) -> Iterator[None]:
+    """Tell of a tar that cannot be read in our own words."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            yield tar
-            _check_end(path, tar.offset)
+        yield
     except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
         what, remedy = str(error), "Download or write it again"
-        if _is_gzip(path):
+        if is_gzip():
             what = "one compressed by gzip, where a picture can't be read from its place"
             remedy = "Run gunzip on it"
         raise DataError(
@@ -186,16 +270,22 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _check_end(path: Path, at: int) -> None:
+def _starts_as_gzip(file: IO[bytes]) -> bool:
+    try:
+        file.seek(0)
+        return file.read(2) == b"\x1f\x8b"
+    except (OSError, ValueError):
+        return False
+
+
+def _check_block(block: bytes, at: int) -> None:
     """Refuse a tar that stops where another member could begin: tarfile takes that for its end."""
-    with path.open("rb") as file:
-        file.seek(at)
-        block = file.read(_BLOCK)
     if block != bytes(_BLOCK):
         raise tarfile.ReadError(f"{'other bytes' if block else 'no end mark'} at byte {at:,}")
 
 
-def _picture(sample: _Sample) -> tuple[int, int]:
+def _picture(sample: _Sample) -> str:
+    """The ending of a sample's picture."""
     # "jpg" is the picture; "mask.png" is one beside it
     plain = [ending for ending in sample.pictures if "." not in ending] or list(sample.pictures)
     if len(plain) != 1:
@@ -204,7 +294,7 @@ def _picture(sample: _Sample) -> tuple[int, int]:
             f"expected one picture in {sample.place}, got {len(plain) or 'none'} "
             f"({there}). Write the tar again, a picture a sample."
         )
-    return sample.pictures[plain[0]]
+    return plain[0]
 
 
 def _captions(
@@ -212,7 +302,7 @@ def _captions(
 ) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Captions by field, that of the .txt an empty one, and all fields."""
     texts = {
-        ending: decode_lines(data, f"{sample.place}, .{ending}", sample.tar, problems)
+        ending: decode_lines(data, f"{sample.place}, .{ending}", Path(sample.tar), problems)
         for ending, data in sample.texts.items()
     }
     where = f"{sample.place}, .json"

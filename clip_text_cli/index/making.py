@@ -42,7 +42,7 @@ def index(
         str,
         typer.Argument(
             help="Folder of pictures, in any depth; or a data set: a file, a folder, a pattern of "
-            "tars, a URL, hf://owner/name; or features.npy."
+            "tars, a URL, hf://owner/name; features.npy; or the shards of clip-text embed."
         ),
     ],
     index_dir: IndexPlace = DEFAULT_INDEX,
@@ -139,6 +139,8 @@ def index(
 
         clip-text index "shards/train-{0000..0099}.tar" --prune
 
+        clip-text index embedded --index photos.index
+
         clip-text index features.npy --ids ids.txt --metadata said.jsonl --model ./my-model
     """
     from retrieval.ingest import index_folder, recognise_texts
@@ -201,7 +203,7 @@ def _check_data(context: typer.Context, data: sources.DataSet) -> None:
                 "no use for it. Leave it out."
             )
     given = context.get_parameter_source("model")
-    if data.width and given is not None and given.name == "DEFAULT":
+    if data.width and not data.fingerprint and given is not None and given.name == "DEFAULT":
         raise typer.BadParameter(
             f"expected the model that made the features in {data.name}, got none. Name it: --model."
         )
