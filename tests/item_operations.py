@@ -150,12 +150,12 @@ def _delete(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
 def _reopen(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
     """Closing writes what is derived from the catalogue."""
     writer.close()
-    return IndexWriter.open(writer._index_dir, ENCODER)
+    return IndexWriter.open(writer.location, ENCODER)
 
 
 def _seal(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
     """As every writer does at its end; the one beside this writer may be at it already."""
-    seal_if_due(writer._index_dir, writer._catalogue)
+    seal_if_due(writer.location, writer._catalogue)
     return writer
 
 
@@ -165,7 +165,7 @@ def _choose_compact(chance: random.Random, ids: list[str]) -> list[Any]:
 
 def _compact(writer: IndexWriter, arguments: list[Any]) -> IndexWriter:
     with contextlib.suppress(IndexLockedError):  # the one beside this writer is at it
-        compact(writer._index_dir, RECIPES[arguments[0]])
+        compact(writer.location, RECIPES[arguments[0]])
     return writer
 
 

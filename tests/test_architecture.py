@@ -57,11 +57,15 @@ MAY_IMPORT = {
     **dict.fromkeys(FLOOR, (*FLOOR, "clip_text_pictures")),
     "retrieval.catalogue": FLOOR,
     "retrieval.index": (*FLOOR, "retrieval.catalogue"),
-    "retrieval.ingest": (*INDEX, "clip_text_pictures"),
-    "retrieval.search": INDEX,
-    "retrieval.overview": (*INDEX, "clip_text_pictures"),
+    "retrieval.stores": INDEX,
+    "retrieval.ingest": (*INDEX, "retrieval.stores", "clip_text_pictures"),
+    "retrieval.search": (*INDEX, "retrieval.stores"),
+    "retrieval.overview": (*INDEX, "retrieval.stores", "clip_text_pictures"),
     "retrieval.sheet": (*FLOOR, "retrieval.search"),
-    "retrieval.service": (*INDEX, "retrieval.search", "retrieval.ingest", "clip_text_pictures"),
+    "retrieval.service": (
+        *(*INDEX, "retrieval.stores", "retrieval.search", "retrieval.ingest"),
+        "clip_text_pictures",
+    ),
     "clip_text_pictures": (),
     "clip_text_cli": None,  # anything: it brings them together
 }

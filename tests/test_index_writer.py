@@ -326,7 +326,7 @@ def test_a_writer_that_fails_to_close_is_closed(index_dir, monkeypatch):
     def fail(*_):
         raise StorageError("the disk is failing")
 
-    monkeypatch.setattr("retrieval.ingest.writer.seal_if_due", fail)
+    monkeypatch.setattr("retrieval.stores.opening.seal_if_due", fail)
     writer = IndexWriter.open(index_dir, fingerprint="f", embed_dim=WIDTH)
     writer.add("a", feature=unit_row(1))
     with pytest.raises(StorageError, match="the disk is failing"):

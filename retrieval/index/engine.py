@@ -3,13 +3,14 @@
 from typing import Protocol, Self, TypeVar
 
 from retrieval.catalogue.changes import Change
+from retrieval.catalogue.store import Among
 from retrieval.protocols import Features, Rows, Scores
 
-__all__ = ["AnyIndex", "LocalIndex", "VectorIndex"]
+__all__ = ["AnyIndex", "LocalIndex", "Searchable", "VectorIndex"]
 
 
-class VectorIndex(Protocol):
-    """Holds features by row and finds the nearest ones.
+class Searchable(Protocol):
+    """Finds the nearest of the features that it holds by row.
 
     Scores are cosines in [-1, 1] (features are unit rows), best first; equal scores come
     in the order of their rows.
@@ -22,6 +23,29 @@ class VectorIndex(Protocol):
 
     def __len__(self) -> int: ...
 
+    def search(self, features: Features, k: int, among: Among | None = None) -> tuple[Scores, Rows]:
+        """Find the nearest rows.
+
+        Args:
+            features: Unit rows to search for, [q, embed_dim].
+            k: How many per query; more than the index holds gives all of it.
+            among: Look among these rows only, ascending and each once, int64 [m]; rows that the
+                index does not hold are passed over. Where a server holds them, what its filters
+                selected, too. All rows by default.
+
+        Returns:
+            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape; n counts the rows
+            held, or of those the ones in ``among``.
+
+        Raises:
+            ValueError: If the shape does not fit, or k is below 1.
+        """
+        ...
+
+
+class VectorIndex(Searchable, Protocol):
+    """Holds features by row, and follows a catalogue."""
+
     def apply(self, change: Change) -> None:
         """Take over what became of a catalogue's features: rows that are gone, rows that are new.
 
@@ -31,24 +55,6 @@ class VectorIndex(Protocol):
 
         Raises:
             ValueError: If the features do not fit.
-        """
-        ...
-
-    def search(self, features: Features, k: int, among: Rows | None = None) -> tuple[Scores, Rows]:
-        """Find the nearest rows.
-
-        Args:
-            features: Unit rows to search for, [q, embed_dim].
-            k: How many per query; more than the index holds gives all of it.
-            among: Look among these rows only, ascending and each once, int64 [m]; rows that the
-                index does not hold are passed over. All rows by default.
-
-        Returns:
-            Scores, float32 [q, min(k, n)], and rows, int64 of the same shape; n counts the rows
-            held, or of those the ones in ``among``.
-
-        Raises:
-            ValueError: If the shape does not fit, or k is below 1.
         """
         ...
 

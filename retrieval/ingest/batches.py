@@ -12,16 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from retrieval.catalogue import Catalogue, IndexLock, StoredFeature
+from retrieval.catalogue import StoredFeature
+from retrieval.catalogue.store import Store
 from retrieval.features import check_encoded
-from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.examine import Examined, Verdict, read_content
 from retrieval.ingest.report import IngestReport, Pace
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import Encoder, Feature, Pixels
+from retrieval.stores import Location, open_for_writing
+from retrieval.stores.opening import Sealer
 
 __all__ = ["Batches", "Due", "Intake", "Threads", "run"]
 
@@ -33,7 +34,7 @@ _MOST_WORKERS = 8
 
 
 def run(
-    index_dir: Path, encoder: Encoder, work: Callable[[Catalogue, BackgroundSealer], IngestReport]
+    index_dir: Location, encoder: Encoder, work: Callable[[Store, Sealer], IngestReport]
 ) -> IngestReport:
     """Do something to an index as its one writer, and have its vectors follow.
 
@@ -49,20 +50,14 @@ def run(
         IndexLockedError: If another process is writing to ``index_dir``.
         IndexMismatchError: If the index was built by another model.
     """
-    with (
-        IndexLock(index_dir),
-        Catalogue.create_or_open(
-            index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
-        ) as catalogue,
-    ):
+    with open_for_writing(
+        index_dir, fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim
+    ) as (catalogue, sealer):
         started = time.monotonic()
-        disown_future(index_dir, catalogue)
-        sealer = BackgroundSealer(index_dir)
         report = work(catalogue, sealer)
         sealer.wait()
         report.total = len(catalogue)
         report.seconds = time.monotonic() - started
-        seal_if_due(index_dir, catalogue)
     return report
 
 
@@ -141,12 +136,12 @@ class Batches(Generic[T]):
     def __init__(
         self,
         intake: Intake[T],
-        catalogue: Catalogue,
+        catalogue: Store,
         encoder: Encoder,
         *,
         report: IngestReport,
         pace: Pace,
-        sealer: BackgroundSealer,
+        sealer: Sealer,
     ) -> None:
         self._intake = intake
         self._catalogue = catalogue

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import Store
 from retrieval.pictures import shown_size
 from retrieval.protocols import Feature, Pixels
 from retrieval.records import Record
@@ -110,7 +110,7 @@ class Examiner:
         retry_failed: Read files again that failed and have not changed.
     """
 
-    def __init__(self, catalogue: Catalogue, *, retry_failed: bool) -> None:
+    def __init__(self, catalogue: Store, *, retry_failed: bool) -> None:
         self._catalogue = catalogue
         self._retry_failed = retry_failed
 
@@ -154,7 +154,7 @@ def look_at_file(seen: Examined[T], path: bytes, gone: Verdict = Verdict.BROKEN)
 
 
 def read_content(
-    seen: Examined[T], catalogue: Catalogue, load_pixels: Callable[[Path | bytes], Pixels]
+    seen: Examined[T], catalogue: Store, load_pixels: Callable[[Path | bytes], Pixels]
 ) -> Examined[T]:
     """Hash what is in a picture's file and, if it is new, decode it. Safe with threads.
 

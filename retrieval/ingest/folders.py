@@ -4,11 +4,13 @@ import errno
 import os
 from pathlib import Path
 
-from retrieval.catalogue import CATALOGUE_NAME, Catalogue
+from retrieval.catalogue import CATALOGUE_NAME
+from retrieval.catalogue.store import Store
 from retrieval.errors import FolderError
 from retrieval.ingest.report import IngestReport
 from retrieval.ingest.walk import Walk
 from retrieval.records import Record, bounds_under, displayed
+from retrieval.stores import Location
 
 __all__ = [
     "MovedPictures",
@@ -33,13 +35,13 @@ def is_gone(path: bytes) -> bool:
     return False
 
 
-def check_there(folder: Path, root: bytes, index_dir: Path, *, may_be_gone: bool) -> None:
+def check_there(folder: Path, root: bytes, index_dir: Location, *, may_be_gone: bool) -> None:
     """Refuse to index what is no folder.
 
     Args:
         folder: The folder as the caller named it.
         root: Its real path, as the file system spells it.
-        index_dir: Folder of the index.
+        index_dir: Where the index is.
         may_be_gone: Accept that the folder is not there, where there is an index to forget it in.
 
     Raises:
@@ -54,7 +56,7 @@ def check_there(folder: Path, root: bytes, index_dir: Path, *, may_be_gone: bool
             f"expected a folder of pictures, got {folder}, which is not there. Is it mounted? If "
             "it was indexed and is gone for good, --allow-empty (allow_empty) forgets it."
         )
-    if not (index_dir / CATALOGUE_NAME).is_file():
+    if isinstance(index_dir, Path) and not (index_dir / CATALOGUE_NAME).is_file():
         raise FolderError(
             f"expected a folder of pictures, got {folder}, which is not there. There is no index "
             f"in {index_dir} to forget it in."
@@ -62,7 +64,7 @@ def check_there(folder: Path, root: bytes, index_dir: Path, *, may_be_gone: bool
 
 
 def check_not_lost(
-    root: bytes, walk: Walk, total: int, catalogue: Catalogue, *, allow_empty: bool
+    root: bytes, walk: Walk, total: int, catalogue: Store, *, allow_empty: bool
 ) -> None:
     """Refuse to take a folder that cannot be read, or is not mounted, for an empty one.
 
@@ -89,7 +91,7 @@ def check_not_lost(
         )
 
 
-def owner_of(folder: bytes, catalogue: Catalogue) -> bytes:
+def owner_of(folder: bytes, catalogue: Store) -> bytes:
     """Find the folder that pictures below ``folder`` belong to: their ids are paths below it.
 
     Returns:
@@ -99,7 +101,7 @@ def owner_of(folder: bytes, catalogue: Catalogue) -> bytes:
     return min(covering, key=len, default=folder)
 
 
-def forget_folder(folder: bytes, catalogue: Catalogue) -> int:
+def forget_folder(folder: bytes, catalogue: Store) -> int:
     """Forget all pictures of a folder that is gone.
 
     Returns:
@@ -119,7 +121,7 @@ def forget_folder(folder: bytes, catalogue: Catalogue) -> int:
     return count
 
 
-def prune_or_tell(catalogue: Catalogue, report: IngestReport, *, prune: bool) -> None:
+def prune_or_tell(catalogue: Store, report: IngestReport, *, prune: bool) -> None:
     """Forget the pictures of indexed folders that are gone, or note that they are.
 
     Args:
@@ -146,7 +148,7 @@ def _lies_in(folder: bytes, other: bytes) -> bool:
 class MovedPictures:
     """Pictures whose file is gone, by content: where that turns up elsewhere, it was moved."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Store) -> None:
         self._catalogue = catalogue
         self._lost: dict[bytes, list[Record]] = {}  # only of contents that several files had
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import Store
 from retrieval.errors import ItemError, ItemNotFoundError
 from retrieval.features import check_unit_rows
 from retrieval.protocols import Feature
@@ -167,7 +167,7 @@ def metadata_text(metadata: object) -> str:
     return text
 
 
-def resolve(catalogue: Catalogue, ids: Iterable[str]) -> list[Record]:
+def resolve(catalogue: Store, ids: Iterable[str]) -> list[Record]:
     """Find the pictures that ids mean, each once.
 
     An id is that of an item; where no item has it, the path of a picture below its indexed

@@ -4,17 +4,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.catalogue.store import Store
 from retrieval.errors import FolderError
-from retrieval.index import disown_future, seal_if_due
 from retrieval.ingest.items import resolve
 from retrieval.records import displayed, displayed_text
+from retrieval.stores import Location, open_for_writing
 
 __all__ = ["remove_pictures"]
 
 
 def remove_pictures(
-    index_dir: Path,
+    index_dir: Location,
     *,
     ids: Iterable[str] = (),
     folders: Iterable[Path] = (),
@@ -26,7 +26,7 @@ def remove_pictures(
     Those of a folder that is there come back when it is indexed again.
 
     Args:
-        index_dir: Folder of the index.
+        index_dir: Where the index is.
         ids: Those that items were added under, or paths of pictures below their indexed folders.
         folders: Pictures of indexed folders that lie below these.
         roots: Folders that were indexed: all that belongs to them.
@@ -42,24 +42,20 @@ def remove_pictures(
         ItemError: If several have.
         FolderError: If a folder or data set has no pictures in the index.
     """
-    Catalogue.open(index_dir).close()  # no lock is made where there is no index
-    with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
-        disown_future(index_dir, catalogue)
-        with catalogue.transaction():
-            records = resolve(catalogue, ids)
-            catalogue.remove(record.row for record in records)
-            removed = len(records)
-            for root in roots:
-                removed += _remove_root(root, catalogue)
-            for folder in folders:
-                removed += _remove_folder(folder, catalogue)
-            for source in sources:
-                removed += _remove_source(source, catalogue)
-        seal_if_due(index_dir, catalogue)
+    with open_for_writing(index_dir) as (catalogue, _), catalogue.transaction():
+        records = resolve(catalogue, ids)
+        catalogue.remove(record.row for record in records)
+        removed = len(records)
+        for root in roots:
+            removed += _remove_root(root, catalogue)
+        for folder in folders:
+            removed += _remove_folder(folder, catalogue)
+        for source in sources:
+            removed += _remove_source(source, catalogue)
     return removed
 
 
-def _remove_root(root: Path, catalogue: Catalogue) -> int:
+def _remove_root(root: Path, catalogue: Store) -> int:
     removed = catalogue.forget_root(_real(root))
     if removed == 0:
         known = [displayed(path) for path in catalogue.roots()]
@@ -70,7 +66,7 @@ def _remove_root(root: Path, catalogue: Catalogue) -> int:
     return removed
 
 
-def _remove_folder(folder: Path, catalogue: Catalogue) -> int:
+def _remove_folder(folder: Path, catalogue: Store) -> int:
     removed = catalogue.forget_under(_real(folder))
     if removed == 0:
         raise FolderError(
@@ -80,7 +76,7 @@ def _remove_folder(folder: Path, catalogue: Catalogue) -> int:
     return removed
 
 
-def _remove_source(source: str, catalogue: Catalogue) -> int:
+def _remove_source(source: str, catalogue: Store) -> int:
     rows = catalogue.sources.rows(source)
     if not rows:  # files are named by where they really lie, from whichever folder that is said
         rows = catalogue.sources.rows(displayed_text(os.path.realpath(source)))

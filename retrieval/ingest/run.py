@@ -4,8 +4,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, StoredFeature
-from retrieval.index import BackgroundSealer
+from retrieval.catalogue import StoredFeature
+from retrieval.catalogue.store import Store
 from retrieval.ingest.annotations import Annotations
 from retrieval.ingest.batches import Batches, Due, Threads, run
 from retrieval.ingest.examine import Examined, Examiner, Verdict
@@ -22,13 +22,15 @@ from retrieval.ingest.report import IngestReport, OnProgress, Pace, Progress
 from retrieval.ingest.walk import Walk
 from retrieval.protocols import Encoder, Feature
 from retrieval.records import Picture, bounds_under, displayed, displayed_id
+from retrieval.stores import Location, StoreAddress
+from retrieval.stores.opening import Sealer
 
 __all__ = ["IngestReport", "OnProgress", "Progress", "index_folder"]
 
 
 def index_folder(
     folder: Path,
-    index_dir: Path,
+    index_dir: Location,
     encoder: Encoder,
     *,
     batch_size: int = 64,
@@ -48,7 +50,8 @@ def index_folder(
 
     Args:
         folder: Folder of the pictures, in any depth; with ``metadata.jsonl`` for captions.
-        index_dir: Where the index is or shall be; may lie inside the folder.
+        index_dir: Where the index is or shall be, a folder or on a server; may lie inside the
+            folder.
         encoder: Turns pictures into features.
         batch_size: Pictures per call of the encoder and per transaction.
         workers: Threads that read and decode; by default one per core, at most 8.
@@ -71,13 +74,14 @@ def index_folder(
     """
     threads = Threads(batch_size, workers)
     root = os.fsencode(os.path.realpath(folder))
+    excluded = None if isinstance(index_dir, StoreAddress) else index_dir
     check_there(folder, root, index_dir, may_be_gone=allow_empty or prune)
 
-    def work(catalogue: Catalogue, sealer: BackgroundSealer) -> IngestReport:
+    def work(catalogue: Store, sealer: Sealer) -> IngestReport:
         if is_gone(root):
             report = IngestReport(removed=forget_folder(root, catalogue))
         else:
-            walk = Walk(root, excluded=index_dir, follow_directory_links=follow_directory_links)
+            walk = Walk(root, excluded=excluded, follow_directory_links=follow_directory_links)
             annotations = Annotations(owner_of(root, catalogue), root)
             total = annotations.survey(walk)
             check_not_lost(root, walk, total, catalogue, allow_empty=allow_empty)
@@ -96,7 +100,7 @@ def index_folder(
 class _Folder:
     """One folder, as an intake: what is stored of its pictures, and what is counted."""
 
-    def __init__(self, root: bytes, catalogue: Catalogue, annotations: Annotations) -> None:
+    def __init__(self, root: bytes, catalogue: Store, annotations: Annotations) -> None:
         self._root = root
         self._owner = annotations.top
         self._catalogue = catalogue

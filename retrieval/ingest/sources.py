@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from retrieval.catalogue import Catalogue, StoredFeature
+from retrieval.catalogue import StoredFeature
 from retrieval.catalogue.halves import encode
+from retrieval.catalogue.store import Store
 from retrieval.errors import ItemError
-from retrieval.index import BackgroundSealer
 from retrieval.ingest.batches import Batches, Due, Threads, run
 from retrieval.ingest.examine import Examined, Verdict, look_at_file, reason_of
 from retrieval.ingest.items import Item, check_feature, item_picture
 from retrieval.ingest.report import IngestReport, OnProgress, Pace
 from retrieval.protocols import Encoder, Feature
 from retrieval.records import Picture, Record, displayed_text
+from retrieval.stores import Location
+from retrieval.stores.opening import Sealer
 
 __all__ = ["Unreadable", "index_items"]
 
@@ -33,7 +34,7 @@ class Unreadable:
 
 def index_items(
     items: Iterable[Item | Unreadable],
-    index_dir: Path,
+    index_dir: Location,
     encoder: Encoder,
     *,
     source: str,
@@ -53,7 +54,8 @@ def index_items(
     Args:
         items: The whole data set, in an order that stays; ids differ. What is not an item was
             to be one, and is told of as failed.
-        index_dir: Where the index is or shall be; folders and other data sets may be in it, too.
+        index_dir: Where the index is or shall be, a folder or on a server; folders and other data
+            sets may be in it, too.
         encoder: Turns pictures into features; where all items have one, it only says of which
             model they are.
         source: Name of the data set, the same in every run: it says what items are its own.
@@ -77,7 +79,7 @@ def index_items(
     """
     threads = Threads(batch_size, workers)
 
-    def work(catalogue: Catalogue, sealer: BackgroundSealer) -> IngestReport:
+    def work(catalogue: Store, sealer: Sealer) -> IngestReport:
         intake = _DataSet(displayed_text(source), catalogue)
         report, pace = intake.report, Pace(total or 0, on_progress)
         batches = Batches(intake, catalogue, encoder, report=report, pace=pace, sealer=sealer)
@@ -104,7 +106,7 @@ class _Subject:
 class _DataSet:
     """One data set, as an intake: what is stored of its items, and what is counted."""
 
-    def __init__(self, name: str, catalogue: Catalogue) -> None:
+    def __init__(self, name: str, catalogue: Store) -> None:
         self._name = name
         self._catalogue = catalogue
         self._is_whole = True

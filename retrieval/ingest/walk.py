@@ -25,16 +25,16 @@ class Walk:
 
     Args:
         root: The folder to walk, as the file system spells it.
-        excluded: A folder that is passed over, as that of the index.
+        excluded: A folder that is passed over, as that of the index, if any.
         follow_directory_links: Enter links to folders, each folder once.
     """
 
     def __init__(
-        self, root: bytes, *, excluded: Path, follow_directory_links: bool = False
+        self, root: bytes, *, excluded: Path | None, follow_directory_links: bool = False
     ) -> None:
         self._root = root
         self._real_root = os.path.realpath(root)
-        self._excluded = _identity(os.fsencode(excluded))
+        self._excluded = None if excluded is None else _identity(os.fsencode(excluded))
         self._follow = follow_directory_links
         self._looked_into: dict[bytes, bool] = {}  # a second walk opens nothing again
         self.ignored = 0

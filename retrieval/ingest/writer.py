@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
-from retrieval.catalogue import CATALOGUE_NAME, Catalogue, IndexLock, StoredFeature
+from retrieval.catalogue import CATALOGUE_NAME, StoredFeature
+from retrieval.catalogue.store import Store
 from retrieval.errors import IndexNotFoundError, ItemError
 from retrieval.features import check_encoded
-from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.ingest.examine import EXHAUSTED, check_at_rest, hash_bytes, hash_file, reason_of
 from retrieval.ingest.items import (
     Item,
@@ -27,6 +27,8 @@ from retrieval.pictures import shown_size
 from retrieval.precision import precision_of
 from retrieval.protocols import Encoder, Feature, Pixels
 from retrieval.records import Picture, Record, displayed
+from retrieval.stores import Location, StoreAddress, open_for_writing
+from retrieval.stores.opening import Sealer
 
 __all__ = ["UNCHANGED", "IndexWriter", "Unchanged"]
 
@@ -60,34 +62,40 @@ class _Prepared:
 class IndexWriter:
     """Writes pictures from elsewhere than a folder into an index, by ids of the caller's own.
 
-    It holds the index's one writer's lock from :meth:`open` to :meth:`close`; others may search
-    meanwhile, each on one consistent state. Each call is one transaction: when it returns, what
-    it did is on the disk, and survives the end of the process at any instant and a power cut; if
-    it raises, it did nothing. Safe to use from several threads, one call after another.
+    In a folder it holds the one writer's lock from :meth:`open` to :meth:`close`; on a server there
+    may be several. Others may search meanwhile, each on one consistent state. Each call is one
+    transaction: when it returns, what it did is on the disk, and survives the end of the process
+    at any instant and a power cut; if it raises, it did nothing. Safe to use from several threads,
+    one call after another.
 
     Args:
-        index_dir: Folder of the index.
-        catalogue: Its catalogue, open for writing; closed by :meth:`close`.
+        location: Where the index is.
+        catalogue: Its pictures, open for writing.
+        sealer: Is told how much has changed.
         encoder: Turns pictures into features; None where all features come finished.
         held: What :meth:`close` releases.
     """
 
     def __init__(
-        self, index_dir: Path, catalogue: Catalogue, encoder: Encoder | None, held: ExitStack
+        self,
+        location: Location,
+        catalogue: Store,
+        sealer: Sealer,
+        encoder: Encoder | None,
+        held: ExitStack,
     ) -> None:
-        self._index_dir = index_dir
+        self.location: Final = location
+        """Where the index is."""
         self._catalogue = catalogue
+        self._sealer = sealer
         self._encoder = encoder
         self._held = held
         self._calls = threading.Lock()
-        self._generation = catalogue.generation
-        self._is_closed = False
-        self._sealer = BackgroundSealer(index_dir)
 
     @classmethod
     def open(
         cls,
-        index_dir: Path,
+        index_dir: Location,
         encoder: Encoder | None = None,
         *,
         fingerprint: str | None = None,
@@ -96,7 +104,8 @@ class IndexWriter:
         """Open an index for writing; one that is not there is made.
 
         Args:
-            index_dir: Folder of the index; pictures of folders may be in it as well.
+            index_dir: Where the index is, a folder or on a server; pictures of folders may be in it
+                as well.
             encoder: The model of the index. Without it, only items with finished features can be
                 added.
             fingerprint: Of the model that made the features, where there is no encoder; that of
@@ -113,23 +122,17 @@ class IndexWriter:
         if encoder is not None:
             fingerprint, embed_dim = encoder.fingerprint, encoder.embed_dim
         named = fingerprint is not None and embed_dim is not None
-        if not named and not (index_dir / CATALOGUE_NAME).is_file():
+        if not (named or isinstance(index_dir, StoreAddress) or _is_there(index_dir)):
             raise IndexNotFoundError(
                 f"expected an index in {index_dir}, got none. Name an encoder, or fingerprint "
                 "and embed_dim of the model whose features it shall hold."
             )
         held = ExitStack()
         try:
-            held.enter_context(IndexLock(index_dir))
-            if fingerprint is None or embed_dim is None:
-                with Catalogue.open(index_dir) as there:
-                    fingerprint = fingerprint or there.fingerprint
-                    embed_dim = embed_dim or there.embed_dim
-            catalogue = held.enter_context(
-                Catalogue.create_or_open(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
+            catalogue, sealer = held.enter_context(
+                open_for_writing(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
             )
-            disown_future(index_dir, catalogue)
-            return cls(index_dir, catalogue, encoder, held)
+            return cls(index_dir, catalogue, sealer, encoder, held)
         except BaseException:
             held.close()
             raise
@@ -273,11 +276,8 @@ class IndexWriter:
 
     def close(self) -> None:
         """Seal the vectors anew where that is due, and let the next one write; twice is once."""
-        with self._calls, self._held:
-            self._sealer.wait()
-            was_closed, self._is_closed = self._is_closed, True
-            if not was_closed and self._catalogue.generation != self._generation:
-                seal_if_due(self._index_dir, self._catalogue)
+        with self._calls:
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -374,3 +374,7 @@ class IndexWriter:
         remedy = "The encoder is at fault; nothing of this call was stored."
         check_encoded(rows, len(pixels), self._catalogue.embed_dim, remedy)
         return list(rows)
+
+
+def _is_there(index_dir: Path) -> bool:
+    return (index_dir / CATALOGUE_NAME).is_file()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import Among, ReadableStore
 from retrieval.filters import Filter
-from retrieval.index import SegmentedIndex
-from retrieval.protocols import Encoder, Features, Rows
+from retrieval.index.engine import Searchable
+from retrieval.protocols import Encoder, Features
 from retrieval.records import Record
 from retrieval.search.hits import Answer, Hit, changed, hit_of
 from retrieval.search.hybrid import DEPTH, join
@@ -34,8 +34,8 @@ _MOST_CANDIDATES = 16_384
 class State:
     """What one search reads; replaced as a whole, never changed."""
 
-    catalogue: Catalogue
-    index: SegmentedIndex
+    catalogue: ReadableStore
+    index: Searchable
     generation: int
     calibration: Calibration | None = None
     judge: Judge | None = None
@@ -56,7 +56,7 @@ def answer_all(
         QueryError: If a filter, a picture or an id cannot be used, or terms cancel.
         EncoderError: If the encoder breaks its promise.
     """
-    among: dict[int, Rows | None] = {}
+    among: dict[int, Among | None] = {}
     for query in asked:  # refused before anything is encoded
         if id(query.where) not in among:
             among[id(query.where)] = matching(state, query.where)
@@ -81,12 +81,12 @@ def answer_all(
     ]
 
 
-def matching(state: State, where: Filter | None) -> Rows | None:
-    """Read which rows a filter holds of; None without one."""
+def matching(state: State, where: Filter | None) -> Among | None:
+    """Select what a filter holds of; None without one."""
     return None if where is None else state.catalogue.filters.rows(where)
 
 
-def nearest(state: State, features: Features, top_k: int, among: Rows | None) -> list[list[Hit]]:
+def nearest(state: State, features: Features, top_k: int, among: Among | None) -> list[list[Hit]]:
     """Find the pictures nearest to each row of features that are still there, best first.
 
     Args:
@@ -110,13 +110,13 @@ def nearest(state: State, features: Features, top_k: int, among: Rows | None) ->
     return hits_of
 
 
-def _searched(state: State, among: Rows | None) -> int:
+def _searched(state: State, among: Among | None) -> int:
     """Count the pictures that are searched."""
     count = len(state.index)
     return count if among is None else min(len(among), count)
 
 
-def _by_both(state: State, query: Query, feature: Features, among: Rows | None) -> Answer:
+def _by_both(state: State, query: Query, feature: Features, among: Among | None) -> Answer:
     """Answer a query by features and by words; how likely hits are right is not known then."""
     find = functools.partial(_joined, state, query, feature, among)
     if query.fold is None:
@@ -127,7 +127,7 @@ def _by_both(state: State, query: Query, feature: Features, among: Rows | None) 
 
 
 def _joined(
-    state: State, query: Query, feature: Features, among: Rows | None, top_k: int
+    state: State, query: Query, feature: Features, among: Among | None, top_k: int
 ) -> list[Hit]:
     """Find the best hits by features and by words; scores are cosines whichever found a picture."""
     blend, words = query.blend, query.words
@@ -162,7 +162,7 @@ def _judged(
     queries: list[Query],
     features: Features,
     hits_of: list[list[Hit]],
-    among: Rows | None,
+    among: Among | None,
 ) -> list[Answer]:
     """Say how likely each hit of queries that are one text is right, from the best one on."""
     answers = [Answer(hits, None, nothing_matches=not hits) for hits in hits_of]
@@ -183,7 +183,7 @@ def _judged(
 
 
 def _reranked(
-    state: State, query: Query, feature: Features, among: Rows | None, liked: Liked
+    state: State, query: Query, feature: Features, among: Among | None, liked: Liked
 ) -> Answer:
     """Answer a query that folds or diversifies: what is found is judged before it is reranked."""
     found = Answer([], None)
@@ -219,13 +219,15 @@ def _page(query: Query, hits: list[Hit], liked: Liked) -> list[Hit]:
     ]
 
 
-def _others(state: State, feature: Features, among: Rows | None, liked: Liked, k: int) -> list[Hit]:
+def _others(
+    state: State, feature: Features, among: Among | None, liked: Liked, k: int
+) -> list[Hit]:
     """Find the best k hits for one row of features, [1, embed_dim], without what it was made of."""
     (hits,) = nearest(state, feature, k + len(liked), among)
     return [hit for hit in hits if hit.row not in liked][:k]
 
 
-def _look_up(state: State, features: Features, k: int, among: Rows | None) -> list[list[Hit]]:
+def _look_up(state: State, features: Features, k: int, among: Among | None) -> list[list[Hit]]:
     """Find which of the k rows nearest to each feature have pictures that are still there."""
     scores, rows = state.index.search(features, k, among)
     records, read = state.catalogue.records_and_texts(rows.ravel().tolist())

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import ReadableStore
 from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.shown import shown
 from retrieval.records import Record
@@ -40,7 +40,11 @@ class Ranking:
     """
 
     def __init__(
-        self, catalogue: Catalogue, answer: Answer, generation: int, is_present: Callable[[], bool]
+        self,
+        catalogue: ReadableStore,
+        answer: Answer,
+        generation: int,
+        is_present: Callable[[], bool],
     ) -> None:
         self._catalogue = catalogue
         self._is_present = is_present

@@ -16,9 +16,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.catalogue.store import ReadableStore
 from retrieval.errors import CorruptIndexError, IndexMismatchError
 from retrieval.protocols import Features
+from retrieval.stores import Location, open_for_writing
 
 __all__ = [
     "BACKGROUND_ROWS",
@@ -204,7 +205,7 @@ class Judge:
     background: Features
 
     @classmethod
-    def of(cls, catalogue: Catalogue, calibration: Calibration | None) -> Self | None:
+    def of(cls, catalogue: ReadableStore, calibration: Calibration | None) -> Self | None:
         """Draw a background, the same each time from the same pictures.
 
         Returns:
@@ -249,7 +250,7 @@ class Judge:
         return told
 
 
-def calibration_of(catalogue: Catalogue) -> Calibration | None:
+def calibration_of(catalogue: ReadableStore) -> Calibration | None:
     """Give an index's own calibration, or the one that is shipped for its model, if any.
 
     Raises:
@@ -264,7 +265,7 @@ def calibration_of(catalogue: Catalogue) -> Calibration | None:
     return own
 
 
-def store_calibration(index_dir: Path, calibration: Calibration | None) -> None:
+def store_calibration(index_dir: Location, calibration: Calibration | None) -> None:
     """Keep a calibration with an index, in one transaction; None takes its own away.
 
     Raises:
@@ -272,7 +273,7 @@ def store_calibration(index_dir: Path, calibration: Calibration | None) -> None:
         IndexMismatchError: If it is of another model than the one that built the index.
         IndexLockedError: If another process is writing to the index.
     """
-    with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
+    with open_for_writing(index_dir) as (catalogue, _):
         if calibration is not None:
             calibration.check_model(catalogue.fingerprint)
         with catalogue.transaction():

@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from retrieval.catalogue import Catalogue, Facet, Field
-from retrieval.errors import IndexNotFoundError, QueryError
+from retrieval.catalogue import Facet, Field
+from retrieval.errors import QueryError
 from retrieval.features import check_unit_rows
 from retrieval.filters import Filter
-from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.records import Record
-from retrieval.search.answering import State, answer_all, matching, nearest
+from retrieval.search.answering import answer_all, matching, nearest
+from retrieval.search.following import Follower, follow_index
 from retrieval.search.hits import Answer, Hit
 from retrieval.search.hybrid import Blend
 from retrieval.search.paging import Ranking
 from retrieval.search.query import MAX_RANKED, Query, as_query, checked_top_k
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
-from retrieval.search.relevance import Calibration, Judge, calibration_of
+from retrieval.search.relevance import Calibration
+from retrieval.stores import Location
 
 __all__ = ["Searcher"]
 
@@ -34,36 +35,31 @@ _REST_FACTOR = 9.0
 
 
 class Searcher:
-    """Searches one index folder. Safe to use from several threads at once."""
+    """Searches one index, in a folder or on a server. Safe to use from several threads at once."""
 
     def __init__(
         self,
-        index_dir: Path,
+        index_dir: Location,
         encoder: Encoder,
-        catalogue: Catalogue,
-        index: SegmentedIndex,
-        generation: int,
+        follower: Follower,
         *,
         classify: EncodeAndClassify | None = None,
         cached_queries: int = 0,
-        calibration: Calibration | None = None,
     ) -> None:
         self._index_dir = index_dir
         self._encoder = encoder
         self._classify = classify
-        self._rows_of = QueryRows(encoder, classify, index.embed_dim, cached_queries)
-        self._calibration = calibration
-        self._state = State(catalogue, index, generation, *self._judging(catalogue))
-        self._retired: list[Catalogue] = []
+        self._follower = follower
+        self._state = follower.open()
+        self._rows_of = QueryRows(encoder, classify, self._state.index.embed_dim, cached_queries)
         self._refreshing = threading.Lock()  # held by the one refresh at work
-        self._feed: Catalogue | None = None
         self._rest_until = 0.0
         self._closed = False
 
     @classmethod
     def open(
         cls,
-        index_dir: Path,
+        index_dir: Location,
         encoder: Encoder,
         classify: EncodeAndClassify | None = None,
         *,
@@ -73,7 +69,7 @@ class Searcher:
         """Open an index for searching; works while another process indexes.
 
         Args:
-            index_dir: The folder ``clip-text index`` wrote.
+            index_dir: The folder that ``clip-text index`` wrote, or a collection on a server.
             encoder: The model that built the index; encodes the queries.
             classify: Encodes the queries in the encoder's place, and says of what category
                 each of them is.
@@ -89,20 +85,15 @@ class Searcher:
             IndexMismatchError: If the index was built by another model, or the calibration is of
                 another.
             CorruptIndexError: If the catalogue or its calibration cannot be read.
+            StoreUnavailableError: If the server does not answer.
         """
-        catalogue = _open_catalogue(index_dir, encoder)
+        follower = follow_index(index_dir, encoder, calibration)
         try:
-            if calibration is not None:
-                calibration.check_model(catalogue.fingerprint)
-            index, generation = open_index(index_dir, catalogue)
             return cls(
-                *(index_dir, encoder, catalogue, index, generation),
-                classify=classify,
-                cached_queries=cached_queries,
-                calibration=calibration,
+                *(index_dir, encoder, follower), classify=classify, cached_queries=cached_queries
             )
         except BaseException:
-            catalogue.close()
+            follower.close()
             raise
 
     def search(
@@ -298,7 +289,7 @@ class Searcher:
             return False
         try:
             started = time.monotonic()
-            state = None if self._closed else self._latest()
+            state = None if self._closed else self._follower.latest(self._state)
             if state is None:
                 return False
             self._state = state
@@ -340,67 +331,10 @@ class Searcher:
         """Release the files, once no refresh is at work; nothing can be searched afterwards."""
         with self._refreshing:
             self._closed = True
-            for catalogue in (*self._retired, self._state.catalogue, self._feed):
-                if catalogue is not None:
-                    catalogue.close()
+            self._follower.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _latest(self) -> State | None:
-        """Read the state of the index folder now; None if it is the one we have."""
-        now = self._state
-        try:
-            feed = self._feed = self._follow()
-        except IndexNotFoundError:
-            return None  # deleted, perhaps to be built anew: serve what we have
-        is_past = feed.generation < now.generation  # put back from a copy
-        if now.catalogue.is_replaced or feed.uid != now.catalogue.uid or is_past:
-            return self._begin_anew(feed)
-        index, generation = follow(self._index_dir, now.index, now.generation, feed)
-        calibration = self._calibration or calibration_of(feed)
-        if index is now.index and calibration == now.calibration:
-            return None
-        return State(now.catalogue, index, generation, calibration, Judge.of(feed, calibration))
-
-    def _judging(self, catalogue: Catalogue) -> tuple[Calibration | None, Judge | None]:
-        """Find the calibration, and draw the background of the pictures that are there now."""
-        calibration = self._calibration or calibration_of(catalogue)
-        return calibration, Judge.of(catalogue, calibration)
-
-    def _follow(self) -> Catalogue:
-        """Give the connection that refreshes read over, to the file that is there now."""
-        feed, self._feed = self._feed, None
-        if feed is not None and not feed.is_replaced:
-            return feed
-        if feed is not None:
-            feed.close()
-        return _open_catalogue(self._index_dir, self._encoder)
-
-    def _begin_anew(self, feed: Catalogue) -> State | None:
-        """Read the state of another catalogue than the one we have; None if that, too, is gone."""
-        catalogue = _open_catalogue(self._index_dir, self._encoder)
-        try:
-            if catalogue.uid != feed.uid:
-                catalogue.close()
-                return None
-            index, generation = open_index(self._index_dir, feed)
-            state = State(catalogue, index, generation, *self._judging(feed))
-        except BaseException:
-            catalogue.close()
-            raise
-        self._retired.append(self._state.catalogue)  # searches at work may still read it
-        return state
-
-
-def _open_catalogue(index_dir: Path, encoder: Encoder) -> Catalogue:
-    catalogue = Catalogue.open(index_dir)
-    try:
-        catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
-    except BaseException:
-        catalogue.close()
-        raise
-    return catalogue

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import ReadableStore
 from retrieval.errors import QueryError, QueryPictureError
 from retrieval.features import check_encoded
 from retrieval.filters.shown import shown
@@ -35,7 +35,7 @@ class QueryVectors:
 
 
 def query_vectors(
-    queries: Sequence[Query], rows_of: QueryRows, encoder: Encoder, catalogue: Catalogue
+    queries: Sequence[Query], rows_of: QueryRows, encoder: Encoder, catalogue: ReadableStore
 ) -> QueryVectors:
     """Turn queries into unit rows.
 
@@ -103,7 +103,7 @@ def _pixels(term: PictureTerm, encoder: Encoder) -> Pixels:
         ) from error
 
 
-def _row(term: LikeTerm, catalogue: Catalogue) -> int:
+def _row(term: LikeTerm, catalogue: ReadableStore) -> int:
     remedy = "Take the row or the image_id of a hit."
     if isinstance(term.picture, int):
         row = term.picture
@@ -125,7 +125,7 @@ def _row(term: LikeTerm, catalogue: Catalogue) -> int:
     return first.row
 
 
-def _stored(liked: dict[LikeTerm, int], catalogue: Catalogue) -> dict[LikeTerm, Feature]:
+def _stored(liked: dict[LikeTerm, int], catalogue: ReadableStore) -> dict[LikeTerm, Feature]:
     rows = catalogue.features_of(liked.values())
     for term, row in liked.items():
         if row not in rows:  # gone since it was looked up

@@ -25,6 +25,7 @@ _ALIASES = {
 }
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Both servers take these as they are, in every statement.
+_PASSWORD, _HIDDEN = re.compile(r"(//[^/@:]*):[^/]*@"), r"\1:***@"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
 
 
@@ -47,7 +48,7 @@ class StoreAddress:
 
     def __str__(self) -> str:
         """Spell it for people: without a password."""
-        return f"{re.sub(r'(//[^/@:]*):[^/@]*@', r'\1:***@', self.server)}/{self.name}"
+        return f"{_PASSWORD.sub(_HIDDEN, self.server)}/{self.name}"
 
     def __repr__(self) -> str:
         return f"StoreAddress({str(self)!r})"

@@ -2,18 +2,20 @@
 
 import contextlib
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Protocol
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.catalogue.store import Among, ReadableStore, Store
-from retrieval.errors import MissingPackageError, StoreAddressError
+from retrieval.errors import MissingPackageError
 from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.protocols import Features, Rows, Scores
-from retrieval.stores.address import SCHEMES, Location, StoreAddress
+from retrieval.stores.address import Location, StoreAddress
 
 __all__ = ["RemoteStore", "Sealer", "connect", "open_for_reading", "open_for_writing"]
 
-_EXTRAS = {"milvus": ("pymilvus", "milvus"), "postgresql": ("psycopg", "postgresql")}
+# Of each kind: the package that its extra brings, and the class in the folder of its name.
+_KINDS = {"milvus": ("pymilvus", "MilvusStore"), "postgresql": ("psycopg", "PostgresStore")}
 
 
 class RemoteStore(Store, Protocol):
@@ -34,8 +36,9 @@ class RemoteStore(Store, Protocol):
         ...
 
     def state(self) -> str:
-        """Name the state that a searcher holds on to: another one after the collection was swapped
-        for another, or its calibration changed. One cheap request.
+        """Name what a searcher holds on to, by one cheap request.
+
+        It is another one after the collection was swapped for another, or its calibration changed.
 
         Raises:
             IndexNotFoundError: If the collection is gone.
@@ -87,26 +90,17 @@ def connect(
         IndexNotFoundError: If there is no such collection, and none is to be made.
         IndexMismatchError: If it is of another model than the one that is named.
     """
-    package, extra = _EXTRAS[address.scheme]
+    package, name = _KINDS[address.scheme]
     try:
-        if address.scheme == "milvus":
-            from retrieval.stores.milvus import MilvusStore as Opened  # noqa: PLC0415
-        elif address.scheme == "postgresql":
-            from retrieval.stores.postgresql import (  # noqa: PLC0415
-                PostgresStore as Opened,  # type: ignore[assignment]
-            )
-        else:
-            raise StoreAddressError(
-                f"expected one of {', '.join(SCHEMES)}, got {address.scheme}. Name one of these."
-            )
+        kind = getattr(import_module(f"retrieval.stores.{address.scheme}"), name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "retrieval":
             raise
         raise MissingPackageError(
             f"expected the package {package} for an index at {address}, got none. Install it: "
-            f"pip install 'clip-text[{extra}]'"
+            f"pip install 'clip-text[{address.scheme}]'"
         ) from error
-    opened: RemoteStore = Opened.open(address, fingerprint=fingerprint, embed_dim=embed_dim)
+    opened: RemoteStore = kind.open(address, fingerprint=fingerprint, embed_dim=embed_dim)
     return opened
 
 
@@ -158,9 +152,7 @@ def open_for_writing(
         ) as catalogue,
     ):
         disown_future(location, catalogue)
-        generation = catalogue.generation
         sealer = BackgroundSealer(location)
         yield catalogue, sealer
         sealer.wait()
-        if catalogue.generation != generation:
-            seal_if_due(location, catalogue)
+        seal_if_due(location, catalogue)
