@@ -145,7 +145,7 @@ def cut_columns(picture: Picture, settings: Settings, read: str) -> list[list[st
 
 
 def asked_of(words: list[str]) -> list[str]:
-    """Give the different words of a query that are asked for; those that only ask, alone at most."""
+    """Give the different words of a query; those that only ask, where there are no others."""
     different = list(dict.fromkeys(words))[:_MOST_WORDS]
     return [word for word in different if word not in _ASKING] or different
 

@@ -1,5 +1,6 @@
 """A PostgreSQL server of the tests' own, on a Unix socket, with pgvector in it."""
 
+import contextlib
 import getpass
 import importlib.util
 import os
@@ -93,29 +94,20 @@ class Server:
 
     def kill(self) -> None:
         """Let it die without a word: the server's process and all that it began."""
-        assert self._process is not None
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)], capture_output=True, text=True
-        ).stdout.split()
-        for pid in (self._process.pid, *map(int, children)):
-            try:
+        family = self._family()
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._process.wait()
         # until the last child is gone, the next start is refused
         deadline = time.monotonic() + _SECONDS
-        while any(Path(f"/proc/{pid}").exists() for pid in children):
+        while any(Path(f"/proc/{pid}").exists() for pid in family[1:]):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
     def freeze(self, still: bool = True) -> None:
         """Have it and all that it began stand still, or go on."""
-        assert self._process is not None
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)], capture_output=True, text=True
-        ).stdout.split()
-        for pid in (self._process.pid, *map(int, children)):
+        for pid in self._family():
             os.kill(pid, signal.SIGSTOP if still else signal.SIGCONT)
 
     def address(self, table: str, *, database: str = "postgres", user: str = "postgres", **options):
@@ -132,9 +124,19 @@ class Server:
                 cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
+    def _family(self) -> list[int]:
+        """Name the server's process and those that it began."""
+        own = str(self._process.pid)
+        told = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", own], check=False, capture_output=True, text=True
+        )
+        return [int(own), *map(int, told.stdout.split())]
+
     def _run(self, program: str, *arguments: object) -> None:
         done = subprocess.run(
-            [self._programs / program, *map(str, arguments)],
+            check=False,
+            args=[self._programs / program, *map(str, arguments)],
+            check=False,
             user=self._account,
             extra_groups=[] if self._account else None,
             capture_output=True,

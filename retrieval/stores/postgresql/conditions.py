@@ -109,6 +109,7 @@ def _of_own(leaf: Leaf) -> Condition:
 def _of_metadata(leaf: Leaf, names: Mapping[str, int]) -> Condition:
     """Hold where a value of a field of metadata, in the table of them, fits."""
     name = _name(leaf.field, names)
+    kinds: dict[int, Leaf]
     if isinstance(leaf, Prefix):
         kinds = {TEXT: leaf}
     elif isinstance(leaf, Compare):
@@ -128,9 +129,7 @@ def _of_metadata(leaf: Leaf, names: Mapping[str, int]) -> Condition:
     return joined, tuple(value for _, values in conditions for value in values)
 
 
-def _compared(
-    leaf: Leaf, column: str, kind: int | None, *, is_indexed: bool = False
-) -> Condition:
+def _compared(leaf: Leaf, column: str, kind: int | None, *, is_indexed: bool = False) -> Condition:
     """Compare a column with a leaf's values.
 
     Args:
@@ -143,9 +142,13 @@ def _compared(
     start = f'"left"({column}, 500)'
     if isinstance(leaf, Prefix):
         sql, values = f"starts_with({column}, %s::text)", (leaf.prefix,)
-        return (f'{start} ^@ "left"(%s::text, 500) AND {sql}', values * 2) if is_indexed else (
-            sql,
-            values,
+        return (
+            (f'{start} ^@ "left"(%s::text, 500) AND {sql}', values * 2)
+            if is_indexed
+            else (
+                sql,
+                values,
+            )
         )
     if isinstance(leaf, Compare):
         value = _operand(leaf.value)
@@ -177,7 +180,7 @@ def _operand(value: Any) -> Any:  # noqa: ANN401
 
 
 def _stored(condition: str, *values: Any) -> Condition:  # noqa: ANN401
-    sql = f"EXISTS (SELECT FROM {{fields}} f WHERE f.row = i.row AND {condition})"  # noqa: S608
+    sql = f"EXISTS (SELECT FROM {{fields}} f WHERE f.row = i.row AND {condition})"
     return sql, values
 
 

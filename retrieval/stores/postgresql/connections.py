@@ -110,7 +110,7 @@ class Connections:
         self._halfvec = halfvec
         self._limit = limit
         self._local = threading.local()
-        self._trouble: psycopg.Error | None = None
+        self._trouble: tuple[float, psycopg.Error] | None = None  # and when that was
         self._pool = ConnectionPool(
             conninfo,
             connection_class=TimedConnection,
@@ -258,12 +258,11 @@ class Connections:
         """
         started = time.monotonic()
         while True:
-            self._trouble = None
             try:
                 return self._pool.getconn(timeout=_STEP)
             except PoolTimeout as error:
                 waited = time.monotonic() - started
-                trouble = self._trouble
+                trouble = self._since(started)
                 if trouble is None and waited > self._limit:
                     raise StoreUnavailableError(
                         f"expected one of {_MOST_CONNECTIONS} connections to {self.address} to be "
@@ -280,11 +279,16 @@ class Connections:
                 ) from error
 
     def _note(self, error: psycopg.Error) -> None:
-        self._trouble = error
+        self._trouble = time.monotonic(), error
+
+    def _since(self, started: float) -> psycopg.Error | None:
+        """Give why there is no connection, where one was tried since."""
+        trouble = self._trouble
+        return trouble[1] if trouble and trouble[0] >= started else None
 
     def _configure(self, connection: TimedConnection) -> None:
         connection.limit = self._limit
         adapt(connection, self._halfvec)
         values = [text for setting in self._settings.items() for text in setting]
         calls = ", ".join(["set_config(%s, %s, false)"] * len(self._settings))
-        connection.execute(f"SELECT {calls}", values)  # noqa: S608  (no input)
+        connection.execute(f"SELECT {calls}", values)

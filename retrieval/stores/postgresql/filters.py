@@ -177,4 +177,3 @@ def _number(number: Decimal) -> float:
     """Give back an integer, or the float that was stored digit for digit."""
     whole = number == number.to_integral_value()
     return int(number) if whole and -(2**63) <= number < 2**63 else float(number)
-

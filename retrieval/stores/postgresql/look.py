@@ -63,7 +63,9 @@ class Look:
 
     def __call__(self) -> Known:
         """Give what holds now."""
-        said = dict(self._read("SELECT key, value FROM {meta} WHERE key IN ('uid', 'version')"))
+        said: dict[str, str] = dict(
+            self._read("SELECT key, value FROM {meta} WHERE key IN ('uid', 'version')")
+        )
         version = said.get("uid", ""), said.get("version", "")
         with self._lock:
             if version == self._version:

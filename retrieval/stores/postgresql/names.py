@@ -19,7 +19,7 @@ TABLES = {
     "source_items": "_source_items",
     "failures": "_failures",
 }
-"""What stands behind the collection's name in that of each table; 63 bytes at most with 48 of it."""
+"""What stands behind the collection's name in that of each table; 63 bytes, with 48 of it."""
 
 _PSQL = re.compile(r'(?<![:\w]):(?:"(\w+)"|(\w+))')
 
@@ -43,7 +43,7 @@ class Names:
 
     def _statement(self, template: str) -> str:
         quoted = {table: sql.Identifier(name) for table, name in self._tables.items()}
-        return sql.SQL(template).format(**quoted).as_string()  # type: ignore[arg-type]
+        return sql.SQL(template).format(**quoted).as_string()
 
     def migration(self, text: str, embed_dim: int) -> str:
         """Put names and numbers in the place of psql's variables.

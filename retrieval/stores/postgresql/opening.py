@@ -127,7 +127,7 @@ def _conninfo(address: StoreAddress) -> str:
                 f"expected an address like {SCHEMES['postgresql']}, got {address}, which names no "
                 "database. Add it before the table."
             )
-        return libpq.make_conninfo(**{**_USUAL, **named, "client_encoding": "UTF8"})
+        return libpq.make_conninfo("", **{**_USUAL, **named, "client_encoding": "UTF8"})
     except psycopg.ProgrammingError as error:
         said = re.sub(r'"[^"]*://[^"]*"', "it", " ".join(str(error).split()))
         raise StoreAddressError(
@@ -225,9 +225,7 @@ def _meta_of(
         CorruptIndexError: If what is there is not ours.
     """
     sql = "SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL"
-    ((is_there, is_ours),) = connection.execute(
-        sql, (names["pictures"], names["meta"])
-    ).fetchall()
+    ((is_there, is_ours),) = connection.execute(sql, (names["pictures"], names["meta"])).fetchall()
     if not is_there and not is_ours:
         return None
     try:

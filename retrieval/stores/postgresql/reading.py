@@ -169,7 +169,9 @@ class Reading:
 
     def find_item(self, image_id: str) -> Record | None:
         """Find the picture from outside a folder that was added under an id."""
-        return self._first("WHERE i.id_hash = %s AND i.root IS NULL", (hash_of(image_id),), image_id)
+        return self._first(
+            "WHERE i.id_hash = %s AND i.root IS NULL", (hash_of(image_id),), image_id
+        )
 
     def find_items_from(self, row: int, limit: int) -> list[Record]:
         """Find the pictures from outside a folder from a row on, in the order of their rows."""
@@ -343,8 +345,6 @@ class Reading:
         """End its connections."""
         self.connections.close()
 
-    def _first(
-        self, where: str, values: tuple[Any, ...], touching: str | bytes
-    ) -> Record | None:
+    def _first(self, where: str, values: tuple[Any, ...], touching: str | bytes) -> Record | None:
         selected = self.read(f"{_SELECT} {where}", values, touching)
         return record_of(selected[0]) if selected else None

@@ -37,8 +37,8 @@ _OF_ROWS = (
     f"{_EXACTLY}"
 )
 _OF_FEW = (
-    "WITH few AS MATERIALIZED (SELECT i.row FROM {pictures} i WHERE %s) "
-    f"SELECT v.row, v.feature FROM few JOIN {{features}} v USING (row) "
+    "WITH few AS MATERIALIZED (SELECT i.row FROM {pictures} i WHERE %s) "  # noqa: S608
+    "SELECT v.row, v.feature FROM few JOIN {features} v USING (row) "
     f"{_EXACTLY.replace('%', '%%')}"
 )
 
@@ -71,9 +71,7 @@ class Searching(Reading):
             return self._ask(connection, template, values, features, limit, by_index=by_index)
 
         found = self.connections.run(ask)
-        scored = [
-            _scored(feature, lines) for feature, lines in zip(features, found, strict=True)
-        ]
+        scored = [_scored(feature, lines) for feature, lines in zip(features, found, strict=True)]
         return _gathered(scored, len(features), k)
 
     def _statement(
@@ -129,9 +127,7 @@ def _scored(feature: Feature, lines: list[tuple[int, Any]]) -> tuple[Scores, Row
     return scores[order], rows[order]
 
 
-def _gathered(
-    scored: list[tuple[Scores, Rows]], queries: int, k: int
-) -> tuple[Scores, Rows]:
+def _gathered(scored: list[tuple[Scores, Rows]], queries: int, k: int) -> tuple[Scores, Rows]:
     """Put what the queries found into one array each."""
     most = max((min(k, len(rows)) for _, rows in scored), default=0)
     scores = np.full((queries, most), _ABSENT, np.float32)

@@ -170,9 +170,7 @@ class PostgresStore(Searching, Upkeep):
         low, high = bounds_under(folder)
         inside = self._inside()
         inside.forget_failures(low, high)
-        return inside.delete(
-            "i.root IS NOT NULL AND i.path >= %s AND i.path < %s", (low, high)
-        )
+        return inside.delete("i.root IS NOT NULL AND i.path >= %s AND i.path < %s", (low, high))
 
     def forget_root(self, root: bytes) -> int:
         """Forget all pictures of an indexed folder, and failures below it; gives how many."""

@@ -50,28 +50,27 @@ def translated(error: psycopg.Error, address: StoreAddress) -> RetrievalError:
     state = error.sqlstate
     if state is None:
         return _of_connection(error, said, address)
+    told: RetrievalError
     match state[:2], state:
         case _, "53100":
-            return StorageError(
+            told = StorageError(
                 f"expected room for the index at {address}, got: {said}. Free some on the server; "
                 "what was acknowledged is kept."
             )
         case ("08" | "53" | "57" | "40", _) | (_, "55P03" | "25006" | "25P03"):
-            return _unavailable(said, address)
+            told = _unavailable(said, address)
         case ("28", _) | (_, "42501"):
-            return StoreAccessError(
-                f"expected to be let in to {address}, got: {said}. Name another user, or have the "
-                "server's administrator grant it."
-            )
+            told = _not_let_in(said, address)
         case "3D", _:
-            return _no_database(said, address)
+            told = _no_database(said, address)
         case _, "42P01":
-            return missing(address)
+            told = missing(address)
         case _:
-            return StorageError(
+            told = StorageError(
                 f"expected the index at {address} to do what is asked, got: {said}. Look at the "
                 "server's log."
             )
+    return told
 
 
 def _of_connection(error: psycopg.Error, said: str, address: StoreAddress) -> RetrievalError:
@@ -89,11 +88,15 @@ def _of_connection(error: psycopg.Error, said: str, address: StoreAddress) -> Re
             "Correct them in the address, or in ~/.pgpass."
         )
     if "pg_hba.conf" in lower or ("does not exist" in lower and "role" in lower):
-        return StoreAccessError(
-            f"expected to be let in to {address}, got: {said}. Name another user, or have the "
-            "server's administrator grant it."
-        )
+        return _not_let_in(said, address)
     return _unavailable(said, address)
+
+
+def _not_let_in(said: str, address: StoreAddress) -> StoreAccessError:
+    return StoreAccessError(
+        f"expected to be let in to {address}, got: {said}. Name another user, or have the "
+        "server's administrator grant it."
+    )
 
 
 def _unavailable(said: str, address: StoreAddress) -> StoreUnavailableError:

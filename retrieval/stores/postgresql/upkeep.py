@@ -45,7 +45,7 @@ class Upkeep(Reading):
         """Tell whether an index of vectors should be made, or made anew."""
         count = len(self)
         built = int(self.noted("index_rows") or 0)
-        return LEAST <= count and self.embed_dim <= _WIDEST and count >= GROWTH * built
+        return count >= LEAST and self.embed_dim <= _WIDEST and count >= GROWTH * built
 
     def compact(self) -> str:
         """Make the index of vectors anew, while others search and write.
@@ -163,9 +163,7 @@ class Upkeep(Reading):
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
             for before, after in (*pairs, (parked, theirs)):
                 for table in ("meta", *(name for name in TABLES if name != "meta")):
-                    connection.execute(
-                        f'ALTER TABLE "{before[table]}" RENAME TO "{after[table]}"'
-                    )
+                    connection.execute(f'ALTER TABLE "{before[table]}" RENAME TO "{after[table]}"')
 
     @contextmanager
     def _building(self) -> Iterator[TimedConnection]:

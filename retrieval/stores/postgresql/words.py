@@ -62,9 +62,7 @@ class PostgresWords:
         stored = self._read("SELECT value FROM {meta} WHERE key = %s", (SETTINGS_KEY,))
         return settings_of(stored[0][0] if stored else None)
 
-    def rank(
-        self, text: str, limit: int, among: Rows | PostgresSelection | None = None
-    ) -> Worded:
+    def rank(self, text: str, limit: int, among: Rows | PostgresSelection | None = None) -> Worded:
         """Find the pictures of which the words of a text are said.
 
         As in an index in a folder: any one word is enough, but for those that only ask; ranks are
@@ -166,7 +164,7 @@ def _condition(among: Rows | PostgresSelection | None) -> tuple[str, tuple[Any, 
     if among is None:
         return "", ()
     if isinstance(among, PostgresSelection):
-        sql = f"AND EXISTS (SELECT FROM {{pictures}} i WHERE i.row = w.row AND ({among.sql}))"  # noqa: S608
+        sql = f"AND EXISTS (SELECT FROM {{pictures}} i WHERE i.row = w.row AND ({among.sql}))"
         return sql, among.values
     return "AND w.row = ANY(%s::bigint[])", (among.tolist(),)
 

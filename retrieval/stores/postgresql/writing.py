@@ -5,9 +5,9 @@ waits for the server picture by picture. Whatever is read meanwhile is read afte
 """
 
 import datetime
-from decimal import Decimal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,8 @@ _NAMES = (
 )
 # Words have no space in them.
 _WORDS = (
-    "INSERT INTO {words} (row, words, length) SELECT u.row, string_to_array(u.words, ' '), u.length "
-    "FROM unnest(%s::bigint[], %s::text[], %s::int[]) u (row, words, length) "
+    "INSERT INTO {words} (row, words, length) "
+    "SELECT u.row, string_to_array(u.words, ' '), u.length FROM unnest(%s::bigint[], %s::text[], %s::int[]) u (row, words, length) "
     "ON CONFLICT (row) DO UPDATE SET words = excluded.words, length = excluded.length"
 )
 
@@ -369,7 +369,9 @@ class Transaction:
         read: dict[bytes, str] = {}
         if self._keeps_texts:
             hashes = list({p.content_hash for _, p in wanted if p.content_hash is not None})
-            sql = "SELECT content_hash, text FROM {recognised} WHERE content_hash = ANY(%s::bytea[])"
+            sql = (
+                "SELECT content_hash, text FROM {recognised} WHERE content_hash = ANY(%s::bytea[])"
+            )
             read = dict(self._run(sql, (hashes,)).fetchall())
         said = [
             words_of(picture, settings, read.get(picture.content_hash or b"", ""))
