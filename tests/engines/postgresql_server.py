@@ -134,8 +134,7 @@ class Server:
 
     def _run(self, program: str, *arguments: object) -> None:
         done = subprocess.run(
-            check=False,
-            args=[self._programs / program, *map(str, arguments)],
+            [self._programs / program, *map(str, arguments)],
             check=False,
             user=self._account,
             extra_groups=[] if self._account else None,

@@ -7,8 +7,8 @@ from typing import Any
 from retrieval.catalogue.conditions import check_field, check_leaf
 from retrieval.catalogue.filters import Facet, Field
 from retrieval.errors import QueryError
-from retrieval.filters.tree import OWN_FIELDS, Filter, check_size, leaves_of
-from retrieval.filters.values import KINDS, NUMBER, TEXT, as_scalar, stored_name
+from retrieval.filters.tree import Filter, check_size, leaves_of
+from retrieval.filters.values import KINDS, NUMBER, TEXT, as_scalar, shown_name, stored_name
 from retrieval.stores.postgresql.conditions import OWN, Condition, condition_of
 from retrieval.stores.postgresql.look import Known, Look, Read
 from retrieval.stores.postgresql.names import Names
@@ -144,7 +144,7 @@ class PostgresFilters:
         )
         return [
             Field(
-                f"metadata.{name}" if name in OWN_FIELDS else name,
+                shown_name(name),
                 tuple(KINDS[kind] for kind in sorted(kinds)),
                 pictures,
                 different,

@@ -224,14 +224,19 @@ def _meta_of(
     Raises:
         CorruptIndexError: If what is there is not ours.
     """
-    sql = "SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL"
-    ((is_there, is_ours),) = connection.execute(sql, (names["pictures"], names["meta"])).fetchall()
-    if not is_there and not is_ours:
+    # not by to_regclass, which knows nothing yet of what another has just made
+    sql = (
+        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace "
+        "AND relname = ANY(%s)"
+    )
+    wanted = {names["pictures"], names["meta"]}
+    there = {name for (name,) in connection.execute(sql, (list(wanted),)).fetchall()}
+    if not there:
         return None
     try:
         found = connection.execute(names.statement("SELECT key, value FROM {meta}")).fetchall()
         meta = dict(found)
-        assert is_there
+        assert there == wanted
         assert {"uid", "fingerprint"} <= meta.keys()
         int(meta["schema_version"])
         int(meta["embed_dim"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from retrieval.catalogue.halves import StoredFeature, encode
-from retrieval.errors import StorageError
+from retrieval.errors import RetrievalError, StorageError
 from retrieval.protocols import Feature
 from retrieval.records import Picture, Record, bounds_under
 from retrieval.stores.address import StoreAddress
@@ -20,6 +20,7 @@ from retrieval.stores.postgresql.writing import Numbers, Transaction, failed_now
 
 __all__ = ["PostgresStore"]
 
+_MANY = 4096  # pictures that come until somebody looks whether an index of vectors is due
 _LOCK_SECONDS = 60  # that a writer waits for another one's transaction
 _WRITE_SECONDS = 300  # that a statement of a transaction may take
 
@@ -40,6 +41,8 @@ class PostgresStore(Searching, Upkeep):
         self._local = threading.local()
         self._numbers = Numbers()
         self._field_names: dict[str, int] = {}
+        self._unlooked = 0  # pictures that came since the index of vectors was looked at
+        self._builder: threading.Thread | None = None
         self._seen_paths: set[bytes] = set()
         self._seen_rows: set[int] = set()
         self._paths = PathsAhead(super().find, super().find_from)
@@ -107,6 +110,18 @@ class PostgresStore(Searching, Upkeep):
         self._seen_rows |= inside.seen_rows
         self._paths.forget()
         self._items.forget()
+        self._grown(inside.added)
+
+    def close(self) -> None:
+        """Make the index of vectors where that is due, and end the connections; twice is once."""
+        is_grown, self._unlooked = bool(self._unlooked), 0
+        if self._builder is not None:
+            self._builder.join()
+        try:
+            if is_grown:
+                self._build_if_due()
+        finally:
+            super().close()
 
     def read(
         self,
@@ -244,6 +259,21 @@ class PostgresStore(Searching, Upkeep):
     def _is_noted(self, row: int) -> bool:
         inside = self._transaction
         return row in self._seen_rows or (inside is not None and row in inside.seen_rows)
+
+    def _grown(self, added: int) -> None:
+        """Have the index of vectors be made beside who writes, where much has come."""
+        self._unlooked += added
+        is_building = self._builder is not None and self._builder.is_alive()
+        if self._unlooked >= _MANY and not is_building:
+            self._unlooked = 1
+            self._builder = threading.Thread(target=self._build_if_due, name="clip-text-ivfflat")
+            self._builder.start()
+
+    def _build_if_due(self) -> None:
+        # Searches go over all vectors meanwhile: whoever writes next tries it again.
+        with contextlib.suppress(RetrievalError):
+            if self.is_due():
+                self.compact()
 
     def _begin(self, connection: TimedConnection) -> tuple[dict[str, str], bool]:
         """Begin, and wait until no other writer is at work."""

@@ -30,7 +30,7 @@ _PARKED = "clip_text_swap"
 
 def lists_for(count: int) -> int:
     """Choose how many lists so many vectors are kept in."""
-    return int(min(32_768, max(16, round(np.sqrt(count)))))
+    return int(min(32_768, max(16, round(2 * np.sqrt(count)))))
 
 
 def probes_for(lists: int) -> int:
@@ -58,6 +58,8 @@ class Upkeep(Reading):
         """
         count = len(self)
         if count < LEAST or self.embed_dim > _WIDEST:
+            with self._building() as connection:
+                self._tidy(connection)
             return f"no index: all of {count} vectors are gone over"
         lists = lists_for(count)
         probes = probes_for(lists)
@@ -81,6 +83,7 @@ class Upkeep(Reading):
                 )
             for name in before:
                 connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+            self._tidy(connection)
         seconds = time.monotonic() - started
         return (
             f"ivfflat of {count} vectors in {lists} lists, of which {probes} are searched "
@@ -178,6 +181,11 @@ class Upkeep(Reading):
                 )
             connection.execute(f"SET maintenance_work_mem = '{_MEMORY}'")
             yield connection
+
+    def _tidy(self, connection: TimedConnection) -> None:
+        """Have the server count what there is, by which it chooses how to search."""
+        for table in ("pictures", "features", "fields", "words"):
+            connection.execute(self.names.statement(f"VACUUM (ANALYZE) {{{table}}}"))
 
     def _vector_indexes(self, connection: TimedConnection) -> list[str]:
         """Name the indexes of vectors, those that were not finished among them."""

@@ -67,7 +67,8 @@ _NAMES = (
 # Words have no space in them.
 _WORDS = (
     "INSERT INTO {words} (row, words, length) "
-    "SELECT u.row, string_to_array(u.words, ' '), u.length FROM unnest(%s::bigint[], %s::text[], %s::int[]) u (row, words, length) "
+    "SELECT u.row, string_to_array(u.words, ' '), u.length "
+    "FROM unnest(%s::bigint[], %s::text[], %s::int[]) u (row, words, length) "
     "ON CONFLICT (row) DO UPDATE SET words = excluded.words, length = excluded.length"
 )
 
@@ -126,6 +127,8 @@ class Transaction:
     ) -> None:
         self.connection = connection
         self.changed_features = False
+        self.added = 0
+        """How many features came."""
         self.new_names: dict[str, int] = {}
         """Fields of metadata that were numbered inside: for good, when it is committed."""
         self.seen_paths: set[bytes] = set()
@@ -156,6 +159,7 @@ class Transaction:
         self._put(row, picture, is_new=True)
         self._features[row] = feature
         self.changed_features = True
+        self.added += 1
         return row
 
     def replace(self, row: int, picture: Picture, feature: bytes) -> None:
@@ -264,6 +268,7 @@ class Transaction:
         final: dict[int, Picture] = {}
         changed: list[int] = []
         for step in steps:
+            step.pictures = [(self._moved.get(row, row), one) for row, one in step.pictures]
             if step.is_new:
                 final.update(self._insert(step.pictures, changed))
             else:
