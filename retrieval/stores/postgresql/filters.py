@@ -15,11 +15,12 @@ from retrieval.stores.postgresql.names import Names
 
 __all__ = ["PostgresFilters", "PostgresSelection"]
 
-# Nanoseconds → years in UTC; numeric, since a double has no room for them.
-_YEAR = (
-    "extract(year FROM to_timestamp(floor(i.mtime_ns::numeric / 1000000000)::float8) "
-    "AT TIME ZONE 'UTC')"
+# Nanoseconds → years in UTC: whole seconds, rounded down, of which a double has all digits.
+_SECONDS = (
+    "div(i.mtime_ns::numeric - mod(mod(i.mtime_ns, 1000000000) + 1000000000, 1000000000), "
+    "1000000000)"
 )
+_YEAR = f"extract(year FROM to_timestamp({_SECONDS}::float8) AT TIME ZONE 'UTC')"
 
 
 @dataclass(slots=True, eq=False)
