@@ -87,7 +87,7 @@ class TestRefusals:
             connect(table, **MODEL)
         monkeypatch.undo()
         monkeypatch.setattr(opening, "OLDEST_EXTENSION", (99, 0))
-        with pytest.raises(StoreAccessError, match="pgvector 99.0 or later .* got 0.8"):
+        with pytest.raises(StoreAccessError, match=r"pgvector 99.0 or later .* got 0.8"):
             connect(table, **MODEL)
 
     def test_a_server_without_pgvector_is_told_so(self):

@@ -183,6 +183,7 @@ class Connections:
             raise
         finally:
             self._local.connection = None
+            connection.limit = self._limit
             self._pool.putconn(connection)
 
     @contextlib.contextmanager

@@ -226,8 +226,8 @@ def _meta_of(
     """
     # not by to_regclass, which knows nothing yet of what another has just made
     sql = (
-        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace "
-        "AND relname = ANY(%s)"
+        "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname = current_schema() AND relname = ANY(%s)"
     )
     wanted = {names["pictures"], names["meta"]}
     there = {name for (name,) in connection.execute(sql, (list(wanted),)).fetchall()}

@@ -81,30 +81,27 @@ class PostgresStore(Searching, Upkeep):
                 end, or another collection has taken this one's place.
         """
         with self.connections.pin(self._begin) as (connection, (meta, keeps_texts)):
-            limit, connection.limit = connection.limit, _WRITE_SECONDS + 10.0
-            try:
-                if meta.get("uid") != self.uid:
-                    raise StorageError(
-                        f"expected to write to the index at {self.address}, got another in its "
-                        "place. Open the index anew; nothing of this call was stored."
-                    )
-                inside = Transaction(
-                    connection,
-                    self.names,
-                    self._numbers,
-                    self._field_names,
-                    meta,
-                    keeps_texts=keeps_texts,
+            connection.limit = _WRITE_SECONDS + 10.0
+            if meta.get("uid") != self.uid:
+                raise StorageError(
+                    f"expected to write to the index at {self.address}, got another in its "
+                    "place. Open the index anew; nothing of this call was stored."
                 )
-                self._local.transaction = inside
-                try:
-                    yield
-                    inside.flush()
-                finally:
-                    self._local.transaction = None
-                self._end(connection, inside)
+            inside = Transaction(
+                connection,
+                self.names,
+                self._numbers,
+                self._field_names,
+                meta,
+                keeps_texts=keeps_texts,
+            )
+            self._local.transaction = inside
+            try:
+                yield
+                inside.flush()
             finally:
-                connection.limit = limit
+                self._local.transaction = None
+            self._end(connection, inside)
         self._field_names.update(inside.new_names)
         self._seen_paths |= inside.seen_paths
         self._seen_rows |= inside.seen_rows

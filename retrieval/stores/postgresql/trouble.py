@@ -82,6 +82,10 @@ def _of_connection(error: psycopg.Error, said: str, address: StoreAddress) -> Re
     refused = bool(pgconn and (pgconn.needs_password or pgconn.used_password))
     if "does not exist" in lower and "database" in lower:
         return _no_database(said, address)
+    if "invalid" in lower and "value" in lower:  # of an option
+        return StoreAddressError(
+            f"expected options that libpq takes at {address}, got: {said}. Correct them."
+        )
     if (refused and _FATAL.search(str(error))) or any(words in lower for words in _PASSWORDS):
         return StoreAccessError(
             f"expected a user and password that the server at {address} takes, got: {said}. "
