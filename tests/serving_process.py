@@ -4,7 +4,8 @@
 
 The file ``config`` in FOLDER stands for a configuration: it names the index, and the fingerprint
 of the model. Settings and ``workers`` are given as key=value; ``slow`` makes each query of more
-than one character take so many seconds.
+than one character take so many seconds, ``opening`` so many the opening of the index. The file
+``opened`` there gets a line each time that it begins.
 """
 
 import sys
@@ -31,7 +32,10 @@ class SlowEncoder(FakeEncoder):
         return super().encode_text(texts)
 
 
-def open_indexes(folder, slow_s=0.0):
+def open_indexes(folder, slow_s=0.0, opening_s=0.0):
+    with (folder / "opened").open("a") as opened:
+        opened.write("it begins\n")
+    time.sleep(opening_s)
     index, fingerprint = (folder / "config").read_text().split()
     encoder = SlowEncoder(fingerprint=fingerprint)
     encoder.slow_s = slow_s
@@ -48,8 +52,9 @@ if __name__ == "__main__":
     folder, *pairs = sys.argv[1:]
     given = dict(pair.split("=") for pair in pairs)
     workers, slow_s = int(given.pop("workers", 1)), float(given.pop("slow", 0))
+    opening_s = float(given.pop("opening", 0))
     serve_opened(
-        partial(open_indexes, Path(folder), slow_s),
+        partial(open_indexes, Path(folder), slow_s, opening_s),
         settings=Settings(**given),
         port=0,
         workers=workers,

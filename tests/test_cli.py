@@ -31,6 +31,7 @@ GROUPS = {
         "compact",
         "build",
         "advise",
+        "plan",
         "calibrate",
         "text",
         "stats",

@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeEncoder, save_picture
 
 from clip_text_cli import wiring
-from clip_text_cli.index.sealing import _bytes
+from clip_text_cli.index.sealing import read_bytes
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue
 from retrieval.index import (
     Recipe,
@@ -90,7 +90,7 @@ def test_the_best_is_the_quickest_that_is_good_enough():
     [("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("1.5g", 15 * 10**8), ("7", 7), (None, None)],
 )
 def test_sizes_are_read(text, size):
-    assert _bytes(text) == size
+    assert read_bytes(text) == size
 
 
 # The commands

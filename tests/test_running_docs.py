@@ -34,7 +34,7 @@ def test_fields_and_files_that_it_names_are_there():
     assert len(fields) > 15
     assert set(fields) <= set(ServeConfig.model_fields)
     files = re.findall(r"`(deploy/[\w.-]+)`", text)
-    assert len(set(files)) == 6
+    assert len(set(files)) == 7
     assert all((ROOT / name).is_file() for name in files)
     targets = re.findall(r"\]\(([\w.]+\.md)(?:#[\w-]+)?\)", text)
     assert targets

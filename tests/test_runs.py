@@ -9,8 +9,10 @@ from clip_text import training
 from clip_text.data.labelled_texts import LabelledTexts
 from clip_text.errors import ClipTextError
 from clip_text.training import EntityRecipe, LabelData, MaskedLMRecipe, TextData
+from clip_text.training.launching import WAIT, longest_wait, restart_warning
 from clip_text.training.recipe import RecipeError
-from clip_text.training.runs import Run, check_export
+from clip_text.training.runs import SETTINGS, Run, check_export
+from clip_text.training.trainer import join_processes
 
 
 def trained(model, value, steps=3):
@@ -113,3 +115,85 @@ def test_what_cannot_be_started(tmp_path):
         )
     with pytest.raises(AttributeError, match=r"expected one of AnswerData, .*, got 'train_all'"):
         _ = training.train_all
+
+
+class Second:
+    """Another host's process: the first one's comes to the barrier when this one does."""
+
+    num_processes, is_main_process, device = 2, False, torch.device("cpu")
+
+    def __init__(self, first=lambda: None):
+        self.wait_for_everyone = first
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Numbers of all processes are those of this one."""
+    monkeypatch.setattr("clip_text.training.runs.largest", lambda number, device: number)
+    monkeypatch.setattr("clip_text.training.runs.SEEN_WITHIN", 0.3)
+
+
+def test_hosts_with_one_folder_and_one_question_go_on(tmp_path, alone):
+    first = Run(tmp_path / "run", {"data": "a", "seed": 1})
+    Run(tmp_path / "run", {"seed": 1, "data": "a"}, processes=Second(first.begin)).begin()
+
+
+def test_a_host_that_sees_another_folder_is_refused(tmp_path, alone):
+    first = Run(tmp_path / "first", {"seed": 1})
+    second = Run(tmp_path / "second", {"seed": 1}, processes=Second(first.begin))
+    with pytest.raises(ClipTextError, match="expected one folder of the run in all 2 processes"):
+        second.begin()
+
+
+def test_a_host_that_is_asked_for_something_else_is_refused(tmp_path, alone):
+    first = Run(tmp_path / "run", {"data": "a"})
+    second = Run(tmp_path / "run", {"data": "b"}, processes=Second(first.begin))
+    with pytest.raises(ClipTextError, match="all 2 processes to be asked for the same run"):
+        second.begin()
+
+
+def test_a_host_to_which_files_come_late_waits_for_them(tmp_path, alone, monkeypatch):
+    first, waited = Run(tmp_path / "run", {"seed": 1}), []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        first.begin()
+
+    monkeypatch.setattr("clip_text.training.runs.time.sleep", sleep)
+    Run(tmp_path / "run", {"seed": 1}, processes=Second()).begin()
+    assert len(waited) == 1
+    assert (tmp_path / "run" / SETTINGS).exists()
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_launchers_that_divide_weights_are_refused(name, monkeypatch):
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(ClipTextError, match=f"whole weights, got {name}=true"):
+        join_processes()
+
+
+def test_processes_wait_a_week_or_as_long_as_is_said(monkeypatch):
+    monkeypatch.delenv(WAIT, raising=False)
+    assert longest_wait().days == 7
+    monkeypatch.setenv(WAIT, "1.5")
+    assert longest_wait().total_seconds() == 5400
+    for wrong in ("0", "-1", "nan", "soon", "inf"):
+        monkeypatch.setenv(WAIT, wrong)
+        with pytest.raises(ClipTextError, match=f"hours above 0 in {WAIT}, got '{wrong}'"):
+            join_processes()
+
+
+def test_a_launch_whose_restarts_may_hang_is_told(monkeypatch):
+    launch = {
+        "GROUP_WORLD_SIZE": "2",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in restart_warning()
+    others = {"GROUP_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "0"}
+    for name, value in (others | {"TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
+        with monkeypatch.context() as once:
+            once.setenv(name, value)
+            assert restart_warning() is None

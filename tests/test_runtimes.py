@@ -555,15 +555,37 @@ def test_few_texts_over_token_ids_come_in_few_shapes_within_the_context():
     assert padding.pad(np.array([[0, 5, 2]])).tolist() == [[0, 5, 2, 1]]
     shapes = {padding.pad(np.full((1, n), 7)).shape for n in range(2, 11)}
     assert shapes == {(1, 4), (1, 8), (1, 10)}
-    several = np.array([[0, 5, 2], [0, 6, 2], [0, 2, 1]])
+    several = np.array([[0, 5, 2], [0, 6, 2], [0, 7, 2], [0, 8, 2], [0, 2, 1]])
     assert padding.pad(several).tolist() == [
-        *([0, 5, 2, 1], [0, 6, 2, 1], [0, 2, 1, 1]),
+        *([0, 5, 2, 1], [0, 6, 2, 1], [0, 7, 2, 1], [0, 8, 2, 1], [0, 2, 1, 1]),
         [0, 2, 1, 1],
     ]
     shapes = {padding.pad(np.full((n, 5), 7)).shape for n in range(1, 65)}
-    assert shapes == {(n, 8) for n in (1, 2, 4, 8, 16, 32, 64)}
+    assert shapes == {(n, 8) for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)}
     many = np.full((65, 3), 7)
     assert padding.pad(many) is many
+
+
+def test_texts_of_unlike_lengths_come_in_parts_each_padded_to_its_own():
+    padding = Padding(pad_id=0, context_length=52)
+    lengths = [3, 50, 9, 3, 11, 52] + [4] * 30
+    tokens = np.zeros((len(lengths), 52), np.int64)
+    for place, length in enumerate(lengths):
+        tokens[place, :length] = 100 + place
+    tokens[4, 5] = 0  # a hole is no end
+    parts = padding.parts(tokens)
+    seen = np.concatenate([places for places, _ in parts])
+    assert sorted(seen.tolist()) == list(range(len(lengths)))
+    for places, padded in parts:
+        assert padded.size <= 256
+        assert padded.shape[1] % 4 == 0
+        for place, row in zip(places, padded, strict=False):
+            assert row[: lengths[place]].tolist() == tokens[place, : lengths[place]].tolist()
+            assert not row[lengths[place] :].any()
+    assert [padded.shape for _, padded in parts] == [(4, 52), (32, 4)]
+    assert sum(padded.size for _, padded in parts) < 64 * 52 / 5
+    (alone,) = padding.parts(tokens[:1])
+    assert (alone[0].tolist(), alone[1].shape) == ([0], (1, 52))
 
 
 # "max" is not written out over packed rows: the graph is one over token ids

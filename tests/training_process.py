@@ -61,6 +61,7 @@ def main(out: Path, changes: dict, die_at: int = 0) -> None:
     """Train, and save the first gradients and the last weights."""
     main_process = join_processes().is_main_process
     dropout = changes.pop("dropout", 0.0)
+    shard = changes.pop("shard_optimizer", False)
     numbers = {"epochs": 3, "learning_rate": 1e-2, "warmup_steps": 0, "bf16": False}
     changes["matryoshka"] = tuple(changes.get("matryoshka", ()))
     recipe = Recipe(**{**numbers, "best_by": "later", "evaluations": 3} | changes)
@@ -82,7 +83,7 @@ def main(out: Path, changes: dict, die_at: int = 0) -> None:
         ours.tokenizer,
         out / "run",
         lambda: {"later": float(trainer.state.global_step)},
-        plumbing=Plumbing(callbacks=(kept,)),
+        plumbing=Plumbing(callbacks=(kept,), shard_optimizer=shard),
     )
     trainer.args.max_grad_norm = 0.0  # clipped gradients would not tell a wrong factor
     trainer.fit()

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from clip_text.data.lanes import Lanes
 from clip_text.errors import DataError
 from clip_text.features import Pixels
 from clip_text.images import ImageError, ImageSource, load_image, load_square, squash
@@ -153,12 +154,19 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
         seed: Seed of all draws; an equal seed gives equal draws.
         keep_apart: Pictures with a caption in common don't meet in a batch, as far as there are
             others to take; the losses know them for positives either way.
+        lanes: Which of the first source's shards each part of a batch is drawn from; from all of
+            them if None.
     """
 
     def __init__(
-        self, sources: Sequence[Source], seed: int = 0, *, keep_apart: bool = False
+        self,
+        sources: Sequence[Source],
+        seed: int = 0,
+        *,
+        keep_apart: bool = False,
+        lanes: Lanes | None = None,
     ) -> None:
-        self.sources = list(sources)
+        self.sources, self.lanes = list(sources), lanes
         self.seed, self.keep_apart = seed, keep_apart
         self.epoch = 0
         self._captions = [
@@ -198,22 +206,48 @@ class MixtureBatchSampler(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         queues: list[list[int]] = [[] for _ in self.sources]
-        for _ in range(len(self)):
+        lanes = self.lanes.deal(rng) if self.lanes else []
+        of_lanes: list[list[int]] = [[] for _ in lanes]
+        for number in range(len(self)):
             batch: list[Draw] = []
             for at, source in enumerate(self.sources):
-                while len(queues[at]) < source.per_batch:
-                    queues[at] += rng.permutation(len(source.captions)).tolist()
-                chosen = self._choose(at, queues[at])
-                batch += self._draws(at, _take(queues[at], chosen), rng)
+                if at == 0 and self.lanes:
+                    pictures = self._of_lanes(number, lanes, of_lanes, rng)
+                else:
+                    while len(queues[at]) < source.per_batch:
+                        queues[at] += rng.permutation(len(source.captions)).tolist()
+                    chosen = self._choose(at, queues[at], source.per_batch, set())
+                    pictures = _take(queues[at], chosen)
+                batch += self._draws(at, pictures, rng)
             yield batch
 
-    def _choose(self, at: int, queue: list[int]) -> list[int]:
+    def _of_lanes(
+        self,
+        number: int,
+        lanes: Sequence[Sequence[int]],
+        queues: list[list[int]],
+        rng: np.random.Generator,
+    ) -> list[int]:
+        """Take a batch's pictures of the first source, each part from its own lane's queue."""
+        dealt, seen, found = cast(Lanes, self.lanes), set[str](), list[int]()
+        for lane, wanted in dealt.of_batch(number, self.sources[0].per_batch):
+            while len(queues[lane]) < wanted:
+                again = dealt.pictures(lanes[lane], rng)
+                if len(again) < wanted:
+                    raise DataError(
+                        f"expected {wanted} pictures or more in the shards of each lane, got "
+                        f"{len(again)}. Lower the batch size, or deal to fewer ranks and workers."
+                    )
+                queues[lane] += again
+            found += _take(queues[lane], self._choose(0, queues[lane], wanted, seen))
+        return found
+
+    def _choose(self, at: int, queue: list[int], wanted: int, seen: set[str]) -> list[int]:
         """Places in the queue of the next batch's pictures, ascending.
 
         A queue that has just started over may hold a picture twice: once is enough for a batch.
         """
-        wanted = self.sources[at].per_batch
-        chosen, pictures, seen = list[int](), set[int](), set[str]()
+        chosen, pictures = list[int](), set[int]()
         for place, picture in enumerate(queue):
             if picture in pictures:
                 continue

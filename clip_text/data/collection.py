@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from clip_text.errors import DataError
 from clip_text.images import ImageSource
@@ -94,11 +95,17 @@ class RetrievalSet:
         used = {image for text in kept for image in text.image_ids}
         places = {one: at for at, one in enumerate(self.image_ids) if one in used}
         negatives = {one: self.negatives[at] for one, at in places.items()}
-        images = _Part(self.images, places)
-        name = f"{self.name} {kind}"
-        if isinstance(self.images, list):
-            return retrieval_set(name, dict(images), kept, negatives=negatives)
-        return retrieval_set(name, images, kept, negatives=negatives)
+        images = self.images_at(places)
+        return retrieval_set(f"{self.name} {kind}", images, kept, negatives=negatives)
+
+    def images_at(self, places: Mapping[str, int]) -> Mapping[str, ImageSource]:
+        """Give some of the pictures by id, read no sooner than before.
+
+        Args:
+            places: By id, the position in ``images``.
+        """
+        some = _Part(self.images, places)
+        return dict(some) if isinstance(self.images, list) else some
 
 
 def retrieval_set(
@@ -239,6 +246,9 @@ class _InOrder(Sequence[ImageSource]):
             return [self._images[one] for one in self._ids[at]]
         return self._images[self._ids[at]]
 
+    def shard_of(self, at: int) -> int | None:
+        return _shard_of(self._images, self._ids[at])
+
 
 class _Part(Mapping[str, ImageSource]):
     """Some of a sequence's pictures, by id: read when they are asked for."""
@@ -257,3 +267,23 @@ class _Part(Mapping[str, ImageSource]):
 
     def __getitem__(self, image_id: str) -> ImageSource:
         return self._images[self._places[image_id]]
+
+    def shard_of(self, image_id: str) -> int | None:
+        return _shard_of(self._images, self._places[image_id])
+
+
+def shards_of(images: Sequence[ImageSource]) -> list[int] | None:
+    """Say in which file each picture lies, by a number; None if they are files of their own.
+
+    Args:
+        images: Those of a :class:`RetrievalSet`.
+    """
+    found = [_shard_of(images, at) for at in range(len(images))]
+    known = [shard for shard in found if shard is not None]
+    return known if len(known) == len(found) else None
+
+
+def _shard_of(images: object, key: object) -> int | None:
+    """Ask what keeps pictures together in files, which only such a thing knows."""
+    ask = getattr(images, "shard_of", None)
+    return None if ask is None else cast(int | None, ask(key))

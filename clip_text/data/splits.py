@@ -22,7 +22,7 @@ def part(collection: RetrievalSet, places: Iterable[int], name: str | None = Non
     """
     kept = sorted(set(places))
     ids = {collection.image_ids[at] for at in kept}
-    images = {collection.image_ids[at]: collection.images[at] for at in kept}
+    images = collection.images_at({collection.image_ids[at]: at for at in kept})
     texts = [
         type(text)(text.text_id, text.text, tuple(i for i in text.image_ids if i in ids), text.kind)
         for text in collection.texts

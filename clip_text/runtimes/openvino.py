@@ -80,7 +80,11 @@ class OpenVinoRuntime:
     def text(self, tokens: TokenIds) -> Features:
         """Encode token ids; see :class:`clip_text.runtimes.Runtime`."""
         if isinstance(self._laid_out, Padding):
-            return self._text([self._laid_out.pad(tokens)])[: len(tokens)]
+            parts = self._laid_out.parts(tokens)
+            rows = [self._text([padded])[: len(places)] for places, padded in parts]
+            order = np.concatenate([places for places, _ in parts])
+            in_order: Features = np.concatenate(rows)[np.argsort(order)]
+            return in_order
         packed, row_of, place_of = self._laid_out.pack(tokens)
         return unpack(self._text(packed), row_of, place_of)
 

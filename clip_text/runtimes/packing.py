@@ -27,7 +27,18 @@ met before 3.2 and 3.4. Of its exported form, on another processor, 40 lengths t
 """
 
 _FEW = 64
-"""So many texts over token ids come in powers of two, their lengths rounded as above."""
+"""Up to so many texts over token ids come in few shapes, their lengths rounded as above."""
+
+_NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""What numbers of texts are rounded up to."""
+
+_PART = 256
+"""Tokens that a few texts are computed in at a time, padding included.
+
+The weights are read once for each part, which costs as much as some dozens of tokens; with all
+texts in one part, each is padded to the longest: 20 pairs of captions, of 11 tokens on average,
+came to 2.9 times their tokens. In parts they took 1.7 ms of the CPU's time each instead of 2.5.
+"""
 
 Places = NDArray[np.intp]
 
@@ -63,8 +74,31 @@ class Padding:
     pad_id: int
     context_length: int
 
+    def parts(self, tokens: TokenIds) -> list[tuple[Places, TokenIds]]:
+        """Take up to :data:`_FEW` texts apart by length, so that little padding is computed.
+
+        Args:
+            tokens: [n, length], padded at the end; more texts are left as they are.
+
+        Returns:
+            Of each part the places of its texts, and these as :meth:`pad` gives them.
+        """
+        number = len(tokens)
+        if not 1 < number <= _FEW:
+            return [(np.arange(number), self.pad(tokens))]
+        lengths = tokens.shape[1] - (tokens != self.pad_id)[:, ::-1].argmax(1)
+        order = np.argsort(-lengths, kind="stable")
+        parts: list[tuple[Places, TokenIds]] = []
+        while len(order):
+            longest = int(lengths[order[0]])
+            room = max(1, _PART // (-(-longest // _ALONE) * _ALONE))
+            places = order[: max(each for each in _NUMBERS if each <= room)]
+            parts.append((places, self.pad(tokens[places, :longest])))
+            order = order[len(places) :]
+        return parts
+
     def pad(self, tokens: TokenIds) -> TokenIds:
-        """Lengthen up to :data:`_FEW` texts, and repeat the last until they are a power of two.
+        """Lengthen up to :data:`_FEW` texts, and repeat the last until they are a round number.
 
         Args:
             tokens: [n, length]; more texts are given back as they are.
@@ -76,7 +110,7 @@ class Padding:
         if not 0 < number <= _FEW:
             return tokens
         longer = max(0, min(-(-length // _ALONE) * _ALONE, self.context_length) - length)
-        more = (1 << (number - 1).bit_length()) - number
+        more = next(each for each in _NUMBERS if each >= number) - number
         if longer:
             tokens = np.pad(tokens, ((0, 0), (0, longer)), constant_values=self.pad_id)
         return np.concatenate([tokens, np.repeat(tokens[-1:], more, axis=0)]) if more else tokens

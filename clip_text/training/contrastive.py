@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clip_text.data.batches import Collator, Draw, DrawDataset, MixtureBatchSampler, Source
+from clip_text.data.lanes import Lanes
 from clip_text.losses import (
     EVERY_ROW,
     cosine_distillation,
@@ -229,6 +230,7 @@ class ContrastiveTrainer(SampledTrainer):
         validate: Returns metrics by name, the recipe's ``best_by`` among them.
         teacher: Rows that the text tower should also learn to point at, by caption; may be empty.
         keep_apart: Pictures with a caption in common never meet in a batch.
+        lanes: Which shards of the first source each part of a batch is drawn from, if not all.
         plumbing: Workers, loggers, compilation.
     """
 
@@ -242,11 +244,15 @@ class ContrastiveTrainer(SampledTrainer):
         *,
         teacher: dict[str, NDArray[Any]] | None = None,
         keep_apart: bool = False,
+        lanes: Lanes | None = None,
         plumbing: Plumbing | None = None,
     ) -> None:
         recipe = self.recipe = model.recipe
         self.plumbing = plumbing or Plumbing()
-        self.sampler = MixtureBatchSampler(sources, seed=recipe.seed, keep_apart=keep_apart)
+        self.shard_optimizer = self.plumbing.shard_optimizer
+        self.sampler = MixtureBatchSampler(
+            sources, seed=recipe.seed, keep_apart=keep_apart, lanes=lanes
+        )
         teacher_dim = model.to_teacher.out_features if model.to_teacher is not None else 0
         arguments = training_arguments(recipe, folder, len(self.sampler), self.plumbing)
         rank, processes = arguments.process_index, arguments.world_size

@@ -48,7 +48,7 @@ from clip_text.training.image_tower import ImageTower, image_tower
 from clip_text.training.parameters import check_towers, close_parameters
 from clip_text.training.recipe import suggest_learning_rate
 from clip_text.training.runs import Run, Trained, check_inputs, write_report
-from clip_text.training.stages import FEATURES, Stage, check_sizes, with_rates
+from clip_text.training.stages import FEATURES, Stage, check_sizes, deal_shards, with_rates
 from clip_text.training.told import BEST_BY, mean_recalls, told, told_labels
 from clip_text.training.trainer import NonFiniteLossError, Plumbing, join_processes
 
@@ -242,6 +242,10 @@ class _Run:
         for stage in stages:
             ready = self.with_rates(stage)
             made_by.append(repr((ready, sorted(self.given_weights.items()))))
+            if stage.shard_ranks:
+                made_by.append(
+                    f"shards of {stage.shard_ranks} ranks, {stage.shard_workers} workers"
+                )
             self.run_stage(ready, repr(made_by), before)
         keep = self.data.keep
         mixtures = measure_mixtures(
@@ -359,6 +363,7 @@ class _Run:
             self.folder / stage.name,
             lambda: self.validate(self.data.validation),
             keep_apart=stage.keep_apart,
+            lanes=deal_shards(stage, self.data.train),
             plumbing=replace(self.plumbing, callbacks=(*self.plumbing.callbacks, *heard)),
         )
         trainer.fit()

@@ -43,6 +43,20 @@ def largest(number: int, device: torch.device) -> int:
     return int(gather_rows(torch.tensor([number], device=device)).max())
 
 
+def of_first(number: int, device: torch.device) -> int:
+    """Give every process the number that the first one has.
+
+    What lies on a disk is asked by one process alone: two that ask while a third writes, or that
+    reach a disk of several hosts through caches of their own, may be told different things, and
+    would then wait for each other in different places.
+
+    Args:
+        number: Number that this process has.
+        device: Where the processes exchange tensors, as of :func:`largest`.
+    """
+    return int(gather_rows(torch.tensor([number], device=device))[0])
+
+
 class _Gather(torch.autograd.Function):
     """all_gather whose backward sums over processes; torch's own wants equal shapes."""
 

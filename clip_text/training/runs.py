@@ -23,6 +23,7 @@ from transformers import TrainerState
 
 from clip_text.errors import ClipTextError
 from clip_text.storage import check_new, partial_file, write_json
+from clip_text.training.gather import largest, of_first
 from clip_text.training.trainer import SaveError, join_processes, step_of
 
 SETTINGS, REPORT = "settings.json", "report.json"
@@ -30,6 +31,9 @@ FINISHED, COURSE = "finished.safetensors", "finished.json"
 
 _LEFT_BY_RUNS = ("checkpoint-*", "made-by.txt", FINISHED)
 """What shows that a folder without settings holds another run, such as an earlier version's."""
+
+SEEN_WITHIN = 10.0
+"""Seconds within which what one host has written is there for the others."""
 
 Model = TypeVar("Model")
 
@@ -115,10 +119,37 @@ class Run:
         if self.processes.is_main_process:
             self._stamp()
         self.processes.wait_for_everyone()
+        if self.processes.num_processes > 1:
+            self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Refuse hosts that have not one folder, or not the same data, model and options.
+
+        All processes refuse together: none is left waiting for the others.
+        """
+        file, asked = self.folder / SETTINGS, _as_json(self.settings)
+        until = time.monotonic() + SEEN_WITHIN
+        while not file.exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        seen = file.exists()
+        same = seen and json.loads(file.read_text(encoding="utf-8")) == asked
+        worst = largest(0 if same else 1 if seen else 2, self.processes.device)
+        if worst == 2:
+            raise ClipTextError(
+                f"expected one folder of the run in all {self.processes.num_processes} processes, "
+                f"got one without the first process's {SETTINGS} in {self.folder} of some. Name a "
+                "folder on storage that all hosts share."
+            )
+        if worst == 1:
+            raise ClipTextError(
+                f"expected all {self.processes.num_processes} processes to be asked for the same "
+                f"run, got other settings than those in {file} of some. Give all hosts the same "
+                "data, model and options."
+            )
 
     def _stamp(self) -> None:
         file = self.folder / SETTINGS
-        asked = json.loads(json.dumps(self.settings))
+        asked = _as_json(self.settings)
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
             other = [key for key in {**asked, **before} if asked.get(key) != before.get(key)]
@@ -166,8 +197,8 @@ class Run:
             SaveError: If the disk is full.
         """
         self.begin()
-        missing = not (self.folder / COURSE).exists()
-        self.processes.wait_for_everyone()
+        here = (self.folder / COURSE).exists()
+        missing = not of_first(int(here), self.processes.device)
         if missing:
             started = time.monotonic() if started is None else started
             state = train()
@@ -229,6 +260,11 @@ def check_export(export: Path | None, folder: Path) -> None:
     """
     if export is not None and read_report(folder) is None:
         check_new(export)
+
+
+def _as_json(settings: Mapping[str, object]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 def _empty(folder: Path, stamp: Path) -> None:

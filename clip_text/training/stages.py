@@ -3,13 +3,15 @@
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from clip_text.data.collection import RetrievalSet, shards_of
+from clip_text.data.lanes import Lanes
 from clip_text.data.text_files import read_text
-from clip_text.training.recipe import Count, Factor, Recipe, RecipeError, check_fields
+from clip_text.training.recipe import Count, Factor, Recipe, RecipeError, Whole, check_fields
 
 PRESETS = "presets"
 FEATURES = "features"
@@ -32,6 +34,9 @@ class Stage:
         views: Number of views of a cached picture: one as it is, the others random crops.
         crop: Smallest share of a picture's area a random crop shows; 1 for no crops.
         suggest: Which of the two learning rates are to be suggested from batch and data.
+        shard_ranks: Processes that the data's shards are dealt to, anew in every epoch: each reads
+            its part of a batch from its own shards. 0: each part is drawn from all of them.
+        shard_workers: Workers of each of these, which read the shards of a process in turn.
 
     Raises:
         RecipeError: If a number is out of its range, or the name is none of a folder.
@@ -45,6 +50,9 @@ class Stage:
     views: Count = 1
     crop: Factor = 0.9
     suggest: tuple[str, ...] = ()
+    # not in the repr, by which runs of before there were these know themselves
+    shard_ranks: Whole = field(default=0, repr=False)
+    shard_workers: Count = field(default=1, repr=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -159,3 +167,21 @@ def check_sizes(stages: Sequence[Stage], pictures: int, processes: int = 1) -> N
                 f"(pictures to train on) in stage {stage.name}, got {stage.batch_size:,}. "
                 "Lower it, or get more pictures."
             )
+
+
+def deal_shards(stage: Stage, collection: RetrievalSet) -> Lanes | None:
+    """Deal a data set's shards out as a stage asks; None where it does not.
+
+    Raises:
+        RecipeError: If the pictures lie in no shards.
+        DataError: If there are too few of these.
+    """
+    if not stage.shard_ranks:
+        return None
+    shards = shards_of(collection.images)
+    if shards is None:
+        raise RecipeError(
+            f"expected pictures in shards (webdataset's tars) to deal to {stage.shard_ranks} "
+            f"ranks, got others in {collection.name}. Leave shard_ranks out."
+        )
+    return Lanes(shards, stage.shard_ranks, stage.shard_workers)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -27,11 +26,10 @@ from clip_text.precision import bf16_pays
 from clip_text.storage import disk_trouble
 from clip_text.training.average import Average
 from clip_text.training.callbacks import MetricLines
+from clip_text.training.gather import of_first
+from clip_text.training.launching import check_whole_weights, longest_wait
 from clip_text.training.recipe import Recipe
-
-TIMEOUT = timedelta(days=7)
-"""How long processes wait for each other: one may encode all pictures, and the others for it."""
-
+from clip_text.training.sharing import SharedAdamW
 
 KEPT = 2
 """Checkpoints of a run that stay: the newest, to go on from, and the best; the newest two if that
@@ -76,19 +74,26 @@ class Plumbing:
         compile: Compile the model by ``torch.compile``: a minute's wait, then faster steps.
         callbacks: What else is called as the run goes on, such as a progress bar; the trainers
             themselves print nothing.
+        shard_optimizer: With several processes: AdamW's means are divided among them.
     """
 
     workers: int = 0
     report_to: tuple[str, ...] = ()
     compile: bool = False
     callbacks: tuple[TrainerCallback, ...] = ()
+    shard_optimizer: bool = False
 
 
 def join_processes() -> PartialState:
-    """Join the other processes, if a launcher such as ``torchrun`` started this one."""
+    """Join the other processes, if a launcher such as ``torchrun`` started this one.
+
+    Raises:
+        ClipTextError: If the launcher asks for weights in parts, or for a wait that is none.
+    """
+    check_whole_weights()
     cuda = torch.cuda.is_available()
     backend = {"backend": "gloo"} if _launched() and not cuda else {}
-    return PartialState(cpu=not cuda, timeout=TIMEOUT, **backend)
+    return PartialState(cpu=not cuda, timeout=longest_wait(), **backend)
 
 
 def _launched() -> bool:
@@ -248,8 +253,10 @@ class CheckedTrainer(Trainer):
 
     def fit(self) -> None:
         """Train, from the last complete checkpoint in the folder if there is one."""
-        last = last_checkpoint(Path(cast(str, self.args.output_dir)))
-        self.train(resume_from_checkpoint=last)
+        folder = Path(cast(str, self.args.output_dir))
+        last = last_checkpoint(folder)
+        step = of_first(step_of(Path(last)) if last else 0, self.accelerator.device)
+        self.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}") if step else None)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         if self.average is not None:
             self.average.load_into(cast(nn.Module, self.model))
@@ -270,6 +277,11 @@ class CheckedTrainer(Trainer):
             ) from error
         if self.args.should_save:
             self._drop_older(folder)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # before the file that says that a checkpoint is complete: it is so for all processes then
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _drop_older(self, newest: Path) -> None:
         """Delete all but :data:`KEPT` checkpoints; the Trainer's own way goes by their times.
@@ -306,6 +318,7 @@ class SampledTrainer(CheckedTrainer):
 
     sampler: Any
     recipe: Any
+    shard_optimizer = False
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Draw batches by the sampler; accelerate splits them over processes."""
@@ -330,7 +343,9 @@ class SampledTrainer(CheckedTrainer):
         """AdamW over :meth:`parameter_groups`."""
         del model
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(
+            shared = self.shard_optimizer and self.args.world_size > 1
+            kind = SharedAdamW if shared else torch.optim.AdamW
+            self.optimizer = kind(
                 self.parameter_groups(self.accelerator.unwrap_model(self.model)),
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
@@ -338,6 +353,15 @@ class SampledTrainer(CheckedTrainer):
                 fused=True,
             )
         return self.optimizer
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        shared = getattr(self.optimizer, "optimizer", self.optimizer)
+        if not isinstance(shared, SharedAdamW):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        shared.gather()
+        super()._save_optimizer_and_scheduler(output_dir)
+        shared.forget()
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -7,6 +7,7 @@ from clip_text_cli.index import (
     duplicates,
     layout,
     making,
+    planning,
     relevance,
     sealing,
     statistics,
@@ -34,6 +35,7 @@ app.command("folder")(making.index)
 app.command("compact")(sealing.compact)
 app.command("build")(sealing.build)
 app.command("advise")(sealing.advise)
+app.command("plan")(planning.plan)
 app.command("info")(upkeep.info)
 app.command("verify")(upkeep.verify)
 app.command("remove")(upkeep.remove)

@@ -61,13 +61,17 @@ def command(
         typer.Option("--set", help="Any number of the recipe: --set ema=0.99 --set text=lora."),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run", help="Folder of the run's state; OUT.run if not given.")
+        Path | None,
+        typer.Option("--run", "--run-dir", help="Folder of the run's state; OUT.run if not given."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
     report_to: Annotated[
         str,
         typer.Option(help="Loggers, such as wandb, or none; tensorboard if it is installed."),
     ] = "",
+    shard_optimizer: Annotated[
+        bool, typer.Option("--shard-optimizer", help="Divide AdamW's means among the processes.")
+    ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile by torch.compile.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +83,8 @@ def command(
 
     Presets: `text` (the pictures' vectors stay, an index stays valid), `projections`, `two-stage`
     (text first, then the last layers of both), `both` (all of both towers, on pixels), `lora`,
-    `sigmoid`. On several GPUs: `torchrun --nproc-per-node 4 scripts/train_contrastive.py …`.
+    `sigmoid`. On several GPUs: `torchrun --nproc-per-node 4 scripts/train_contrastive.py …`; on
+    several hosts: docs/training.md.
 
     Examples:
         clip-text train contrastive photos/ --out my-model
@@ -122,7 +127,7 @@ def command(
             *(model, lessons, stages, folder),
             listener=listener,
             out=out_dir,
-            plumbing=Plumbing(workers=workers, report_to=loggers, compile=compiled),
+            plumbing=Plumbing(workers, loggers, compiled, shard_optimizer=shard_optimizer),
         )
     if not is_main():
         return

@@ -53,7 +53,9 @@ def command(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option("--run", help="Folder of the run's state; OUT.run/qa if not given."),
+        typer.Option(
+            "--run", "--run-dir", help="Folder of the run's state; OUT.run/qa if not given."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -28,6 +28,10 @@ def listening() -> "Iterator[Listener]":
         err.print(escape(line), soft_wrap=True)
 
     main = is_main()
+    from clip_text.training.launching import restart_warning
+
+    if main and (warning := restart_warning()):
+        say(warning)
     with named_bars(shown=main) as progress:
         yield Listener(say, progress) if main else Listener()
 

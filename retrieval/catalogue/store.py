@@ -7,7 +7,7 @@ none of them.
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from retrieval.catalogue.filters import Facet, Field
 from retrieval.catalogue.halves import StoredFeature
@@ -153,6 +153,10 @@ class ReadableStore(Protocol):
         """Read the pictures of these rows; those that are gone are absent."""
         ...
 
+    def present(self, rows: Iterable[int]) -> set[int]:
+        """Tell which of these rows have pictures."""
+        ...
+
     def records_and_texts(self, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
         """Read the pictures of these rows, and the text that was read in them."""
         ...
@@ -180,6 +184,10 @@ class ReadableStore(Protocol):
     def close(self) -> None:
         """Release what it holds."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Store(ReadableStore, Protocol):
@@ -289,7 +297,3 @@ class Store(ReadableStore, Protocol):
             table: Which paths: ``images``, those of folders, or ``failures``.
         """
         ...
-
-    def __enter__(self) -> "Store": ...
-
-    def __exit__(self, *_: object) -> None: ...

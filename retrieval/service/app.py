@@ -21,6 +21,7 @@ Pictures are named by their row, never by a path, so nothing outside the index c
 asked for, and no answer says where on the disk they lie.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from retrieval.errors import RetrievalError
 from retrieval.protocols import Encoder
 from retrieval.search import Searcher
 from retrieval.service.collection import Collection
@@ -58,6 +60,7 @@ from retrieval.service.routes import (
 from retrieval.service.routes import collections as indexes
 from retrieval.service.service import Crew, Service
 from retrieval.service.settings import DEFAULTS, Settings
+from retrieval.stores import Location
 
 __all__ = ["Served", "create_app"]
 
@@ -85,7 +88,7 @@ class Served:
         searcher: What answers its queries; whoever opened it closes it, unless it is owned.
         name: As ``?collection=`` has it.
         encoder: Its model; without it, nothing is embedded or added.
-        index_dir: Its folder; without it, nothing is added.
+        index_dir: Where it is; without it, nothing is added.
         runtime: What computes its queries, for /version.
         model: Name of its model, by which embeddings are asked as well.
         count_tokens: Its tokeniser, for the usage that embeddings tell.
@@ -96,7 +99,7 @@ class Served:
     searcher: Searcher
     name: str = "default"
     encoder: Encoder | None = None
-    index_dir: Path | None = None
+    index_dir: Location | None = None
     runtime: str | None = None
     model: str | None = None
     count_tokens: CountTokens | None = None
@@ -123,10 +126,16 @@ def create_app(
     Returns:
         The application, ready for any ASGI server; see
         :func:`~retrieval.service.serving.serve`.
+
+    Raises:
+        RetrievalError: If two indexes have one name.
+        KeyFileError: If the settings name a file of keys that cannot be read.
     """
     measures = Measures()
 
     def collect(served: Iterable[Served | Searcher]) -> list[Collection]:
+        named = [each if isinstance(each, Served) else Served(each) for each in served]
+        _check_names([each.name for each in named])
         collections = [
             Collection(
                 each.name,
@@ -141,7 +150,7 @@ def create_app(
                 classify=each.classify,
                 owned=each.owned,
             )
-            for each in (Served(one) if not isinstance(one, Served) else one for one in served)
+            for each in named
         ]
         if crew is not None:
             for collection in collections:
@@ -197,3 +206,12 @@ def create_app(
     app.add_middleware(Guard, service=service)
     describe_access(app, settings)
     return app
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = [name for name, many in Counter(names).items() if many > 1]
+    if twice:
+        raise RetrievalError(
+            f"expected a name of its own for each collection, got several called {twice[0]!r}. "
+            "Name them: Served(searcher, name=…)."
+        )

@@ -96,10 +96,16 @@ class Batcher(Generic[Asked, Given]):
         self._lock = threading.Lock()
         self._running = self._at_work = self._weight = 0
         self._each_s = 0.0
+        self._began: dict[int, float] = {}  # by its thread, when the batch at work began
 
     def load(self) -> Load:
         """Say how busy it is."""
         return Load(len(self._queue), self._at_work, self._each_s)
+
+    def oldest_s(self) -> float:
+        """Say for how many seconds the batch has been at work that began first; 0 for none."""
+        began = min(self._began.copy().values(), default=None)
+        return 0.0 if began is None else time.monotonic() - began
 
     def check(self) -> None:
         """Refuse what would have to wait too long; costs next to nothing.
@@ -167,12 +173,14 @@ class Batcher(Generic[Asked, Given]):
             return batch
 
     def _do(self, batch: list[_Waiting[Asked, Given]]) -> None:
-        started = time.monotonic()
+        started = self._began[threading.get_ident()] = time.monotonic()
         given: list[tuple[_Waiting[Asked, Given], Given | Exception]]
         try:
             given = list(zip(batch, self._work([one.asked for one in batch]), strict=True))
         except Exception as error:  # noqa: BLE001  each who waits is told
             given = [(one, error) for one in batch]
+        finally:
+            del self._began[threading.get_ident()]
         took = time.monotonic() - started
         size = sum(one.weight for one in batch)
         with self._lock:

@@ -7,10 +7,12 @@ second time, which might give another address by then. Each redirect goes the sa
 """
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
@@ -46,6 +48,9 @@ _NOT_PUBLIC: Final = tuple(
         ("192.88.99.0/24", "2001::/32", "3fff::/20"),
     )
 )
+
+# Threads of their own: names whose servers do not answer keep nothing else from being done.
+_LOOKUPS: Final = ThreadPoolExecutor(4, thread_name_prefix="clip-text-names")
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -180,8 +185,8 @@ def _within(address: _Address) -> Iterable[_Address]:
 
 async def _resolve(host: str, port: int) -> list[str]:
     """Look up the addresses of a host."""
-    loop = asyncio.get_running_loop()
-    answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    answers = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
     return list(dict.fromkeys(str(where[0]) for *_, where in answers))
 
 

@@ -18,6 +18,7 @@ from retrieval.service.gate import route_path
 from retrieval.service.headers import guard_headers
 from retrieval.service.keys import access_of
 from retrieval.service.logs import log_request, name_request
+from retrieval.service.room import Held, RoomFullError
 from retrieval.service.service import Service
 
 _REQUEST_ID: Final = b"x-request-id"
@@ -61,6 +62,8 @@ class Guard:
         name = name_request(Headers(scope=scope))
         era = self._service.turnover.enter()
         self._measures.in_flight.inc()
+        held = Held(self._service.room)
+        scope.setdefault("state", {})["held"] = held
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -77,7 +80,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, self._bounded(scope, receive), send_guarded)
+            await self._app(scope, self._bounded(scope, receive, held), send_guarded)
         except asyncio.CancelledError:  # the service ends, and this has taken too long
             if not status:
                 await _ENDING(scope, receive, send_guarded)
@@ -85,6 +88,7 @@ class Guard:
             status = status or HTTPStatus.INTERNAL_SERVER_ERROR  # as it is answered, outside
             raise
         finally:
+            held.give_back()
             self._service.turnover.leave(era)
             self._measures.in_flight.dec()
             self._tell(scope, int(status), time.perf_counter() - began)
@@ -95,8 +99,8 @@ class Guard:
         self._measures.of_request(route, status, took_s)
         log_request(scope, route, status, took_s, access.name if access else None)
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Give what receives a request's body, and refuses one that is too long or too slow."""
+    def _bounded(self, scope: Scope, receive: Receive, held: Held) -> Receive:
+        """Give what receives a request's body, and refuses one too long, too slow or too many."""
         settings = self._service.settings
         takes_pictures = route_path(scope).startswith(_TAKE_PICTURES)
         most = settings.upload_bytes if takes_pictures else settings.body_bytes
@@ -118,14 +122,22 @@ class Guard:
                     message = await receive()
             except TimeoutError:
                 raise _too_slow(patience_s) from None
-            received += len(message.get("body", b""))
+            came = len(message.get("body", b""))
+            received += came
             is_whole = not message.get("more_body", False)
-            if received > most:
+            refusal = _too_large(most) if received > most else None
+            try:
+                if refusal is None:
+                    held.check(max(came, declared - received + came))
+                    held.take(came)
+            except RoomFullError:
+                refusal = _no_room()
+            if refusal is not None:
                 if declared <= _MOST_HEARD_BYTES:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(settings.body_s):
                             await _hear_out(receive, message)
-                raise _too_large(most)
+                raise refusal
             return message
 
         return receive_bounded
@@ -159,6 +171,11 @@ async def _hear_out(receive: Receive, message: Message) -> None:
 def _too_slow(patience_s: float) -> HTTPException:
     headers = {"connection": "close"}
     return HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"{patience_s:.0f}", headers=headers)
+
+
+def _no_room() -> HTTPException:
+    headers = {"retry-after": "1", "connection": "close"}
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "", headers=headers)
 
 
 def _too_large(most: int) -> HTTPException:

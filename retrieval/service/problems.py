@@ -26,12 +26,15 @@ from retrieval.errors import (
     QueryPictureError,
     RetrievalError,
     StorageError,
+    StoreAccessError,
+    StoreUnavailableError,
 )
 from retrieval.service.batching import OverloadedError
 from retrieval.service.headers import guard_headers
 from retrieval.service.logs import REQUEST_ID
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.messages.search import MAX_QUERY_CHARACTERS, SEND_EXAMPLE
+from retrieval.service.room import RoomFullError
 
 _LOG = logging.getLogger(__name__)
 _SHORT: Final = 80
@@ -115,6 +118,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
             "request_too_large",
             f"expected at most {error.detail} bytes, got more. Send less.",
         ),
+        503: ("overloaded", str(RoomFullError())),
     }.get(
         error.status_code,
         ("http_error", f"expected another request, got {error.detail}. See /docs."),
@@ -242,6 +246,10 @@ async def overloaded(error: OverloadedError) -> Response:
 async def _on_retrieval_error(request: Request, error: Exception) -> Response:
     if isinstance(error, OverloadedError):
         return await overloaded(error)
+    if isinstance(error, RoomFullError):
+        return _answer(
+            HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", str(error), {"retry-after": "1"}
+        )
     problem = as_problem(error)
     if problem is not None:
         return await _on_problem(request, problem)
@@ -276,6 +284,20 @@ def as_problem(error: Exception) -> ProblemError | None:
             "expected an index at rest, got one being written. Try again in a moment.",
         ),
         (
+            StoreUnavailableError,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "expected the server that keeps the index, got no answer from it. Try again in a "
+            "moment; what was acknowledged is there.",
+        ),
+        (
+            StoreAccessError,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "store_refuses",
+            "expected the server that keeps the index to answer, got a refusal. The service's log "
+            "has more.",
+        ),
+        (
             StorageError,
             HTTPStatus.INSUFFICIENT_STORAGE,
             "storage_failed",
@@ -292,7 +314,8 @@ def as_problem(error: Exception) -> ProblemError | None:
     ):
         if isinstance(error, kind):
             _LOG.error("request refused: %s", error)
-            headers = {"retry-after": "1"} if kind is IndexLockedError else None
+            again = kind in (IndexLockedError, StoreUnavailableError)
+            headers = {"retry-after": "1"} if again else None
             return ProblemError(status, name, message, headers)
     return None
 

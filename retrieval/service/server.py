@@ -128,6 +128,10 @@ class Server(uvicorn.Server):
             task.add_done_callback(self._reloads.discard)
         return await super().on_tick(counter)
 
+    def reload_soon(self) -> None:
+        """Open the indexes anew within a moment; may be called by a signal's handler."""
+        self._reload_wanted = True
+
     def within(self, work: Coroutine[Any, Any, Given], timeout_s: float) -> Given:
         """Do some work in the server's event loop; for another thread than that one's.
 
@@ -151,7 +155,7 @@ class Server(uvicorn.Server):
         if self._had_terminal and terminal_is_gone():
             self.handle_exit(number, frame)
         else:
-            self._reload_wanted = True
+            self.reload_soon()
 
 
 def terminal_is_gone() -> bool:

@@ -15,6 +15,7 @@ from retrieval.service.collection import Collection
 from retrieval.service.keys import Keys
 from retrieval.service.measures import Measures
 from retrieval.service.problems import ProblemError, shorten
+from retrieval.service.room import Room
 from retrieval.service.settings import Settings
 from retrieval.service.turnover import Turnover
 
@@ -87,6 +88,8 @@ class Service:
     ) -> None:
         self.settings, self.measures = settings, measures
         self.turnover = Turnover()
+        self.room: Final = Room(settings.held_bytes)
+        """For the bodies of all requests, and what is fetched for them."""
         self.crew: Final = crew
         self.elsewhere: Final = None if crew is None else _elsewhere(crew, settings)
         """Searches for further pages that another process keeps the order of."""

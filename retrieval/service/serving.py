@@ -10,7 +10,7 @@ from retrieval.search import Searcher
 from retrieval.service.app import Served, create_app
 from retrieval.service.hosts import for_host, is_loopback
 from retrieval.service.listening import address_of, listen
-from retrieval.service.server import Behind, Server
+from retrieval.service.server import Behind, Server, terminal_is_gone
 from retrieval.service.settings import DEFAULTS, Settings
 from retrieval.service.supervisor import Supervisor
 from retrieval.service.worker import Opened, Plan, opened_of
@@ -46,7 +46,7 @@ def serve(
     sockets = listen(host, port)
     _warn_of_open_doors(settings, host)
     (on_listening or _log_listening)(address_of(sockets[0], host))
-    with _ended_by_signals(server):
+    with _ended_by_signals(server, "SIGINT", "SIGTERM", "SIGHUP"):
         server.run(sockets)
 
 
@@ -95,14 +95,17 @@ def serve_opened(
         plan = Plan(open_indexes, settings, behind or Behind())
         Supervisor(plan, sockets, workers).run(tell)
         return
-    served = open_indexes()
-    app = create_app(*served, settings=settings, reopen=open_indexes)
-    server = Server(app, settings, behind)
-    sockets = listen(host, port)
-    address = address_of(sockets[0], host)
-    tell(opened_of(served))
-    with _ended_by_signals(server):
-        server.run(sockets)
+    with _hang_ups_noted() as hang_ups:
+        served = open_indexes()
+        app = create_app(*served, settings=settings, reopen=open_indexes)
+        server = Server(
+            app, settings, behind, on_started=lambda: server.reload_soon() if hang_ups else None
+        )
+        sockets = listen(host, port)
+        address = address_of(sockets[0], host)
+        tell(opened_of(served))
+        with _ended_by_signals(server, "SIGINT", "SIGTERM"):
+            server.run(sockets)
 
 
 def _warn_of_open_doors(settings: Settings, host: str) -> None:
@@ -119,7 +122,7 @@ def _log_listening(address: str) -> None:
 
 
 @contextmanager
-def _ended_by_signals(server: Server) -> Iterator[None]:
+def _ended_by_signals(server: Server, *names: str) -> Iterator[None]:
     """Let a server that a signal ends in good order return to its caller.
 
     uvicorn raises the signal again when it is done, for the handlers from before.
@@ -131,10 +134,36 @@ def _ended_by_signals(server: Server) -> Iterator[None]:
     def end(_signal: int, _frame: object) -> None:
         server.should_exit = True
 
-    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    numbers = [getattr(signal, name, None) for name in names]
     before = {number: signal.signal(number, end) for number in numbers if number is not None}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _hang_ups_noted() -> Iterator[list[int]]:
+    """Note each SIGHUP that comes before there is a server that hears it: it would end the process.
+
+    That the terminal was closed ends it all the same.
+    """
+    noted: list[int] = []
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is None or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    had_terminal = not terminal_is_gone()
+
+    def note(number: int, _frame: object) -> None:
+        if had_terminal and terminal_is_gone():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        noted.append(number)
+
+    before = signal.signal(hang_up, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(hang_up, before)

@@ -40,6 +40,12 @@ class Settings(BaseModel):
     upload_bytes: int = Field(
         default=32 * 1024 * 1024, ge=1024, description="Bytes of a request at most with pictures."
     )
+    held_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024,
+        description="Bytes at most that requests hold together, sent or fetched; what would be "
+        "more is answered 503.",
+    )
     pixels: int = Field(
         default=50_000_000,
         ge=1,
@@ -48,6 +54,12 @@ class Settings(BaseModel):
     roots: tuple[Path, ...] = Field(
         default=(),
         description="Folders whose files may be added by their paths; by default there are none.",
+    )
+    uploads: Path | None = Field(
+        default=None,
+        description="Folder in which pictures that are sent are kept; that of an index in a folder "
+        "if not given. Of an index on a server, none are kept then: they are found, but not shown. "
+        "Several services over one such index share the folder.",
     )
     lock_wait_s: float = Field(
         default=5.0,
@@ -113,6 +125,12 @@ class Settings(BaseModel):
     )
     fetch_s: float = Field(
         default=10.0, gt=0, description="Seconds that fetching a picture may take."
+    )
+    hung_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds after which one of several workers that does not answer is ended and "
+        "started again; at least twice timeout_s.",
     )
     log: Literal["text", "json"] = Field(
         default="text", description="How a line of the log is written."

@@ -34,6 +34,7 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 _LOOKED_S: Final = 0.2  # between looks for signals
 _QUICK_S: Final = 30.0  # who dies earlier than this is started again with a pause
 _LONGEST_PAUSE_S: Final = 30.0
+_LOOKS: Final = 4  # whether a worker is at work, in the time after which it counts as hung
 _THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 
 
@@ -165,7 +166,28 @@ class Supervisor:
 
         worker = _Worker(process, Line(ours, answer_once_known))
         started.set()
+        threading.Thread(target=self._feel_pulse, args=(worker,), daemon=True).start()
         return worker
+
+    def _feel_pulse(self, worker: _Worker) -> None:
+        """Ask a worker, as long as it lives, whether it is at work; kill one that does not say so.
+
+        It is started again like one that died.
+        """
+        settings = self._plan.settings
+        patience_s = max(settings.hung_s, 2 * settings.timeout_s)
+        ended = worker.process.sentinel
+        while not (self._ending.is_set() or wait([ended], timeout=patience_s / _LOOKS)):
+            if not worker.ready.is_set():
+                continue
+            try:
+                worker.line.ask("alive", patience_s, timeout_s=patience_s)
+            except LineError as error:
+                if self._ending.is_set() or wait([ended], timeout=_LOOKED_S):
+                    return
+                _LOG.error("worker process %s is ended: it hangs. %s", worker.process.pid, error)
+                worker.process.kill()
+                return
 
     def _await_ready(self) -> None:
         for worker in self._workers:

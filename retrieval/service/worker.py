@@ -21,6 +21,7 @@ from retrieval.service.line import Line, LineError
 from retrieval.service.messages.search import SearchRequest
 from retrieval.service.problems import ProblemError, as_problem
 from retrieval.service.server import Behind, Server
+from retrieval.service.service import Service
 from retrieval.service.settings import Settings
 
 __all__ = ["FIGURES_S", "RELOAD_S", "Opened", "Plan", "opened_of", "work"]
@@ -128,10 +129,26 @@ def work(
 def _answer(server: Server, question: str, value: Any) -> object:  # noqa: ANN401
     if question == "go on":
         return go_on(server, *value)
+    if question == "alive":
+        return server.within(_is_alive(server.service, value), value)
     if question == "metrics":
         return list(server.service.measures.registry.collect())
     server.within(server.service.reload(), RELOAD_S)
     return None
+
+
+async def _is_alive(service: Service, patience_s: float) -> None:
+    """Answer, from the event loop, that it turns; refuse where a search hangs.
+
+    Raises:
+        LineError: If a batch of searches has been at work for longer than that.
+    """
+    for collection in service.collections.values():
+        if collection.searches.oldest_s() > patience_s:
+            raise LineError(
+                f"expected searches of {collection.name!r} within {patience_s:g} seconds, got "
+                "some that take longer."
+            )
 
 
 def go_on(

@@ -27,6 +27,7 @@ from retrieval.service.messages.embeddings import (
 from retrieval.service.messages.errors import ErrorResponse
 from retrieval.service.problems import ProblemError, describe, shorten
 from retrieval.service.quick import SparseRoute
+from retrieval.service.room import Held
 from retrieval.service.service import Service, TheService
 from retrieval.service.settings import Settings
 from retrieval.service.waiting import answered
@@ -58,7 +59,7 @@ async def embed(body: EmbeddingsRequest, request: Request, service: TheService) 
     parts between which others have their turn. A text longer than the model reads is cut there.
     """
     name, collection = _model(service, body.model)
-    work = _embed(body, name, collection, service)
+    work = _embed(body, name, collection, service, request.state.held)
     given = await answered(request, work, service.settings.timeout_s)
     return Response(given, media_type="application/json")
 
@@ -109,14 +110,14 @@ def _info(name: str, collection: Collection) -> ModelInfo:
 
 
 async def _embed(
-    body: EmbeddingsRequest, name: str, collection: Collection, service: Service
+    body: EmbeddingsRequest, name: str, collection: Collection, service: Service, held: Held
 ) -> bytes:
     encoder = collection.encoder
     assert encoder is not None
     check_dimensions(body.dimensions, encoder.embed_dim)
     texts = [one for one in body.pieces if isinstance(one, str)]
     pictures = [one for one in body.pieces if not isinstance(one, str)]
-    pictures = await _at_hand(pictures, service.settings)
+    pictures = await _at_hand(pictures, service.settings, held)
     size = service.settings.batch
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
     of_texts = await in_parts(collection.embedder.texts, parts) if texts else []
@@ -132,7 +133,9 @@ async def _embed(
     return await _written(cut(rows, body.dimensions), name, tokens, in_base64=body.is_base64)
 
 
-async def _at_hand(pictures: list[PictureInput], settings: Settings) -> list[PictureInput]:
+async def _at_hand(
+    pictures: list[PictureInput], settings: Settings, held: Held
+) -> list[PictureInput]:
     """Give pictures with their bytes; those that are said by their address are fetched, in turn."""
     found, fetched = [], 0
     for picture in pictures:
@@ -140,6 +143,7 @@ async def _at_hand(pictures: list[PictureInput], settings: Settings) -> list[Pic
         if isinstance(said, str) and said[:6].lower().startswith(("http:", "https:")):
             content = await fetch_image(said, settings)
             fetched += len(content)
+            held.take(len(content))
             if fetched > settings.upload_bytes:
                 raise ProblemError(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
