@@ -28,7 +28,6 @@ from retrieval.catalogue.follower import has_follower
 from retrieval.errors import QueryError
 from retrieval.filters.matching import FieldsOf
 from retrieval.filters.tree import (
-    OWN_FIELDS,
     And,
     Compare,
     Filter,
@@ -39,7 +38,7 @@ from retrieval.filters.tree import (
     check_size,
     leaves_of,
 )
-from retrieval.filters.values import KINDS, NUMBER, TEXT, Value, as_scalar, stored_name
+from retrieval.filters.values import KINDS, NUMBER, TEXT, Value, as_scalar, shown_name, stored_name
 from retrieval.protocols import Rows
 from retrieval.records import Picture
 
@@ -186,7 +185,7 @@ class Filters:
     # All that follows inside the snapshot of the above
 
     def _field(self, stored: str, among: NDArray[np.bool_] | None) -> Field:
-        name = f"metadata.{stored}" if stored in OWN_FIELDS else stored
+        name = shown_name(stored)
         have = np.zeros(self._size, np.bool_)
         values: set[Value] = set()
         for value, rows in self._rows_by_value(name):

@@ -28,9 +28,12 @@ __all__ = [
     "WORDS",
     "Worded",
     "Words",
+    "asked_of",
+    "cut_columns",
     "forget_unreadable_settings",
     "store_settings",
     "store_words",
+    "weight_of",
 ]
 
 _READ_TABLE = """CREATE TABLE IF NOT EXISTS recognised (
@@ -113,21 +116,43 @@ def _columns(
     db: sqlite3.Connection, picture: Picture, settings: Settings
 ) -> tuple[str, str, str, str]:
     """Cut what is said of a picture into the words of each column."""
-    cut = Segmenter.of(settings)
     read = db.execute(
         "SELECT text FROM recognised WHERE content_hash = ?", (picture.content_hash,)
     ).fetchone()
+    caption, named, metadata, seen = map(
+        " ".join, cut_columns(picture, settings, read[0] if read else "")
+    )
+    return caption, named, metadata, seen
+
+
+def cut_columns(picture: Picture, settings: Settings, read: str) -> list[list[str]]:
+    """Cut what is said of a picture into words.
+
+    Args:
+        picture: The picture.
+        settings: Of the index.
+        read: The text that was read in it.
+
+    Returns:
+        The words of its caption, of its name, of its metadata, and of what was read.
+    """
+    cut = Segmenter.of(settings)
     name = picture.image_id
     if picture.root is not None:  # jpg says nothing; what an id of the caller's own ends in may
         name, _ = posixpath.splitext(name)
-    texts = (
-        picture.caption or "",
-        name,
-        "\n".join(_texts_of(picture.metadata)),
-        read[0] if read else "",
-    )
-    caption, named, metadata, seen = (" ".join(cut(text)) for text in texts)
-    return caption, named, metadata, seen
+    texts = (picture.caption or "", name, "\n".join(_texts_of(picture.metadata)), read)
+    return [cut(text) for text in texts]
+
+
+def asked_of(words: list[str]) -> list[str]:
+    """Give the different words of a query; those that only ask, where there are no others."""
+    different = list(dict.fromkeys(words))[:_MOST_WORDS]
+    return [word for word in different if word not in _ASKING] or different
+
+
+def weight_of(count: int, size: int) -> float:
+    """Weigh a word that ``count`` of ``size`` pictures have: its idf, which is above 0."""
+    return math.log1p((size - count + 0.5) / (count + 0.5))
 
 
 def _said(db: sqlite3.Connection, picture: Picture) -> object:
@@ -314,8 +339,7 @@ class Words:
             it, which is above 0 for every word; and the words that at least one and at most half
             of the pictures have.
         """
-        different = list(dict.fromkeys(words))[:_MOST_WORDS]
-        different = [word for word in different if word not in _ASKING] or different
+        different = asked_of(words)
         if not different:
             return {}, []
         marks = ", ".join("?" * len(different))
@@ -325,7 +349,7 @@ class Words:
         weights = {}
         for word in different:
             count = counts.get(word, 0)
-            weights[word] = math.log1p((size - count + 0.5) / (count + 0.5))
+            weights[word] = weight_of(count, size)
         return weights, [word for word in different if 0 < counts.get(word, 0) <= size / 2]
 
     def _shares(self, rows: list[int], weights: dict[str, float]) -> dict[int, float]:

@@ -17,6 +17,7 @@ __all__ = [
     "Value",
     "as_scalar",
     "as_value",
+    "shown_name",
     "stored_name",
     "values_of",
 ]
@@ -36,6 +37,12 @@ def stored_name(field: str) -> str | None:
     if field in OWN_FIELDS:
         return None
     return field.removeprefix(_METADATA)
+
+
+def shown_name(stored: str) -> str:
+    """Give the name by which filters ask for a key of the metadata."""
+    hides = stored in OWN_FIELDS or stored.startswith(_METADATA)
+    return f"{_METADATA}{stored}" if hides else stored
 
 
 def as_value(scalar: Scalar) -> Value:
