@@ -234,7 +234,7 @@ def _whole(
         others = without(found, *captions)
         captions = {kind if kinds else "": texts for kind, texts in captions.items()}
         whole = Record(sample.key, captions, sample.place, (), others), data
-    return whole or bad[0]
+    return bad[0] if bad else whole  # type: ignore[return-value]  # one of the two is there
 
 
 @contextmanager

@@ -132,6 +132,11 @@ class Reading:
         calibration = hash_of(said["calibration"]).hex() if "calibration" in said else "none"
         return f"{said['uid']} {calibration}"
 
+    @property
+    def schema_version(self) -> int:
+        """Of the tables as they are in the database."""
+        return int(self.noted("schema_version") or 0)
+
     def noted(self, key: str) -> str | None:
         """Read what the collection says under a key."""
         stored = self.read("SELECT value FROM {meta} WHERE key = %s", (key,))
@@ -149,6 +154,11 @@ class Reading:
         while page := self.read(sql, (last,)):
             yield from map(record_of, page)
             last = page[-1][0]
+
+    def present(self, rows: Iterable[int]) -> set[int]:
+        """Tell which of these rows have pictures."""
+        sql = "SELECT row FROM {pictures} WHERE row = ANY(%s::bigint[])"
+        return {row for (row,) in self.read(sql, (list(rows),))}
 
     def find(self, path: bytes) -> Record | None:
         """Find the picture of a folder at a path, as the file system spells it."""

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from retrieval.catalogue.halves import StoredFeature, encode
 from retrieval.errors import RetrievalError, StorageError
@@ -17,6 +17,9 @@ from retrieval.stores.postgresql.searching import Searching
 from retrieval.stores.postgresql.trouble import missing
 from retrieval.stores.postgresql.upkeep import Upkeep
 from retrieval.stores.postgresql.writing import Numbers, Transaction, failed_now
+
+if TYPE_CHECKING:
+    from retrieval.stores.opening import RemoteStore
 
 __all__ = ["PostgresStore"]
 
@@ -305,3 +308,7 @@ class PostgresStore(Searching, Upkeep):
             ),
             (keys,),
         )
+
+
+def _is_a_store(store: PostgresStore) -> "RemoteStore":
+    return store  # for the type checker: it has all that is asked of one

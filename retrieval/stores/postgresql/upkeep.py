@@ -47,6 +47,17 @@ class Upkeep(Reading):
         built = int(self.noted("index_rows") or 0)
         return count >= LEAST and self.embed_dim <= _WIDEST and count >= GROWTH * built
 
+    def vectors(self) -> dict[str, int | str]:
+        """Tell what vectors are searched with."""
+        said = {key: self.noted(key) for key in ("index_rows", "lists", "probes")}
+        if not said["lists"]:
+            return {"engine": "PostgreSQL, pgvector", "state": "exact"}
+        return {
+            "engine": "PostgreSQL, pgvector",
+            "state": "ivfflat",
+            **{key: int(value) for key, value in said.items() if value},
+        }
+
     def compact(self) -> str:
         """Make the index of vectors anew, while others search and write.
 
