@@ -223,14 +223,14 @@ def _whole(
 ) -> tuple[Record, bytes] | Problem:
     """Put together what a sample says and its picture; or tell why there is none."""
     bad: list[Problem] = []
-    whole: tuple[Record, bytes] | None = None
+    whole: list[tuple[Record, bytes]] = []
     with entry(bad, sample.place):
         data = contents[_picture(sample)]
         captions, found = _captions(sample, kinds, problems, whole=True)
         others = without(found, *captions)
         captions = {kind if kinds else "": texts for kind, texts in captions.items()}
-        whole = Record(sample.key, captions, sample.place, (), others), data
-    return whole or bad[0]
+        whole.append((Record(sample.key, captions, sample.place, (), others), data))
+    return whole[0] if whole else bad[0]
 
 
 @contextmanager
