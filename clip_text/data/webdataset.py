@@ -81,10 +81,6 @@ class TarImages(Mapping[str, bytes]):
     def __contains__(self, image_id: object) -> bool:  # the mixin's would read the picture
         return image_id in self._row
 
-    def shard_of(self, image_id: str) -> int:
-        """Say in which of the tars a picture lies."""
-        return self._tar[self._row[image_id]]
-
     def __getitem__(self, image_id: str) -> bytes:
         row = self._row[image_id]
         path = self._tars[self._tar[row]]
@@ -227,14 +223,14 @@ def _whole(
 ) -> tuple[Record, bytes] | Problem:
     """Put together what a sample says and its picture; or tell why there is none."""
     bad: list[Problem] = []
-    whole: tuple[Record, bytes] | None = None
+    whole: list[tuple[Record, bytes]] = []
     with entry(bad, sample.place):
         data = contents[_picture(sample)]
         captions, found = _captions(sample, kinds, problems, whole=True)
         others = without(found, *captions)
         captions = {kind if kinds else "": texts for kind, texts in captions.items()}
-        whole = Record(sample.key, captions, sample.place, (), others), data
-    return bad[0] if bad else whole  # type: ignore[return-value]  # one of the two is there
+        whole.append((Record(sample.key, captions, sample.place, (), others), data))
+    return whole[0] if whole else bad[0]
 
 
 @contextmanager

@@ -110,7 +110,9 @@ def build_lists(
             learner.cp.min_points_per_centroid = 1
     wanted = min(count, max(_LESSONS_PER_LIST * lists.nlist, _PAGE))
     lessons = np.sort(np.random.default_rng(seed).choice(count, wanted, replace=False))
-    taught = halves[lessons].astype(np.float32)
+    taught = np.empty((wanted, embed_dim), np.float32)
+    for start in range(0, wanted, _PAGE):  # at once, they would stand here in fp16, too
+        taught[start : start + _PAGE] = halves[lessons[start : start + _PAGE]]
     common = np.zeros(embed_dim, np.float32) if keep_scores else taught.mean(axis=0)
     taught -= common  # in place: of a million rows they are a gigabyte
     lists.train(taught)
