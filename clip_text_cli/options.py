@@ -1,12 +1,15 @@
 """Options that several commands have, and how their lists are written."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from platformdirs import user_data_path
 
 from clip_text.names import RuntimeName
+
+if TYPE_CHECKING:
+    from retrieval.stores import StoreAddress
 
 DEFAULT_INDEX = user_data_path("clip-text") / "index"
 
@@ -29,9 +32,58 @@ Dimensions = Annotated[
     int | None,
     typer.Option(min=1, help="Keep so many of each row's first dimensions; all if not given."),
 ]
+
+
+def index_place(text: str | Path) -> "Path | StoreAddress":
+    """Read where an index is.
+
+    Raises:
+        typer.BadParameter: If it is the address of no server that indexes can be on.
+    """
+    from retrieval.errors import StoreAddressError
+    from retrieval.stores.address import as_location
+
+    try:
+        return as_location(text)
+    except StoreAddressError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def index_folder(text: str | Path) -> Path:
+    """Read in which folder an index is.
+
+    Raises:
+        typer.BadParameter: If it is on a server.
+    """
+    place = index_place(text)
+    if isinstance(place, Path):
+        return place
+    raise typer.BadParameter(
+        f"expected the folder of an index, got {place}, which is on a server: this command is for "
+        "folders alone. Name one."
+    )
+
+
+IndexPlace = Annotated[
+    Any,  # a Path or a StoreAddress, which typer takes no union for
+    typer.Option(
+        "--index",
+        envvar="CLIP_TEXT_INDEX",
+        parser=index_place,
+        metavar="PLACE",
+        help="Folder of the index, or its address on a server: milvus://HOST:PORT/NAME, "
+        "postgresql://USER@HOST/DATABASE/NAME.",
+    ),
+]
 IndexDir = Annotated[
     Path,
-    typer.Option("--index", envvar="CLIP_TEXT_INDEX", help="Folder of the index."),
+    typer.Option(
+        "--index",
+        envvar="CLIP_TEXT_INDEX",
+        parser=index_folder,
+        metavar="FOLDER",
+        help="Folder of the index.",
+    ),
 ]
 PictureFolder = Annotated[
     Path | None, typer.Option(help="Folder of the pictures; images/ beside the file.")

@@ -18,7 +18,7 @@ from clip_text_cli.hits import (
     tell_notes,
     titled,
 )
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Model, Runtime
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexPlace, Model, Runtime
 from clip_text_cli.output import check_sheet, err, indexing_bar, out, print_json
 from clip_text_cli.queries import (
     Diverse,
@@ -50,7 +50,7 @@ def search(
     images: Images = None,
     likes: Likes = None,
     without: Without = None,
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many pictures.")] = 10,
     offset: Offset = 0,
     fold: Fold = False,

@@ -17,9 +17,10 @@ from clip_text.errors import ClipTextError, needs
 from clip_text.names import RuntimeName
 from clip_text_cli.options import DEFAULT_INDEX
 from retrieval.service.settings import Settings
+from retrieval.stores.address import Location, StoreAddress, as_location
 
 with needs("clip-text[serve]", "the search service"):
-    from pydantic import Field, ValidationError, field_validator
+    from pydantic import Field, ValidationError, field_serializer, field_validator
     from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
     from pydantic_settings.sources import EnvSettingsSource, PydanticBaseSettingsSource
 
@@ -60,10 +61,11 @@ class ServeConfig(Settings, BaseSettings):
         protected_namespaces=(),
     )
 
-    index: dict[str, Path] = Field(
+    index: dict[str, Any] = Field(
         default_factory=lambda: {FIRST_INDEX: DEFAULT_INDEX},
         min_length=1,
-        description="Folders of indexes, each under the name that ?collection= has.",
+        description="Folders of indexes, or addresses on a server, each under the name that "
+        "?collection= has.",
     )
     model: str = Field(
         default="starter", description="Model of the indexes: starter, a folder, or a hub name."
@@ -113,11 +115,17 @@ class ServeConfig(Settings, BaseSettings):
                 value = json.loads(value)
             except json.JSONDecodeError as error:
                 raise ValueError(f"be JSON, or written with commas: {error}") from error
-        if info.field_name == "index" and isinstance(value, str | list | tuple):
-            return _named(value)
+        if info.field_name == "index":
+            many = value if isinstance(value, dict) else _named(value)  # type: ignore[arg-type]
+            return {name: _place(each) for name, each in many.items()}
         if not isinstance(value, str) or not _is_many(annotation):
             return value
         return dict(map(_pair, _split(value))) if "dict[" in annotation else _split(value)
+
+    @field_serializer("index")
+    def _tell_places(self, index: dict[str, Location]) -> dict[str, str]:
+        """Write where indexes are, without passwords."""
+        return {name: str(place) for name, place in index.items()}
 
     def settings(self) -> Settings:
         """Give the part that :mod:`retrieval.service` knows."""
@@ -221,11 +229,13 @@ def _read_file(file: Path) -> dict[str, Any]:
 def _anchored(name: str, value: object, folder: Path) -> object:
     """Read paths in a file as from its own folder, wherever the service is started."""
     annotation = str(ServeConfig.model_fields[name].annotation)
-    if "Path" not in annotation:
+    if "Path" not in annotation and name != "index":
         return value
     if name == "index" and isinstance(value, str | list):
         named = ((_NAMED.fullmatch(each), each) for each in _names(value))
-        return [f"{it[1]}={folder / it[2]}" if it else str(folder / each) for it, each in named]
+        return [
+            f"{it[1]}={_below(it[2], folder)}" if it else _below(each, folder) for it, each in named
+        ]
     if isinstance(value, str) and _is_many(annotation):
         value = _split(value)
     if isinstance(value, dict):
@@ -238,7 +248,16 @@ def _anchored(name: str, value: object, folder: Path) -> object:
 
 
 def _below(value: object, folder: Path) -> object:
-    return str(folder / value) if isinstance(value, str) else value
+    if not isinstance(value, str) or isinstance(as_location(value), StoreAddress):
+        return value
+    return str(folder / value)
+
+
+def _place(value: object) -> Location:
+    """Read where an index is."""
+    if not isinstance(value, str | Path | StoreAddress):
+        raise ValueError("be a folder, or an address on a server")
+    return as_location(value)
 
 
 def _refuse_unknown(said: Any, where: str, known: Mapping[str, object]) -> None:  # noqa: ANN401

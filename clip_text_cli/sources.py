@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what reads data sets is imported where there is one: folder
     from clip_text.images import ImageSource
     from retrieval.ingest import IngestReport, Item, Unreadable
     from retrieval.protocols import Encoder
+    from retrieval.stores import Location
 
 FormatName = Literal["pictures", DataFormat]
 """Of data sets, or a plain folder of pictures."""
@@ -62,14 +63,14 @@ _OF_NPY = ("ids", "metadata")
 _OF_FEATURES = ("feature_field", "id_field")
 
 
-def is_folder(asked: Asked, index_dir: Path) -> bool:
+def is_folder(asked: Asked, index_dir: "Location") -> bool:
     """Say whether a folder is to be gone through for pictures: one that has or had some.
 
     A folder without any may hold a data set. Where there is nothing, a folder may have been.
 
     Args:
         asked: What is to be indexed.
-        index_dir: Folder of the index, which may lie within.
+        index_dir: Where the index is; its folder may lie within.
 
     Raises:
         typer.BadParameter: If an option was given that is of data sets alone.
@@ -91,15 +92,21 @@ def is_folder(asked: Asked, index_dir: Path) -> bool:
     return not holds_data_set(path)
 
 
-def _has_pictures(folder: Path, index_dir: Path) -> bool:
+def _has_pictures(folder: Path, index_dir: "Location") -> bool:
     """Say whether a folder has pictures, in any depth, or the index some of it."""
     from retrieval.catalogue import Catalogue
-    from retrieval.errors import RetrievalError
+    from retrieval.errors import IndexNotFoundError, RetrievalError
     from retrieval.ingest.walk import Walk
+    from retrieval.stores import StoreAddress, connect
 
     root = os.fsencode(os.path.realpath(folder))
-    if next(iter(Walk(root, excluded=index_dir)), None):
+    excluded = None if isinstance(index_dir, StoreAddress) else index_dir
+    if next(iter(Walk(root, excluded=excluded)), None):
         return True
+    if isinstance(index_dir, StoreAddress):
+        with suppress(IndexNotFoundError), connect(index_dir) as store:
+            return store.count_under(root) > 0
+        return False
     with suppress(RetrievalError), Catalogue.open(index_dir) as catalogue:
         return catalogue.count_under(root) > 0
     return False
@@ -132,11 +139,11 @@ class DataSet:
     notes: Callable[[], list[str]]
     width: int | None = None
 
-    def index(self, index_dir: Path, encoder: "Encoder", **options: Any) -> "IngestReport":  # noqa: ANN401
+    def index(self, index_dir: "Location", encoder: "Encoder", **options: Any) -> "IngestReport":  # noqa: ANN401
         """Bring an index to its present state.
 
         Args:
-            index_dir: Folder of the index.
+            index_dir: Where the index is.
             encoder: The model.
             options: As :func:`retrieval.ingest.index_items` has them.
 

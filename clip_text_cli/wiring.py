@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.runtimes.auto import Tower
     from clip_text.runtimes.exported import Family
     from retrieval.protocols import EncodeAndClassify, TextReader
+    from retrieval.stores import Location
 
 
 def load_encoder(
@@ -72,7 +73,7 @@ def kept_form(model: str, runtime: str, *, in_number: bool) -> "Family | None":
     return kept_family()
 
 
-def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
+def as_indexed(encoder: "Encoder", index_dir: "Location") -> "Encoder":
     """Cut an encoder's rows as those of an index are, if it is the model that built it.
 
     So ``--dimensions`` is said once, when an index is built. Any other index is left to whoever
@@ -80,13 +81,13 @@ def as_indexed(encoder: "Encoder", index_dir: Path) -> "Encoder":
 
     Args:
         encoder: As it was loaded.
-        index_dir: Folder of the index; there may be none yet.
+        index_dir: Where the index is; there may be none yet.
     """
-    from retrieval.catalogue import Catalogue
     from retrieval.errors import RetrievalError
+    from retrieval.stores import open_for_reading
 
     try:
-        catalogue = Catalogue.open(index_dir)
+        catalogue = open_for_reading(index_dir)
     except RetrievalError:  # opening it to use it says what is wrong
         return encoder
     embed_dim, fingerprint = catalogue.embed_dim, catalogue.fingerprint

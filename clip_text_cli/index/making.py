@@ -14,7 +14,7 @@ from clip_text_cli.options import (
     DEFAULT_INDEX,
     AsJson,
     Dimensions,
-    IndexDir,
+    IndexPlace,
     Model,
     PictureFolder,
     Runtime,
@@ -45,7 +45,7 @@ def index(
             "tars, a URL, hf://owner/name; or features.npy."
         ),
     ],
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     model: Model = "starter",
     runtime: Runtime = None,
     dimensions: Dimensions = None,

@@ -16,7 +16,7 @@ from clip_text_cli.options import (
     DEFAULT_INDEX,
     AsJson,
     CaptionKinds,
-    IndexDir,
+    IndexPlace,
     Model,
     PictureFolder,
     Runtime,
@@ -27,7 +27,7 @@ from clip_text_cli.output import err, named_bars, out, print_json
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
     from clip_text.evaluation import RetrievalSet
-    from retrieval.catalogue import Catalogue
+    from retrieval.catalogue.store import ReadableStore
     from retrieval.protocols import Feature, Features
     from retrieval.search.calibrating import Discrimination, FitReport, Labelled
 
@@ -39,7 +39,7 @@ def calibrate(
     data: Annotated[
         list[str], typer.Argument(help="Captioned pictures like those that are searched.")
     ],
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     kind: CaptionKinds = "",
     images: PictureFolder = None,
     split: Annotated[str | None, typer.Option(help="Of data with several splits.")] = None,
@@ -73,9 +73,9 @@ def calibrate(
     """
     from clip_text.data.readers import read_retrieval_set
     from clip_text.storage import partial_file
-    from retrieval.catalogue import Catalogue
     from retrieval.search.calibrating import calibrate as fit
     from retrieval.search.relevance import store_calibration
+    from retrieval.stores import open_for_reading
 
     if plot:
         check_drawable(plot)  # before the long part
@@ -83,7 +83,7 @@ def calibrate(
         read_retrieval_set(each, kinds=listed(kind), images=images, split=split) for each in data
     ]
     encoder = wiring.as_indexed(wiring.load_encoder(model, runtime=runtime), index_dir)
-    with Catalogue.open(index_dir) as catalogue:
+    with open_for_reading(index_dir) as catalogue:
         catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
         labelled = [labelled_of(collection, encoder, catalogue, alone=alone) for collection in sets]
     calibration, report = fit(labelled, encoder.fingerprint)
@@ -112,7 +112,11 @@ def calibrate(
 
 
 def labelled_of(
-    collection: "RetrievalSet", encoder: "Encoder", catalogue: "Catalogue", *, alone: bool = False
+    collection: "RetrievalSet",
+    encoder: "Encoder",
+    catalogue: "ReadableStore",
+    *,
+    alone: bool = False,
 ) -> "Labelled":
     """Encode captions and pictures, and put the index's other pictures beside them.
 

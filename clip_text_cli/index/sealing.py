@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from clip_text_cli import wiring
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Model, Runtime
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, IndexPlace, Model, Runtime
 from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:
+    from retrieval.catalogue.store import ReadableStore
     from retrieval.index import Manifest, Trial
+    from retrieval.protocols import Features
+    from retrieval.stores import Location, StoreAddress
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _MOST_QUERIES = 300
@@ -26,17 +30,27 @@ Queries = Annotated[
 ]
 
 
-def compact(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
+def compact(index_dir: IndexPlace = DEFAULT_INDEX, as_json: AsJson = False) -> None:
     """Seal the vectors anew: searches are quickest then. Search and indexing go on meanwhile.
 
-    Indexing does it by itself where much has changed; nothing is encoded again.
+    Indexing does it by itself where much has changed; nothing is encoded again. On a server, its
+    index is built anew.
 
     Example:
         clip-text index compact --index photos.index
     """
     from retrieval.index import compact as seal_anew
+    from retrieval.stores import connect
 
-    _tell(seal_anew(index_dir), as_json=as_json)
+    if isinstance(index_dir, Path):
+        _tell(seal_anew(index_dir), as_json=as_json)
+        return
+    with connect(index_dir) as store:
+        built = store.compact()
+        if as_json:
+            print_json({"pictures": len(store), "built": built})
+        else:
+            out.print(escape(built), soft_wrap=True)
 
 
 def build(
@@ -77,7 +91,7 @@ def build(
 
 def advise(
     queries: Queries = None,
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     model: Model = "starter",
     runtime: Runtime = None,
     picture: Annotated[
@@ -87,7 +101,8 @@ def advise(
 ) -> None:
     """Measure recipes on your pictures and your queries: recall@10, time, memory, building.
 
-    Nothing is changed; `clip-text index build` takes the quickest that is good enough.
+    Nothing is changed; `clip-text index build` takes the quickest that is good enough. On a server,
+    the settings of its search are measured.
 
     Example:
         clip-text index advise --queries asked.txt --draw recipes.png
@@ -96,6 +111,13 @@ def advise(
         from clip_text_cli.drawing.figure import check_drawable
 
         check_drawable(picture)
+    if not isinstance(index_dir, Path):
+        if picture is not None:
+            raise typer.BadParameter(
+                "expected no --draw for an index on a server, got one. Leave it out."
+            )
+        _advise_server(index_dir, queries, model, runtime, as_json=as_json)
+        return
     trials = _try(index_dir, queries, model, runtime)
     if picture is not None:
         _draw(trials, picture)
@@ -115,27 +137,65 @@ def advise(
     out.print(table)
 
 
+def _advise_server(
+    address: "StoreAddress",
+    queries: Path | None,
+    model: str,
+    runtime: Any,  # noqa: ANN401
+    *,
+    as_json: bool,
+) -> None:
+    """Measure the settings of a server's search."""
+    from retrieval.stores import connect
+
+    with connect(address) as store:
+        trials = store.advise(_asked(address, store, queries, model, runtime))
+    names = ("setting", "recall@10", "p50 ms")
+    if as_json:
+        print_json([dict(zip(("setting", "recall", "p50_ms"), one, strict=True)) for one in trials])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in names:
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    for setting, recall, milliseconds in trials:
+        table.add_row(escape(setting), f"{recall:.4f}", f"{milliseconds:.2f}")
+    out.print(table)
+
+
 def _try(index_dir: Path, queries: Path | None, model: str, runtime: Any) -> "list[Trial]":  # noqa: ANN401
     """Measure recipes with the queries of a file, or captions of the index."""
     from retrieval.catalogue import Catalogue
-    from retrieval.errors import QueryError
     from retrieval.features import as_halves
     from retrieval.index import try_recipes
 
     with Catalogue.open(index_dir) as catalogue:
-        if len(catalogue) == 0:
-            raise QueryError("expected pictures in the index, got none. Index a folder first.")
-        texts = _spread(_lines(queries) if queries else _captions(catalogue))
-        if not texts:
-            raise QueryError(
-                "expected queries to measure with, got no captions in the index. Name a file of "
-                "them: --queries asked.txt"
-            )
-        encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
-        encoder = wiring.as_indexed(encoder, index_dir)
-        catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
+        features = _asked(index_dir, catalogue, queries, model, runtime)
         halves = as_halves(catalogue.features(), len(catalogue), catalogue.embed_dim)
-    return try_recipes(halves, encoder.encode_text(texts))
+    return try_recipes(halves, features)
+
+
+def _asked(
+    place: "Location",
+    store: "ReadableStore",
+    queries: Path | None,
+    model: str,
+    runtime: Any,  # noqa: ANN401
+) -> "Features":
+    """Encode the queries of a file, or captions of the index."""
+    from retrieval.errors import QueryError
+
+    if len(store) == 0:
+        raise QueryError("expected pictures in the index, got none. Index a folder first.")
+    texts = _spread(_lines(queries) if queries else _captions(store))
+    if not texts:
+        raise QueryError(
+            "expected queries to measure with, got no captions in the index. Name a file of "
+            "them: --queries asked.txt"
+        )
+    encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+    encoder = wiring.as_indexed(encoder, place)
+    store.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
+    return encoder.encode_text(texts)
 
 
 def _lines(queries: Path) -> list[str]:
@@ -148,8 +208,8 @@ def _lines(queries: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _captions(catalogue: Any) -> list[str]:  # noqa: ANN401  (imported where it is used)
-    return [record.picture.caption for record in catalogue if record.picture.caption]
+def _captions(store: "ReadableStore") -> list[str]:
+    return [record.picture.caption for record in store if record.picture.caption]
 
 
 def _spread(texts: list[str]) -> list[str]:

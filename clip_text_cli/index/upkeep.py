@@ -8,13 +8,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, IndexPlace
 from clip_text_cli.output import out, print_json
 
 UNSOUND = 1
 
 
-def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
+def info(index_dir: IndexPlace = DEFAULT_INDEX, as_json: AsJson = False) -> None:
     """Tell what an index holds: pictures, folders, bytes, model, state of its files.
 
     Examples:
@@ -22,7 +22,7 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
 
         clip-text index info --index photos.index --json
     """
-    from retrieval.index import describe
+    from retrieval.stores import describe
 
     told = describe(index_dir)
     if as_json:
@@ -56,7 +56,7 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: AsJson = False) -> None:
 
 
 def verify(
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     repair: Annotated[
         bool,
         typer.Option(
@@ -75,7 +75,7 @@ def verify(
 
         clip-text index verify --repair --index photos.index
     """
-    from retrieval.index import verify as check
+    from retrieval.stores import verify as check
 
     verification = check(index_dir, repair=repair)
     if as_json:
@@ -113,7 +113,7 @@ def remove(
             help="All items of this data set, as index info names it; may be given several times."
         ),
     ] = None,
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     as_json: AsJson = False,
 ) -> None:
     """Forget pictures: all that are named, or none. Their files are not touched.

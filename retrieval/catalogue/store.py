@@ -7,7 +7,7 @@ none of them.
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from retrieval.catalogue.filters import Facet, Field
 from retrieval.catalogue.halves import StoredFeature
@@ -181,6 +181,10 @@ class ReadableStore(Protocol):
         """Release what it holds."""
         ...
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
 
 class Store(ReadableStore, Protocol):
     """The pictures of one index, as they are written: inside :meth:`transaction`.
@@ -289,7 +293,3 @@ class Store(ReadableStore, Protocol):
             table: Which paths: ``images``, those of folders, or ``failures``.
         """
         ...
-
-    def __enter__(self) -> "Store": ...
-
-    def __exit__(self, *_: object) -> None: ...

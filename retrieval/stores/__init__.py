@@ -6,6 +6,7 @@ libraries are imported when an address names them.
 
 from retrieval.stores.address import SCHEMES, Location, StoreAddress, as_location
 from retrieval.stores.opening import connect, open_for_reading, open_for_writing
+from retrieval.stores.upkeep import describe, verify
 
 __all__ = [
     "SCHEMES",
@@ -13,6 +14,8 @@ __all__ = [
     "StoreAddress",
     "as_location",
     "connect",
+    "describe",
     "open_for_reading",
     "open_for_writing",
+    "verify",
 ]

@@ -46,6 +46,32 @@ class RemoteStore(Store, Protocol):
         """
         ...
 
+    @property
+    def schema_version(self) -> int:
+        """Of the tables as they are on the server."""
+        ...
+
+    def vectors(self) -> dict[str, int | str]:
+        """Tell what the server searches with, by name: its kind and version, the index it has."""
+        ...
+
+    def compact(self) -> str:
+        """Have the server build its index anew; gives a line that says what was built."""
+        ...
+
+    def advise(self, features: Features, k: int = 10) -> list[tuple[str, float, float]]:
+        """Measure settings of the search.
+
+        Args:
+            features: Of what is really asked, unit rows [q, embed_dim].
+            k: How many hits.
+
+        Returns:
+            Of each setting its name, recall@k against exact search in [0, 1], and the
+            milliseconds of a query in the middle.
+        """
+        ...
+
 
 class Sealer(Protocol):
     """Is told how much has changed, so that vectors are sealed anew in time."""
