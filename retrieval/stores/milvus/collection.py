@@ -17,6 +17,7 @@ import secrets
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +104,11 @@ class Collection:
         }
         columns = {**dict.fromkeys(PICTURE_COLUMNS, "INT64")}
         columns.update(dict.fromkeys(("said", "picture", "metadata"), "JSON"))
-        self.server.make(
-            notes, {**dict.fromkeys(NOTE_COLUMNS, "INT64"), "content": "JSON"}, 2, _FLAT
-        )
-        self.server.make(name, columns, embed_dim, INDEX)
+        kept = {**dict.fromkeys(NOTE_COLUMNS, "INT64"), "content": "JSON"}
+        with ThreadPoolExecutor(1) as pool:  # loading takes the server seconds each
+            beside = pool.submit(self.server.make, notes, kept, 2, _FLAT)
+            self.server.make(name, columns, embed_dim, INDEX)
+            beside.result()
         self.say(name, said)
         # from here on others find it, whole
         if not self.server.name_by(self.address.name, name):
