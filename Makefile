@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+ENGINES := $(VENV)/.engines
 DEMO   := .demo
 
-.PHONY: help demo serve test test-slow lint types check format clean
+.PHONY: help demo serve test test-slow test-engines lint types check format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +33,13 @@ test: $(READY) ## The default tests
 
 test-slow: $(READY) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+$(ENGINES): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[engines]'
+	touch $@
+
+test-engines: $(ENGINES) ## The tests on real Milvus, PostgreSQL and Ray, which it installs first
+	$(BIN)/python -m pytest -m engines -n auto --maxprocesses 2 --dist loadfile tests/engines
 
 lint: $(READY)
 	$(BIN)/ruff check .

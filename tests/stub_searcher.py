@@ -74,6 +74,9 @@ class StubSearcher:
     def answers(self, queries: list[Query]) -> list[Answer]:
         return [self.answer(query) for query in queries]
 
+    def answers_and_rankings(self, queries: list[Query], ranked: list[Query]) -> tuple[list, list]:
+        return self.answers(queries), [self.rank(query) for query in ranked]
+
     def answer(self, query: Query) -> Answer:
         (term,) = query.terms
         self.hybrid = query.hybrid

@@ -19,8 +19,9 @@ from retrieval.filters.language import parse_where
 from retrieval.index import open_index
 from retrieval.ingest import index_folder
 from retrieval.records import Picture
-from retrieval.search import Hit, LikeTerm, PictureTerm, Query, Searcher, TextTerm
+from retrieval.search import LikeTerm, PictureTerm, Query, Searcher, TextTerm
 from retrieval.search.combining import combine
+from retrieval.search.hits import Place
 from retrieval.search.hybrid import Blend
 from retrieval.search.query import FOLD_AT, MAX_RANKED, MAX_TERMS, WITHOUT_WEIGHT
 from retrieval.search.query_rows import QueryRows
@@ -353,7 +354,7 @@ def test_pages_one_after_another_are_the_whole(seed, count, fold_at, diversity, 
     features = draw.standard_normal((count, 3))
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     scores = np.sort(draw.uniform(-1, 1, count).astype(np.float32))[::-1]
-    hits = [Hit(i + 1, float(score), i, str(i), None, None, {}) for i, score in enumerate(scores)]
+    hits = [Place(i + 1, float(score), i) for i, score in enumerate(scores)]
 
     def asked(offset, top_k):
         query = Query((TextTerm("x"),), None, top_k, offset, fold_at, diversity)

@@ -1,7 +1,8 @@
 """Filters → rows, and counts of values: sets of rows as bitmaps, joined outside SQL.
 
 What a condition selects is kept until anything is written, so that filters with conditions in
-common cost what is new in them. Deep filters are no deep statements.
+common cost what is new in them; so are counts, which a page asks for again and again. Deep filters
+are no deep statements.
 """
 
 from collections import Counter, OrderedDict
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from retrieval.catalogue.conditions import (
@@ -48,6 +50,7 @@ _Bitmap = NDArray[np.uint8]
 
 _PAGE = 1024  # pictures
 _KEPT_BYTES = 64 << 20
+_KEPT_COUNTS = 256  # fields under a filter, of so many values as were asked for
 _KINDS = """
     SELECT field, field_names.name, held.column1 FROM field_names, (VALUES (0), (1), (2), (3)) held
     WHERE EXISTS (
@@ -99,6 +102,7 @@ class Filters:
         self._size = 0  # of a bitmap, in bits
         self._kept: OrderedDict[Statement, _Bitmap] = OrderedDict()
         self._kept_bytes = 0
+        self._counted: LRUCache[tuple[str, str, int], list[Facet]] = LRUCache(_KEPT_COUNTS)
 
     def rows(self, where: Filter) -> Rows:
         """Read which pictures a filter holds of.
@@ -139,11 +143,15 @@ class Filters:
             check_size(where)
         with self._connection.snapshot():
             self._look()
-            check_field(field, self._known)
-            among = None if where is None else _flags(self._select(where))
-            counts = self._count(field, among)
-        best = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
-        return [Facet(as_scalar(*value), count) for value, count in best[:limit]]
+            name = field, repr(where), limit  # 1, 1.0 and true are equal, but not as text
+            if (counted := self._counted.get(name)) is None:
+                check_field(field, self._known)
+                among = None if where is None else _flags(self._select(where))
+                counts = self._count(field, among)
+                best = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
+                counted = [Facet(as_scalar(*value), count) for value, count in best[:limit]]
+                self._counted[name] = counted
+            return list(counted)
 
     def check(self, field: str) -> None:
         """Refuse a field that no picture has.
@@ -197,6 +205,7 @@ class Filters:
             return
         self._kept.clear()
         self._kept_bytes = 0
+        self._counted.clear()
         self._size = 1 + (self._connection.read("SELECT max(row) FROM images")[0][0] or 0)
         self._known, self._names = {}, {}
         self._has_table = has_follower(self._connection.db, FIELDS)

@@ -209,6 +209,10 @@ class CatalogueReader:
         """Read the pictures of these rows; rows that are gone are absent from the answer."""
         return {values[0]: _record(values) for values in self._of_rows(_SELECT, rows)}
 
+    def present(self, rows: Iterable[int]) -> set[int]:
+        """Read of which of these rows there are pictures; reads nothing else of them."""
+        return {row for (row,) in self._of_rows("SELECT row FROM images", rows)}
+
     def records_and_texts(self, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
         """Read the pictures of these rows, and the text that was read in them, at once.
 

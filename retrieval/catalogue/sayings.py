@@ -1,14 +1,16 @@
 """What is said of pictures, each once with how many it is said of: to be suggested while typing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.fields import FIELDS
 from retrieval.catalogue.follower import has_follower
+from retrieval.catalogue.store import ReadableStore
 from retrieval.filters.values import TEXT
 
-__all__ = ["Saying", "read_sayings"]
+__all__ = ["Saying", "read_sayings", "sayings_of"]
 
 _LONGEST = 200  # characters: nobody types more, and chooses from it
 _PAGE = 4096
@@ -63,23 +65,66 @@ def read_sayings(connection: Connection, most: int) -> list[Saying]:
             ]
         if len(said) < most:
             said += _names(connection, most - len(said))
+    return _different(said)[:most]
+
+
+def sayings_of(store: ReadableStore, most: int) -> list[Saying]:
+    """Read the same of an index that a server keeps, which counts captions and tags.
+
+    Args:
+        store: Of the index.
+        most: How many at most.
+    """
+    size = len(store)
+    said = [
+        Saying(str(facet.value), "caption", facet.count)
+        for facet in (store.filters.facets("caption", limit=most) if size else ())
+        if 0 < len(str(facet.value)) <= _LONGEST
+    ]
+    for field in store.filters.fields():
+        if "text" in field.kinds:
+            said += [
+                Saying(facet.value, "tag", facet.count, field.name)
+                for facet in store.filters.facets(field.name, limit=most)
+                if isinstance(facet.value, str) and _is_tag(facet.value, facet.count, size)
+            ]
+    if len(said) < most:
+        names = (record.picture.image_id for record in store)
+        said += islice(_stems(names), most - len(said))
+    return _different(said)[:most]
+
+
+def _is_tag(text: str, count: int, size: int) -> bool:
+    is_short = 0 < len(text) <= _LONGEST
+    return is_short and count <= 1 + size / 2 and not text.lower().startswith("http")
+
+
+def _different(said: list[Saying]) -> list[Saying]:
+    """Leave each text once, those of most pictures first."""
     # of one text, what most pictures have it as; shorter ones are easier to choose among equals
     said.sort(key=lambda one: (-one.count, len(one.text), one.text, one.kind))
     different: dict[str, Saying] = {}
     for one in said:
         different.setdefault(one.text.strip().lower(), one)
     different.pop("", None)
-    return list(different.values())[:most]
+    return list(different.values())
 
 
 def _names(connection: Connection, most: int) -> Iterator[Saying]:
+    return islice(_stems(_image_ids(connection)), most)
+
+
+def _image_ids(connection: Connection) -> Iterator[str]:
+    last = 0
+    while page := connection.read(_NAMES, (last, _PAGE)):
+        yield from (image_id for _, image_id in page)
+        last = page[-1][0]
+
+
+def _stems(image_ids: Iterable[str]) -> Iterator[Saying]:
     """Give the names of files without their folders and endings; numbers alone are no names."""
-    last, given = 0, 0
-    while given < most and (page := connection.read(_NAMES, (last, _PAGE))):
-        for row, image_id in page:
-            last = row
-            name = image_id.rpartition("/")[2]
-            stem = name.rpartition(".")[0] or name
-            if given < most and len(stem) <= _LONGEST and any(map(str.isalpha, stem)):
-                given += 1
-                yield Saying(stem, "name", 1)
+    for image_id in image_ids:
+        name = image_id.rpartition("/")[2]
+        stem = name.rpartition(".")[0] or name
+        if len(stem) <= _LONGEST and any(map(str.isalpha, stem)):
+            yield Saying(stem, "name", 1)

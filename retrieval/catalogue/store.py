@@ -153,6 +153,10 @@ class ReadableStore(Protocol):
         """Read the pictures of these rows; those that are gone are absent."""
         ...
 
+    def present(self, rows: Iterable[int]) -> set[int]:
+        """Tell which of these rows have pictures."""
+        ...
+
     def records_and_texts(self, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
         """Read the pictures of these rows, and the text that was read in them."""
         ...

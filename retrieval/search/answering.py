@@ -1,89 +1,186 @@
-"""Queries answered from what a searcher has open: looked up together where they are alike."""
+"""Queries answered from what a searcher has open: looked up together where they are alike.
+
+queries → unit rows → orders, which know of pictures their rows alone → what is said of those
+pictures that are shown, read for all queries at once.
+"""
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from retrieval.catalogue.store import Among, ReadableStore
-from retrieval.filters import Filter
-from retrieval.index.engine import Searchable
+from retrieval.catalogue.store import Among
 from retrieval.protocols import Encoder, Features
-from retrieval.records import Record
-from retrieval.search.hits import Answer, Hit, changed, hit_of
+from retrieval.search.hits import Answer, Hit, Order, Place, hit_at
 from retrieval.search.hybrid import DEPTH, join
 from retrieval.search.query import Query
 from retrieval.search.query_rows import QueryRows
-from retrieval.search.relevance import Calibration, Judge
 from retrieval.search.reranking import rank
-from retrieval.search.vectors import query_vectors
+from retrieval.search.state import Nearest, State, matching, nearest_rows, present, searched
+from retrieval.search.vectors import QueryVectors, query_vectors
 
-__all__ = ["State", "answer_all", "matching", "nearest"]
+__all__ = ["Asked", "nearest"]
 
 Liked = frozenset[int]
 """Rows of pictures that a query wants more like."""
 
-# Where pictures that a search found were removed meanwhile, it looks further down by this
-# factor, and no further than so many candidates.
-_WIDER = 4
-_MOST_CANDIDATES = 16_384
+# How often pictures are looked up anew where one was removed between that and its being read.
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What one search reads; replaced as a whole, never changed."""
-
-    catalogue: ReadableStore
-    index: Searchable
-    generation: int
-    calibration: Calibration | None = None
-    judge: Judge | None = None
-
-
-def answer_all(
-    asked: list[Query], state: State, rows_of: QueryRows, encoder: Encoder
-) -> list[Answer]:
-    """Answer queries, at least one, in their order.
+class Asked:
+    """Queries that have been encoded, and what their filters hold of.
 
     Args:
-        asked: The queries.
+        queries: At least one.
         state: What is searched.
-        rows_of: Encodes texts.
-        encoder: Encodes pictures.
-
-    Raises:
-        QueryError: If a filter, a picture or an id cannot be used, or terms cancel.
-        EncoderError: If the encoder breaks its promise.
+        vectors: What the queries came to.
+        among: By the text of a filter, the rows that it holds of.
     """
-    among: dict[int, Among | None] = {}
-    for query in asked:  # refused before anything is encoded
-        if id(query.where) not in among:
-            among[id(query.where)] = matching(state, query.where)
-    found = query_vectors(asked, rows_of, encoder, state.catalogue)
-    answers: dict[int, Answer] = {}
-    for (where, depth), members in _alike(asked, found.liked).items():
-        features, rows = found.features[members], among[where]
-        hits = nearest(state, features, depth, rows)
-        told = _judged(state, [asked[i] for i in members], features, hits, rows)
-        for i, answer in zip(members, told, strict=True):
-            page = _page(asked[i], answer.hits, found.liked[i])
-            answers[i] = dataclasses.replace(answer, hits=page)
-    for i, query in enumerate(asked):
-        liked, rows, feature = found.liked[i], among[id(query.where)], found.features[i : i + 1]
-        if query.blend is not None:
-            answers[i] = _by_both(state, query, feature, rows)
-        elif query.is_reranked:
-            answers[i] = _reranked(state, query, feature, rows, liked)
-    return [
-        dataclasses.replace(answers[i], category=category) if category else answers[i]
-        for i, category in enumerate(found.categories)
-    ]
 
+    queries: Sequence[Query]
+    state: State
+    vectors: QueryVectors
+    among: dict[str, Among | None]
 
-def matching(state: State, where: Filter | None) -> Among | None:
-    """Select what a filter holds of; None without one."""
-    return None if where is None else state.catalogue.filters.rows(where)
+    @classmethod
+    def of(
+        cls, queries: Sequence[Query], state: State, rows_of: QueryRows, encoder: Encoder
+    ) -> Self:
+        """Encode queries, all texts by one pass.
+
+        Args:
+            queries: At least one.
+            state: What is searched.
+            rows_of: Encodes texts.
+            encoder: Encodes pictures.
+
+        Raises:
+            QueryError: If a filter, a picture or an id cannot be used, or terms cancel.
+            EncoderError: If the encoder breaks its promise.
+        """
+        among: dict[str, Among | None] = {}
+        for query in queries:  # refused before anything is encoded
+            if (name := _name_of(query)) not in among:
+                among[name] = matching(state, query.where)
+        return cls(queries, state, query_vectors(queries, rows_of, encoder, state.catalogue), among)
+
+    def orders(self, places: Iterable[int]) -> list[Order]:
+        """Give the orders of some of the queries, those that are alike looked up together."""
+        wanted = list(places)
+        orders: dict[int, Order] = {}
+        for (where, depth), members in self._alike(wanted).items():
+            found = nearest_rows(
+                self.state, self.vectors.features[members], depth, self.among[where]
+            )
+            for i, order in zip(members, self._judged(members, found), strict=True):
+                page = _page(self.queries[i], order.places, self.vectors.liked[i])
+                orders[i] = dataclasses.replace(order, places=page)
+        for i in wanted:
+            if self.queries[i].blend is not None:
+                orders[i] = self._by_both(i)
+            elif self.queries[i].is_reranked:
+                orders[i] = self._reranked(i)
+        return [
+            dataclasses.replace(orders[i], category=category)
+            if (category := self.vectors.categories[i])
+            else orders[i]
+            for i in wanted
+        ]
+
+    def answers(self, places: Iterable[int]) -> list[Answer]:
+        """Answer some of the queries; their pictures are read at once."""
+        answers: dict[int, Answer] = {}
+        wanted = left = list(places)
+        for _ in range(_TRIES):
+            if not left:
+                break
+            orders = self.orders(left)
+            hits_of = _read(self.state, [order.places for order in orders])
+            answers |= {
+                i: order.answer(hits) for i, order, hits in zip(left, orders, hits_of, strict=True)
+            }
+            left = [
+                i
+                for i, order in zip(left, orders, strict=True)
+                if len(answers[i].hits) < len(order.places)
+            ]
+        return [answers[i] for i in wanted]
+
+    def _alike(self, places: list[int]) -> dict[tuple[str, int], list[int]]:
+        """Group the queries that can be looked up together, by filter and depth."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        for i in places:
+            query = self.queries[i]
+            if not query.is_reranked and query.blend is None:
+                # a hit is judged beside the best other one
+                depth = max(2, query.offset + query.top_k + len(self.vectors.liked[i]))
+                groups.setdefault((_name_of(query), depth), []).append(i)
+        return groups
+
+    def _judged(self, members: Sequence[int], found: list[Nearest]) -> list[Order]:
+        """Say how likely each hit of queries that are one text is right, from the best one on.
+
+        Args:
+            members: The queries, of one filter.
+            found: What was found of each.
+        """
+        judge = self.state.judge
+        orders = [Order(_places(each), nothing_matches=not each.rows) for each in found]
+        told_of = [
+            place
+            for place, i in enumerate(members)
+            if self.queries[i].words is not None and found[place].rows
+        ]
+        if judge is None or not told_of:
+            return orders
+        told = judge.judge(
+            self.vectors.features[[members[place] for place in told_of]],
+            [str(self.queries[members[place]].words) for place in told_of],
+            [found[place].scores for place in told_of],
+            searched(self.state, self._among(members[0])),
+        )
+        for place, (of_hits, probability) in zip(told_of, told, strict=True):
+            is_nothing = probability < judge.calibration.nothing_below
+            orders[place] = Order(
+                _places(found[place], of_hits), None, probability, nothing_matches=is_nothing
+            )
+        return orders
+
+    def _reranked(self, i: int) -> Order:
+        """Order a query that folds or diversifies: what is found is judged, then reranked."""
+        found, query, feature = Order([]), self.queries[i], self.vectors.features[i : i + 1]
+        among, liked = self._among(i), self.vectors.liked[i]
+
+        def find(k: int) -> list[Place]:
+            nonlocal found
+            most = max(2, k)
+            (near,) = nearest_rows(self.state, feature, most + len(liked), among)
+            others = [pair for pair in zip(*near, strict=True) if pair[1] not in liked][:most]
+            near = Nearest([score for score, _ in others], [row for _, row in others])
+            (found,) = self._judged([i], [near])
+            return found.places[:k]
+
+        places = rank(query, find, self.state.catalogue.features_of)
+        return dataclasses.replace(found, places=places)
+
+    def _by_both(self, i: int) -> Order:
+        """Order a query by features and by words; how likely hits are right is not known then."""
+        query = self.queries[i]
+        find = functools.partial(_joined, self.state, query, self.vectors.features[i : i + 1])
+        find = functools.partial(find, self._among(i))
+        if query.fold is None:
+            places = find(query.offset + query.top_k)[query.offset :]
+        else:
+            places = rank(query, find, self.state.catalogue.features_of)
+        return Order(places, nothing_matches=not (places or query.offset))
+
+    def _among(self, i: int) -> Among | None:
+        return self.among[_name_of(self.queries[i])]
 
 
 def nearest(state: State, features: Features, top_k: int, among: Among | None) -> list[list[Hit]]:
@@ -95,40 +192,47 @@ def nearest(state: State, features: Features, top_k: int, among: Among | None) -
         top_k: How many hits at most per row of features.
         among: Looks at these rows only; None for all.
     """
-    hits_of = _look_up(state, features, top_k, among)
-    most = _searched(state, among)
-    wanted, candidates = min(top_k, most), top_k
-    most = min(most, max(_MOST_CANDIDATES, top_k))
-    while candidates < most:
-        short = [i for i, hits in enumerate(hits_of) if len(hits) < wanted]
-        if not short:
+    hits_of: list[list[Hit]] = []
+    for _ in range(_TRIES):
+        found = [_places(each) for each in nearest_rows(state, features, top_k, among)]
+        hits_of = _read(state, found)
+        if all(len(hits) == len(own) for hits, own in zip(hits_of, found, strict=True)):
             break
-        candidates = min(candidates * _WIDER, most)
-        wider = _look_up(state, features[short], candidates, among)
-        for i, hits in zip(short, wider, strict=True):
-            hits_of[i] = hits[:top_k]
     return hits_of
 
 
-def _searched(state: State, among: Among | None) -> int:
-    """Count the pictures that are searched."""
-    count = len(state.index)
-    return count if among is None else min(len(among), count)
+def _name_of(query: Query) -> str:
+    """Name a query's filter: equal ones alike, and 1, 1.0 and true apart, which == does not."""
+    return "" if query.where is None else repr(query.where)
 
 
-def _by_both(state: State, query: Query, feature: Features, among: Among | None) -> Answer:
-    """Answer a query by features and by words; how likely hits are right is not known then."""
-    find = functools.partial(_joined, state, query, feature, among)
-    if query.fold is None:
-        hits = find(query.offset + query.top_k)[query.offset :]
-    else:
-        hits = rank(query, find, state.catalogue.features_of)
-    return Answer(hits, None, nothing_matches=not (hits or query.offset))
+def _places(found: Nearest, probabilities: Iterable[float] | None = None) -> list[Place]:
+    ranks = range(1, len(found.rows) + 1)
+    if probabilities is None:
+        return list(map(Place, ranks, found.scores, found.rows))
+    return list(map(Place, ranks, found.scores, found.rows, probabilities))
+
+
+def _page(query: Query, places: list[Place], liked: Liked) -> list[Place]:
+    """Take from the best places those that a query asks for, without the pictures it names."""
+    if liked:
+        others = [place for place in places if place.row not in liked]
+        places = [place._replace(rank=rank) for rank, place in enumerate(others, start=1)]
+    return places[query.offset : query.offset + query.top_k]
+
+
+def _read(state: State, places_of: list[list[Place]]) -> list[list[Hit]]:
+    """Read the pictures of all places at once; those that are gone are left out."""
+    rows = [each.row for own in places_of for place in own for each in (place, *place.folded)]
+    records, read = state.catalogue.records_and_texts(rows)
+    return [
+        [hit_at(place, records, read) for place in own if place.row in records] for own in places_of
+    ]
 
 
 def _joined(
     state: State, query: Query, feature: Features, among: Among | None, top_k: int
-) -> list[Hit]:
+) -> list[Place]:
     """Find the best hits by features and by words; scores are cosines whichever found a picture."""
     blend, words = query.blend, query.words
     assert blend is not None
@@ -141,109 +245,16 @@ def _joined(
         rows = np.array(absent, np.int64)
         (others,), (found,) = state.index.search(feature, len(rows), rows)
         cosines |= zip(found.tolist(), others.tolist(), strict=True)
-    hits: list[Hit] = []
     ranked = [row for row in ranked if row in cosines]
-    while ranked and len(hits) < top_k:  # some may be gone
-        page, ranked = ranked[:top_k], ranked[top_k:]
-        records, read = state.catalogue.records_and_texts(page)
-        hits += _hits([cosines[row] for row in page], page, records, read)
-    if len(hits) < top_k and len(cosines) >= DEPTH:  # nearly all are
-        known = {hit.row for hit in hits}
-        hits += [hit for hit in nearest(state, feature, top_k, among)[0] if hit.row not in known]
+    is_there = present(state, np.array(ranked, np.int64)).tolist()
+    ranked = [row for row, is_here in zip(ranked, is_there, strict=True) if is_here][:top_k]
+    if len(ranked) < top_k and len(cosines) >= DEPTH:  # nearly all are
+        (further,) = nearest_rows(state, feature, top_k, among)
+        known = set(ranked)
+        cosines |= zip(further.rows, further.scores, strict=True)
+        ranked += [row for row in further.rows if row not in known]
     said = dict(zip(worded.rows.tolist(), worded.scores.tolist(), strict=True))
     return [
-        changed(hit, rank=place, word_score=said.get(hit.row))
-        for place, hit in enumerate(hits[:top_k], start=1)
-    ]
-
-
-def _judged(
-    state: State,
-    queries: list[Query],
-    features: Features,
-    hits_of: list[list[Hit]],
-    among: Among | None,
-) -> list[Answer]:
-    """Say how likely each hit of queries that are one text is right, from the best one on."""
-    answers = [Answer(hits, None, nothing_matches=not hits) for hits in hits_of]
-    told_of = [i for i, query in enumerate(queries) if query.words is not None and hits_of[i]]
-    if state.judge is None or not told_of:
-        return answers
-    scores = [[hit.score for hit in hits_of[i]] for i in told_of]
-    words = [str(queries[i].words) for i in told_of]
-    told = state.judge.judge(features[told_of], words, scores, _searched(state, among))
-    for i, (of_hits, probability) in zip(told_of, told, strict=True):
-        hits = [
-            changed(hit, probability=of_hit)
-            for hit, of_hit in zip(hits_of[i], of_hits, strict=True)
-        ]
-        is_nothing = probability < state.judge.calibration.nothing_below
-        answers[i] = Answer(hits, None, probability, is_nothing)
-    return answers
-
-
-def _reranked(
-    state: State, query: Query, feature: Features, among: Among | None, liked: Liked
-) -> Answer:
-    """Answer a query that folds or diversifies: what is found is judged before it is reranked."""
-    found = Answer([], None)
-
-    def find(k: int) -> list[Hit]:
-        nonlocal found
-        others = _others(state, feature, among, liked, max(2, k))
-        (found,) = _judged(state, [query], feature, [others], among)
-        return found.hits[:k]
-
-    hits = rank(query, find, state.catalogue.features_of)
-    return dataclasses.replace(found, hits=hits)
-
-
-def _alike(asked: list[Query], liked: list[Liked]) -> dict[tuple[int, int], list[int]]:
-    """Group the queries that can be looked up together, by filter and depth."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, query in enumerate(asked):
-        if not query.is_reranked and query.blend is None:
-            # a hit is judged beside the best other one
-            depth = max(2, query.offset + query.top_k + len(liked[i]))
-            groups.setdefault((id(query.where), depth), []).append(i)
-    return groups
-
-
-def _page(query: Query, hits: list[Hit], liked: Liked) -> list[Hit]:
-    """Take from the best hits those that a query asks for, without the pictures it names."""
-    if not liked and not query.offset:
-        return hits[: query.top_k]
-    others = [hit for hit in hits if hit.row not in liked]
-    return [changed(hit, rank=rank) for rank, hit in enumerate(others, start=1)][
-        query.offset : query.offset + query.top_k
-    ]
-
-
-def _others(
-    state: State, feature: Features, among: Among | None, liked: Liked, k: int
-) -> list[Hit]:
-    """Find the best k hits for one row of features, [1, embed_dim], without what it was made of."""
-    (hits,) = nearest(state, feature, k + len(liked), among)
-    return [hit for hit in hits if hit.row not in liked][:k]
-
-
-def _look_up(state: State, features: Features, k: int, among: Among | None) -> list[list[Hit]]:
-    """Find which of the k rows nearest to each feature have pictures that are still there."""
-    scores, rows = state.index.search(features, k, among)
-    records, read = state.catalogue.records_and_texts(rows.ravel().tolist())
-    return [
-        _hits(own_scores, own_rows, records, read)
-        for own_scores, own_rows in zip(scores.tolist(), rows.tolist(), strict=True)
-    ]
-
-
-def _hits(
-    scores: list[float], rows: list[int], records: dict[int, Record], read: dict[int, str]
-) -> list[Hit]:
-    known = [
-        (score, records[row]) for score, row in zip(scores, rows, strict=True) if row in records
-    ]
-    return [
-        hit_of(rank, score, record, read.get(record.row))
-        for rank, (score, record) in enumerate(known, start=1)
+        Place(place, cosines[row], row, word_score=said.get(row))
+        for place, row in enumerate(ranked[:top_k], start=1)
     ]

@@ -1,5 +1,6 @@
 """What a searcher searches, at its present state: a folder that others write to, or a server."""
 
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -8,12 +9,16 @@ from retrieval.catalogue.store import Among
 from retrieval.errors import IndexNotFoundError
 from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.protocols import Encoder, Features, Rows, Scores
-from retrieval.search.answering import State
 from retrieval.search.relevance import Calibration, Judge, calibration_of
+from retrieval.search.state import State
 from retrieval.stores import Location, StoreAddress, connect
 from retrieval.stores.opening import RemoteStore
 
 __all__ = ["Follower", "follow_index"]
+
+# Servers count a hundred million rows in seconds.
+_CHEAP_SECONDS = 0.1
+_REST_FACTOR = 50.0
 
 
 class Follower(Protocol):
@@ -165,7 +170,7 @@ class _Server:
         name = store.state()
         if name == self._name:
             assert isinstance(now.index, _Served)
-            now.index.count = len(store)
+            now.index.look()
             return None
         return self.open()  # searches at work may still read the one before
 
@@ -182,7 +187,7 @@ class _Server:
         calibration = self._calibration or calibration_of(store)
         judge = Judge.of(store, calibration)
         self._name = name
-        return State(store, _Served(store), store.generation, calibration, judge)
+        return State(store, _Served(store), store.generation, calibration, judge, is_live=True)
 
 
 class _Served:
@@ -194,15 +199,25 @@ class _Served:
 
     def __init__(self, store: RemoteStore) -> None:
         self._store = store
-        self.count = len(store)
-        """Of the pictures, as of the last look."""
+        self._count = 0
+        self._rest_until = 0.0
+        self.look()
+
+    def look(self) -> None:
+        """Count the pictures; where that takes long, a small part of the time at most."""
+        started = time.monotonic()
+        if started < self._rest_until:
+            return
+        self._count = len(self._store)
+        took = time.monotonic() - started
+        self._rest_until = started + took + (took * _REST_FACTOR if took > _CHEAP_SECONDS else 0.0)
 
     @property
     def embed_dim(self) -> int:
         return self._store.embed_dim
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def search(self, features: Features, k: int, among: Among | None = None) -> tuple[Scores, Rows]:
         return self._store.search(features, k, among)

@@ -4,11 +4,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from retrieval.records import Record, is_gone
 
-__all__ = ["Answer", "Hit", "changed", "hit_of"]
+__all__ = ["Answer", "Hit", "Order", "Place", "hit_at"]
 
 
 class _PathOnDemand:
@@ -113,23 +113,63 @@ class Answer:
     nothing_matches: bool = False
 
 
-def changed(hit: Hit, **values: object) -> Hit:
-    """Give a hit with some fields of other values, as :func:`dataclasses.replace` does; quicker."""
-    other = object.__new__(Hit)
-    other.__dict__.update(hit.__dict__, **values)
-    return other
+class Place(NamedTuple):
+    """A hit of which nothing but its row is known yet; the fields are those of a :class:`Hit`."""
+
+    rank: int
+    score: float
+    row: int
+    probability: float | None = None
+    word_score: float | None = None
+    folded: "tuple[Place, ...]" = ()
 
 
-def hit_of(rank: int, score: float, record: Record, recognised: str | None) -> Hit:
-    """Make a hit of what the catalogue knows of its picture."""
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An answer before anything is read of its pictures.
+
+    Args:
+        places: Best first.
+        category: See :class:`Answer`.
+        probability: See :class:`Answer`.
+        nothing_matches: See :class:`Answer`.
+    """
+
+    places: list[Place]
+    category: tuple[str, float] | None = None
+    probability: float | None = None
+    nothing_matches: bool = False
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of all pictures that its hits tell of."""
+        return [each.row for place in self.places for each in (place, *place.folded)]
+
+    def answer(self, hits: list[Hit]) -> Answer:
+        """Say of hits what is said of the whole answer."""
+        return Answer(hits, self.category, self.probability, self.nothing_matches)
+
+
+def hit_at(place: Place, records: dict[int, Record], read: dict[int, str]) -> Hit:
+    """Make a hit of a place and what the catalogue knows of its picture.
+
+    Args:
+        place: Of a picture among ``records``; what it folds may be gone.
+        records: By row.
+        read: By row, the text that was read in pictures.
+    """
+    record = records[place.row]
     picture = record.picture
     return Hit(
-        rank=rank,
-        score=score,
+        rank=place.rank,
+        score=place.score,
         row=record.row,
         image_id=picture.image_id,
         path=picture.path,  # type: ignore[arg-type]  # as it is stored
         caption=picture.caption,
         metadata=picture.metadata,  # type: ignore[arg-type]
-        recognised=recognised,
+        folded=tuple(hit_at(each, records, read) for each in place.folded if each.row in records),
+        probability=place.probability,
+        recognised=read.get(place.row),
+        word_score=place.word_score,
     )

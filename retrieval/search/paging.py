@@ -2,25 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from retrieval.catalogue.store import ReadableStore
 from retrieval.errors import QueryError, RankingGoneError
 from retrieval.filters.shown import shown
-from retrieval.records import Record
-from retrieval.search.hits import Answer, Hit, changed, hit_of
+from retrieval.search.hits import Answer, Hit, Order, hit_at
 from retrieval.search.query import checked_top_k
 
 __all__ = ["Ranking"]
-
-
-class _Place(NamedTuple):
-    rank: int
-    score: float
-    row: int
-    folded: "tuple[_Place, ...]"
-    probability: float | None
-    word_score: float | None
 
 
 class Ranking:
@@ -33,7 +23,7 @@ class Ranking:
 
     Args:
         catalogue: Has the pictures.
-        answer: To the query: all hits in their order, and what else is said of it.
+        order: Of all hits of the query, and what else is said of it.
         generation: Of the catalogue when it was asked.
         is_present: Tells whether the catalogue is the one that is searched now. If another has
             taken its place, the same rows are other pictures.
@@ -42,22 +32,21 @@ class Ranking:
     def __init__(
         self,
         catalogue: ReadableStore,
-        answer: Answer,
+        order: Order,
         generation: int,
         is_present: Callable[[], bool],
     ) -> None:
         self._catalogue = catalogue
         self._is_present = is_present
-        self._places: Final = [_place(hit) for hit in answer.hits]
-        self._answer: Final = dataclasses.replace(answer, hits=[])
+        self._order: Final = order
         self.generation: Final = generation
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._order.places)
 
     def answer(self, hits: list[Hit]) -> Answer:
         """Say of a page's hits what is said of the whole answer."""
-        return dataclasses.replace(self._answer, hits=hits)
+        return self._order.answer(hits)
 
     def page(self, offset: int = 0, top_k: int = 10) -> list[Hit]:
         """Give the hits after the first ``offset``.
@@ -84,22 +73,6 @@ class Ranking:
                 "expected a ranking of the index that is searched, got one of an index that "
                 "another has replaced since. Rank the query again."
             )
-        places = self._places[offset : offset + limit]
-        rows = [each.row for place in places for each in (place, *place.folded)]
-        records, read = self._catalogue.records_and_texts(rows)
-        return [_hit(place, records, read) for place in places if place.row in records]
-
-
-def _place(hit: Hit) -> _Place:
-    folded = tuple(_place(each) for each in hit.folded)
-    return _Place(hit.rank, hit.score, hit.row, folded, hit.probability, hit.word_score)
-
-
-def _hit(place: _Place, records: dict[int, Record], read: dict[int, str]) -> Hit:
-    hit = hit_of(place.rank, place.score, records[place.row], read.get(place.row))
-    return changed(
-        hit,
-        folded=tuple(_hit(each, records, read) for each in place.folded if each.row in records),
-        probability=place.probability,
-        word_score=place.word_score,
-    )
+        page = dataclasses.replace(self._order, places=self._order.places[offset : offset + limit])
+        records, read = self._catalogue.records_and_texts(page.rows)
+        return [hit_at(place, records, read) for place in page.places if place.row in records]

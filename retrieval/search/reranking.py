@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.protocols import Feature, Features, Scores
-from retrieval.search.hits import Hit, changed
+from retrieval.search.hits import Place
 from retrieval.search.query import MAX_RANKED, Query
 
 __all__ = ["DIVERSIFIED", "diversify", "fold", "rank"]
@@ -23,9 +23,9 @@ _MOST_CANDIDATES = 4 * MAX_RANKED
 
 def rank(
     query: Query,
-    find: Callable[[int], list[Hit]],
+    find: Callable[[int], list[Place]],
     features_of: Callable[[Iterable[int]], dict[int, Feature]],
-) -> list[Hit]:
+) -> list[Place]:
     """Find the hits of a query that folds or diversifies, and pass over the first.
 
     What it gives for an offset goes on where a smaller one ends: neither the folding of a hit nor
@@ -57,7 +57,7 @@ def rank(
         order = diversify(scores, features, query.diversity)
         shown = [*(first[place] for place in order), *rest]
     page = shown[query.offset : wanted]
-    return [changed(hit, rank=place) for place, hit in enumerate(page, start=query.offset + 1)]
+    return [hit._replace(rank=place) for place, hit in enumerate(page, start=query.offset + 1)]
 
 
 def fold(features: Features, at: float) -> NDArray[np.int64]:
@@ -114,13 +114,13 @@ def diversify(scores: Scores, features: Features, diversity: float) -> list[int]
     return order
 
 
-def _folded(hits: list[Hit], known: dict[int, Feature], at: float) -> list[Hit]:
+def _folded(hits: list[Place], known: dict[int, Feature], at: float) -> list[Place]:
     if not hits:
         return []
     into = fold(np.stack([known[hit.row] for hit in hits]), at)
-    under: dict[int, list[Hit]] = {}
+    under: dict[int, list[Place]] = {}
     for place, of in enumerate(into.tolist()):
         members = under.setdefault(of, [])
         if place != of:
             members.append(hits[place])
-    return [changed(hits[of], folded=tuple(members)) for of, members in under.items()]
+    return [hits[of]._replace(folded=tuple(members)) for of, members in under.items()]

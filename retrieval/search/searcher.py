@@ -14,7 +14,7 @@ from retrieval.filters import Filter
 from retrieval.precision import as_note, precision_of
 from retrieval.protocols import EncodeAndClassify, Encoder, Features
 from retrieval.records import Record
-from retrieval.search.answering import answer_all, matching, nearest
+from retrieval.search.answering import Asked, nearest
 from retrieval.search.following import Follower, follow_index
 from retrieval.search.hits import Answer, Hit
 from retrieval.search.hybrid import Blend
@@ -22,6 +22,7 @@ from retrieval.search.paging import Ranking
 from retrieval.search.query import MAX_RANKED, Query, as_query, checked_top_k
 from retrieval.search.query_rows import REMEDY, CacheInfo, QueryRows
 from retrieval.search.relevance import Calibration
+from retrieval.search.state import matching
 from retrieval.stores import Location
 
 __all__ = ["Searcher"]
@@ -163,7 +164,7 @@ class Searcher:
     ) -> list[Answer]:
         """Answer several queries at once: their texts by one pass of the encoder.
 
-        Those with the same filter object that want as many hits take one pass of the index, too.
+        Those with equal filters that want as many hits take one pass of the index, too.
 
         Args:
             queries: What to look for, each as for :meth:`search`.
@@ -184,7 +185,44 @@ class Searcher:
             raise QueryError(f"expected a list of texts, got one {got}. Wrap it in a list.")
         limit = checked_top_k(top_k)
         asked = [as_query(query, limit, where, hybrid=hybrid) for query in queries]
-        return answer_all(asked, self._state, self._rows_of, self._encoder) if asked else []
+        return self.answers_and_rankings(asked, [])[0]
+
+    def answers_and_rankings(
+        self, queries: Sequence[Query], ranked: Sequence[Query], depth: int = MAX_RANKED
+    ) -> tuple[list[Answer], list[Ranking]]:
+        """Answer some queries, and rank others, all of their texts by one pass of the encoder.
+
+        Args:
+            queries: To be answered, as by :meth:`answers`.
+            ranked: To be ranked, as by :meth:`rank`.
+            depth: See :meth:`rank`.
+
+        Returns:
+            One answer for each of ``queries`` and one order for each of ``ranked``.
+
+        Raises:
+            QueryError: As for :meth:`answers` and :meth:`rank`, of one of them.
+            EncoderError: If the encoder does not return a unit row for each.
+        """
+        if checked_top_k(depth) > MAX_RANKED:
+            raise QueryError(
+                f"expected a depth of at most {MAX_RANKED}, got {depth}. Narrow the query with a "
+                "filter, or ask again with an offset."
+            )
+        deep = [dataclasses.replace(query, offset=0, top_k=depth) for query in ranked]
+        if not (queries or deep):
+            return [], []
+        state = self._state
+        asked = Asked.of([*queries, *deep], state, self._rows_of, self._encoder)
+        answers = asked.answers(range(len(queries)))
+        orders = asked.orders(range(len(queries), len(asked.queries)))
+        return answers, [
+            Ranking(
+                *(state.catalogue, order, state.generation),
+                lambda: self._state.catalogue is state.catalogue,
+            )
+            for order in orders
+        ]
 
     def rank(self, query: str | Query, depth: int = MAX_RANKED) -> Ranking:
         """Answer a query with an order to go through page by page while others write.
@@ -198,18 +236,7 @@ class Searcher:
                 :data:`~retrieval.search.query.MAX_RANKED`.
             EncoderError: If the encoder returns no unit row.
         """
-        if checked_top_k(depth) > MAX_RANKED:
-            raise QueryError(
-                f"expected a depth of at most {MAX_RANKED}, got {depth}. Narrow the query with a "
-                "filter, or ask again with an offset."
-            )
-        state = self._state
-        asked = dataclasses.replace(as_query(query), offset=0, top_k=depth)
-        (answer,) = answer_all([asked], state, self._rows_of, self._encoder)
-        return Ranking(
-            *(state.catalogue, answer, state.generation),
-            lambda: self._state.catalogue is state.catalogue,
-        )
+        return self.answers_and_rankings([], [as_query(query)], depth)[1][0]
 
     def search_features(
         self, features: Features, top_k: int = 10, where: Filter | None = None

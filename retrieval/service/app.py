@@ -58,6 +58,7 @@ from retrieval.service.routes import (
 from retrieval.service.routes import collections as indexes
 from retrieval.service.service import Crew, Service
 from retrieval.service.settings import DEFAULTS, Settings
+from retrieval.stores import Location
 
 __all__ = ["Served", "create_app"]
 
@@ -85,7 +86,7 @@ class Served:
         searcher: What answers its queries; whoever opened it closes it, unless it is owned.
         name: As ``?collection=`` has it.
         encoder: Its model; without it, nothing is embedded or added.
-        index_dir: Its folder; without it, nothing is added.
+        index_dir: Where it is; without it, nothing is added.
         runtime: What computes its queries, for /version.
         model: Name of its model, by which embeddings are asked as well.
         count_tokens: Its tokeniser, for the usage that embeddings tell.
@@ -96,7 +97,7 @@ class Served:
     searcher: Searcher
     name: str = "default"
     encoder: Encoder | None = None
-    index_dir: Path | None = None
+    index_dir: Location | None = None
     runtime: str | None = None
     model: str | None = None
     count_tokens: CountTokens | None = None

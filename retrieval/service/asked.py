@@ -40,11 +40,6 @@ class Search:
     since: float
     pictures: tuple[PictureTerm, ...] = ()
 
-    @property
-    def is_paged(self) -> bool:
-        """True if its order is kept, or one that was kept is gone on with."""
-        return self.body.paged or self.body.page is not None
-
 
 def answer_searches(
     searcher: Searcher, pages: "Pages", searches: Sequence[Search]
@@ -63,33 +58,42 @@ def answer_searches(
     queries: dict[int, Query] = {}
     for place, search in enumerate(searches):
         try:
-            if search.is_paged:
-                answer, page = pages.answer(searcher, search)
+            if search.body.page is not None:
+                answer, page = pages.further(search)
                 given[place] = _response(searcher, search, answer, page)
             else:
                 queries[place] = as_query(search.body, search.pictures)
         except Exception as error:  # noqa: BLE001  its own answer, not the others'
             given[place] = error
-    for place, result in zip(queries, _answers(searcher, list(queries.values())), strict=True):
+    wanted = [(query, searches[place].body.paged) for place, query in queries.items()]
+    for place, result in zip(queries, _answers(searcher, wanted), strict=True):
+        search = searches[place]
         try:
-            given[place] = (
-                result
-                if isinstance(result, Exception)
-                else _response(searcher, searches[place], result, None)
-            )
+            if isinstance(result, Exception):
+                given[place] = result
+            elif isinstance(result, Answer):
+                given[place] = _response(searcher, search, result, None)
+            else:
+                given[place] = _response(searcher, search, *pages.first(search, result))
         except Exception as error:  # noqa: BLE001  a field to count that there is not, say
             given[place] = error
     return given
 
 
-def _answers(searcher: Searcher, queries: list[Query]) -> Sequence[Answer | Exception]:
-    """Answer queries together; where one cannot be answered, each alone."""
+def _answers(
+    searcher: Searcher, wanted: Sequence[tuple[Query, bool]]
+) -> Sequence[Answer | Ranking | Exception]:
+    """Answer queries together, those to be paged by an order; where one cannot be, each alone."""
+    queries = [query for query, is_paged in wanted if not is_paged]
+    ranked = [query for query, is_paged in wanted if is_paged]
     try:
-        return searcher.answers(queries) if queries else []
+        answers, rankings = searcher.answers_and_rankings(queries, ranked)
     except Exception as error:  # noqa: BLE001  given to who asked
-        if len(queries) == 1:
+        if len(wanted) == 1:
             return [error]
-    return [one for query in queries for one in _answers(searcher, [query])]
+        return [one for each in wanted for one in _answers(searcher, [each])]
+    orders, others = iter(rankings), iter(answers)
+    return [next(orders) if is_paged else next(others) for _, is_paged in wanted]
 
 
 def _response(searcher: Searcher, search: Search, answer: Answer, page: str | None) -> bytes:
@@ -129,26 +133,32 @@ class Pages:
         self._rankings: LRUCache[str, tuple[Ranking, float | None]] = LRUCache(most)
         self._lock = threading.Lock()
 
-    def answer(self, searcher: Searcher, search: Search) -> tuple[Answer, str | None]:
-        """Answer a search; gives the token of its further pages, too, if they are wanted.
+    def first(self, search: Search, ranking: Ranking) -> tuple[Answer, str]:
+        """Keep the order that a search came to; gives its first page and the further ones' token.
 
         Raises:
-            QueryError: If the query cannot be used.
+            ProblemError: If the index was built anew.
+        """
+        token, least = self.prefix + secrets.token_urlsafe(12), search.body.min_probability
+        with self._lock:
+            self._rankings[token] = ranking, least
+        return self._page(token, ranking, least, search)
+
+    def further(self, search: Search) -> tuple[Answer, str]:
+        """Give a further page of an order that is kept, and its token again.
+
+        Raises:
+            QueryError: If more is asked beside it.
             ProblemError: If there is no such token, or no longer, or the index was built anew.
         """
-        body = search.body
-        if body.page is None and not body.paged:
-            return searcher.answer(as_query(body, search.pictures)), None
-        if body.page is None:
-            token = self.prefix + secrets.token_urlsafe(12)
-            ranking, least = searcher.rank(as_query(body, search.pictures)), body.min_probability
-            with self._lock:
-                self._rankings[token] = ranking, least
-        else:
-            token = body.page
-            ranking, least = self._find(token, search)
+        assert search.body.page is not None
+        return self._page(search.body.page, *self._find(search.body.page, search), search)
+
+    def _page(
+        self, token: str, ranking: Ranking, least: float | None, search: Search
+    ) -> tuple[Answer, str]:
         try:
-            hits = ranking.page(body.offset, body.top_k)
+            hits = ranking.page(search.body.offset, search.body.top_k)
         except RankingGoneError as error:
             with self._lock:
                 self._rankings.pop(token, None)

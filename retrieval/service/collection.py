@@ -2,7 +2,6 @@
 
 import os
 import threading
-from pathlib import Path
 from typing import Final
 
 from retrieval.protocols import Encoder
@@ -17,6 +16,7 @@ from retrieval.service.settings import Settings
 from retrieval.service.suggestions import Suggestions
 from retrieval.service.thumbnails import ThumbnailCache
 from retrieval.service.writing import Writing
+from retrieval.stores import Location
 
 __all__ = ["Collection"]
 
@@ -34,7 +34,7 @@ class Collection:
         settings: Of the service.
         measures: Of the service.
         encoder: The model of the index; without it, nothing is embedded or added.
-        index_dir: Folder of the index; without it, nothing is added.
+        index_dir: Where the index is; without it, nothing is added.
         runtime: What computes queries, in words.
         model: Name of the model.
         count_tokens: Says how many tokens of texts the model reads.
@@ -50,7 +50,7 @@ class Collection:
         measures: Measures,
         *,
         encoder: Encoder | None = None,
-        index_dir: Path | None = None,
+        index_dir: Location | None = None,
         runtime: str | None = None,
         model: str | None = None,
         count_tokens: CountTokens | None = None,
@@ -94,7 +94,7 @@ class Collection:
             count_tokens=count_tokens,
             classify=classify,
         )
-        self.suggestions = Suggestions(index_dir, settings.suggestions)
+        self.suggestions = Suggestions(index_dir, settings.suggestions, searcher.__len__)
 
     def start(self) -> None:
         """Begin to look for what is indexed meanwhile; does nothing where that has begun."""

@@ -26,6 +26,8 @@ from retrieval.errors import (
     QueryPictureError,
     RetrievalError,
     StorageError,
+    StoreAccessError,
+    StoreUnavailableError,
 )
 from retrieval.service.batching import OverloadedError
 from retrieval.service.headers import guard_headers
@@ -276,6 +278,20 @@ def as_problem(error: Exception) -> ProblemError | None:
             "expected an index at rest, got one being written. Try again in a moment.",
         ),
         (
+            StoreUnavailableError,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "expected the server that keeps the index, got no answer from it. Try again in a "
+            "moment; what was acknowledged is there.",
+        ),
+        (
+            StoreAccessError,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "store_refuses",
+            "expected the server that keeps the index to answer, got a refusal. The service's log "
+            "has more.",
+        ),
+        (
             StorageError,
             HTTPStatus.INSUFFICIENT_STORAGE,
             "storage_failed",
@@ -292,7 +308,8 @@ def as_problem(error: Exception) -> ProblemError | None:
     ):
         if isinstance(error, kind):
             _LOG.error("request refused: %s", error)
-            headers = {"retry-after": "1"} if kind is IndexLockedError else None
+            again = kind in (IndexLockedError, StoreUnavailableError)
+            headers = {"retry-after": "1"} if again else None
             return ProblemError(status, name, message, headers)
     return None
 

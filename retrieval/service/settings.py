@@ -49,6 +49,12 @@ class Settings(BaseModel):
         default=(),
         description="Folders whose files may be added by their paths; by default there are none.",
     )
+    uploads: Path | None = Field(
+        default=None,
+        description="Folder in which pictures that are sent are kept; that of an index in a folder "
+        "if not given. Of an index on a server, none are kept then: they are found, but not shown. "
+        "Several services over one such index share the folder.",
+    )
     lock_wait_s: float = Field(
         default=5.0,
         gt=0,

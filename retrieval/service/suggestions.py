@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue
-from retrieval.catalogue.sayings import Saying, read_sayings
+from retrieval.catalogue.sayings import Saying, read_sayings, sayings_of
+from retrieval.stores import Location, open_for_reading
 
 __all__ = ["Spellings", "Suggestions"]
 
@@ -181,12 +182,13 @@ class Suggestions:
     others ask, when the index has changed: a tenth of the time at most. Safe in several threads.
 
     Args:
-        index_dir: Folder of the index; without one, nothing is suggested.
+        location: Where the index is; without it, nothing is suggested.
         most: How many texts to suggest from at most.
+        size: Tells how many pictures there are; of an index on a server, that it has changed.
     """
 
-    def __init__(self, index_dir: Path | None, most: int) -> None:
-        self._index_dir, self._most = index_dir, most
+    def __init__(self, location: Location | None, most: int, size: Callable[[], int] = int) -> None:
+        self._location, self._most, self._size = location, most, size
         self._built: _Built | None = None
         self._state: object = None
         self._rest_until = 0.0
@@ -197,7 +199,7 @@ class Suggestions:
     @property
     def is_ready(self) -> bool:
         """True if there is something to suggest from, or never will be."""
-        return self._first.is_set() or self._index_dir is None or not self._most
+        return self._first.is_set() or self._location is None or not self._most
 
     def __call__(self, typed: str, limit: int) -> list[Saying]:
         """Suggest what completes what was typed; nothing while it is built for the first time.
@@ -213,16 +215,16 @@ class Suggestions:
 
     def follow(self) -> None:
         """Begin to take over what was said since, if anything was; costs next to nothing."""
-        if self._index_dir is None or not self._most or time.monotonic() < self._rest_until:
+        if self._location is None or not self._most or time.monotonic() < self._rest_until:
             return
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
-            state = _state(self._index_dir)
+            state = _state(self._location) if isinstance(self._location, Path) else self._size()
             if state == self._state:
                 self._rest_until = time.monotonic() + _LOOKED_S
                 return
-            arguments = (self._index_dir, state)
+            arguments = (self._location, state)
             self._thread = threading.Thread(
                 target=self._build, args=arguments, name="clip-text-suggestions", daemon=True
             )
@@ -238,11 +240,15 @@ class Suggestions:
         if self._thread is not None:
             self._thread.join()
 
-    def _build(self, index_dir: Path, state: object) -> None:
+    def _build(self, location: Location, state: object) -> None:
         began = time.monotonic()
         try:
-            with Catalogue.open(index_dir) as catalogue:
-                said = read_sayings(catalogue.connection, self._most)
+            if isinstance(location, Path):
+                with Catalogue.open(location) as catalogue:
+                    said = read_sayings(catalogue.connection, self._most)
+            else:
+                with open_for_reading(location) as store:
+                    said = sayings_of(store, self._most)
             self._built = _Built(said, self._rest)
             self._state = state
         except _EndingError:

@@ -2,13 +2,15 @@
 
 Each is named by the hash of what is in it, so the same picture sent twice is one file. It appears
 whole or not at all, and is on the disk before anything refers to it; what nothing refers to any
-more is swept. All but reading is done by who holds the lock of the index's one writer.
+more is swept. All but reading is done by who holds the lock of the index's one writer, or, where
+the index is on a server, by several.
 """
 
 import contextlib
 import os
 import re
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -20,6 +22,7 @@ __all__ = ["UPLOADS_NAME", "Uploads"]
 
 UPLOADS_NAME: Final = "uploads"
 _PARTIAL: Final = ".partial"
+_OLD_S: Final = 3600.0
 _NAME: Final = re.compile(r"([0-9a-f]{40})\.[a-z0-9]+")
 
 
@@ -35,11 +38,13 @@ class Uploads:
     """The pictures of an index that were sent to it.
 
     Args:
-        index_dir: Folder of the index.
+        folder: In which they are kept.
+        is_shared: Whether others keep theirs there meanwhile, whom no lock keeps out.
     """
 
-    def __init__(self, index_dir: Path) -> None:
-        self._folder = Path(os.path.abspath(index_dir)) / UPLOADS_NAME  # noqa: PTH100  as items have it
+    def __init__(self, folder: Path, *, is_shared: bool = False) -> None:
+        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100  as items have it
+        self._is_shared = is_shared
 
     def keep(self, file: BinaryIO, ending: str) -> Path:
         """Store a picture; when this returns, it is on the disk, and survives a power cut.
@@ -84,7 +89,8 @@ class Uploads:
         """Delete what who held the lock before, and died, had begun to write."""
         for partial in self._folder.glob(f"*{_PARTIAL}"):
             with contextlib.suppress(OSError):
-                partial.unlink()
+                if self._is_old(partial):
+                    partial.unlink()
 
     def folders(self) -> list[Path]:
         """Name the folders that :meth:`sweep` looks through, one after the other."""
@@ -94,7 +100,12 @@ class Uploads:
         """Delete the files of a folder that nothing refers to."""
         with contextlib.suppress(OSError):
             for path in list(folder.iterdir()):
-                self.release(path, referring)
+                if self._is_old(path):
+                    self.release(path, referring)
+
+    def _is_old(self, path: Path) -> bool:
+        """Say whether nobody is about to refer to a file, or still writes it."""
+        return not self._is_shared or time.time() - path.stat().st_mtime > _OLD_S
 
     def _write(self, file: BinaryIO, place: Path) -> None:
         if not place.parent.is_dir():

@@ -121,12 +121,14 @@ def merged(target: object, patch: object) -> Any:  # noqa: ANN401  JSON is anyth
     return kept
 
 
-def perform(writer: IndexWriter, uploads: Uploads, writes: Sequence[Write]) -> list[list[Outcome]]:
+def perform(
+    writer: IndexWriter, uploads: Uploads | None, writes: Sequence[Write]
+) -> list[list[Outcome]]:
     """Do what is asked, in its order; pictures that are added one after the other go together.
 
     Args:
         writer: Open.
-        uploads: Of its index.
+        uploads: Keeps what is sent; nothing is kept without.
         writes: What is asked.
 
     Returns:
@@ -157,7 +159,7 @@ def perform(writer: IndexWriter, uploads: Uploads, writes: Sequence[Write]) -> l
     return given
 
 
-def _add(writer: IndexWriter, uploads: Uploads, wanted: Sequence[Wanted]) -> list[Outcome]:
+def _add(writer: IndexWriter, uploads: Uploads | None, wanted: Sequence[Wanted]) -> list[Outcome]:
     """Add pictures with different ids: all at once, or, if one of them cannot be, each alone."""
     read = [_alone(partial(_item, each, uploads)) for each in wanted]
     items = [item for item in read if isinstance(item, Item)]
@@ -177,19 +179,22 @@ def _add(writer: IndexWriter, uploads: Uploads, wanted: Sequence[Wanted]) -> lis
     ]
 
 
-def _item(wanted: Wanted, uploads: Uploads) -> Item:
+def _item(wanted: Wanted, uploads: Uploads | None) -> Item:
     """Make what the writer takes; a file that was sent is on the disk by then."""
     item = Item(wanted.id, wanted.path, None, wanted.feature, wanted.caption, wanted.metadata)
     _check_size(item_picture(item).metadata)  # what is refused anyway is not kept
     if wanted.file is None:
         return item
+    if uploads is None:
+        wanted.file.seek(0)
+        return replace(item, path=None, data=wanted.file.read())
     path = uploads.keep(wanted.file, wanted.ending)
     # beside a finished feature nobody reads the file, and its hash would stay unknown
     data = None if wanted.feature is None else path.read_bytes()
     return replace(item, path=path, data=data)
 
 
-def _store(writer: IndexWriter, uploads: Uploads, items: Sequence[Item]) -> list[Outcome]:
+def _store(writer: IndexWriter, uploads: Uploads | None, items: Sequence[Item]) -> list[Outcome]:
     before = [writer.find(item.id) for item in items]
     rows = writer.add_many(items)
     _release(uploads, writer, [record.path for record in before if record is not None])
@@ -217,7 +222,7 @@ def _change(writer: IndexWriter, write: Change) -> Stored:
     return Stored(record.row)
 
 
-def _remove(writer: IndexWriter, uploads: Uploads, ids: Sequence[str]) -> list[Outcome]:
+def _remove(writer: IndexWriter, uploads: Uploads | None, ids: Sequence[str]) -> list[Outcome]:
     found = [_alone(partial(_find, writer, one)) for one in ids]
     there = [one for one, record in zip(ids, found, strict=True) if isinstance(record, Record)]
     failure = _alone(partial(writer.delete, there))
@@ -286,7 +291,8 @@ def _failed(outcome: Outcome) -> bool:
     return isinstance(outcome, Exception)
 
 
-def _release(uploads: Uploads, writer: IndexWriter, paths: Sequence[object]) -> None:
+def _release(uploads: Uploads | None, writer: IndexWriter, paths: Sequence[object]) -> None:
     """Delete files that were sent and that no picture has any more."""
     for path in {Path(str(path)) for path in paths if path is not None}:
-        uploads.release(path, writer)
+        if uploads is not None:
+            uploads.release(path, writer)

@@ -20,8 +20,9 @@ from retrieval.service.batching import Batcher
 from retrieval.service.measures import Measures
 from retrieval.service.problems import ProblemError
 from retrieval.service.settings import Settings
-from retrieval.service.uploads import Uploads
+from retrieval.service.uploads import UPLOADS_NAME, Uploads
 from retrieval.service.writes import Outcome, Write, perform, weight_of
+from retrieval.stores import Location, StoreAddress, open_for_reading
 
 __all__ = ["Writing"]
 
@@ -37,7 +38,7 @@ class Writing:
     """Writes to one index what requests ask for, those that arrive together in one transaction.
 
     Args:
-        index_dir: Folder of the index.
+        location: Where the index is.
         encoder: Its model.
         refresh: Has searches find what was written; called after each batch, before it is answered.
         settings: Of the service.
@@ -46,16 +47,16 @@ class Writing:
 
     def __init__(
         self,
-        index_dir: Path,
+        location: Location,
         encoder: Encoder,
         refresh: Callable[[], object],
         settings: Settings,
         measures: Measures,
     ) -> None:
-        self._index_dir, self._encoder, self._refresh = index_dir, encoder, refresh
+        self._location, self._encoder, self._refresh = location, encoder, refresh
         self._settings = settings
-        self.uploads: Final = Uploads(index_dir)
-        """Where pictures that are sent are kept."""
+        self.uploads: Final = _uploads(location, settings)
+        """Keeps pictures that are sent, if anything does."""
         self.writes: Final[Batcher[Write, list[Outcome]]] = Batcher(
             self._do,
             most=settings.batch,
@@ -109,26 +110,33 @@ class Writing:
             time.sleep(_GIVEN_S)
         deadline = now + self._settings.lock_wait_s
         while self._writer is None:
-            if not (self._index_dir / CATALOGUE_NAME).is_file():
-                raise IndexNotFoundError(
-                    f"expected an index in {self._index_dir}, got none any more. Index again, or "
-                    "mount the folder."
-                )
+            self._check_there()
             try:
-                self._writer = IndexWriter.open(self._index_dir, self._encoder)
+                self._writer = IndexWriter.open(self._location, self._encoder)
             except IndexLockedError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_LOOKED_S)
             else:
                 self._opened_at = time.monotonic()
-                self.uploads.clear()
+                if self.uploads is not None:
+                    self.uploads.clear()
         if self._resting is None:
             self._resting = threading.Thread(
                 target=self._rest, name="clip-text-write-rest", daemon=True
             )
             self._resting.start()
         return self._writer
+
+    def _check_there(self) -> None:
+        """Refuse to write where there is no index any more: writing would begin another one."""
+        if isinstance(self._location, StoreAddress):
+            open_for_reading(self._location).close()
+        elif not (self._location / CATALOGUE_NAME).is_file():
+            raise IndexNotFoundError(
+                f"expected an index in {self._location}, got none any more. Index again, or mount "
+                "the folder."
+            )
 
     def _rest(self) -> None:
         """Give the lock back once nothing was written for a while."""
@@ -148,6 +156,8 @@ class Writing:
     def _sweep(self) -> None:
         """Delete files that nothing refers to: all of them once, and a little at a time."""
         until = time.monotonic() + _SWEPT_S
+        if self.uploads is None:
+            return
         if self._unswept is None:
             self._unswept = self.uploads.folders()
         while self._unswept and self._writer is not None and time.monotonic() < until:
@@ -163,6 +173,12 @@ class Writing:
             writer.close()
         except Exception as error:  # noqa: BLE001  what was written is stored; the lock is free
             _LOG.error("cannot end writing in good order: %s", error)
+
+
+def _uploads(location: Location, settings: Settings) -> Uploads | None:
+    if isinstance(location, StoreAddress):
+        return None if settings.uploads is None else Uploads(settings.uploads, is_shared=True)
+    return Uploads(settings.uploads or location / UPLOADS_NAME)
 
 
 def _is_of_writer(outcome: Outcome) -> bool:

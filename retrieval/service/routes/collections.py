@@ -15,6 +15,7 @@ from retrieval.service.messages.collections import (
 )
 from retrieval.service.problems import describe
 from retrieval.service.service import TheService
+from retrieval.stores import StoreAddress
 
 __all__ = ["router"]
 
@@ -51,8 +52,10 @@ def _told(collection: Collection) -> CollectionResponse:
 
 
 def _is_writable(collection: Collection) -> bool:
-    folder = collection.index_dir
-    return collection.writing is not None and folder is not None and os.access(folder, os.W_OK)
+    place = collection.index_dir
+    if collection.writing is None or place is None:
+        return False
+    return isinstance(place, StoreAddress) or os.access(place, os.W_OK)
 
 
 def _field(field: Field) -> CollectionField:
