@@ -36,11 +36,13 @@ __all__ = [
     "SCHEMA_VERSION",
     "SOURCE",
     "Stored",
+    "TICK",
     "as_failure",
     "as_feature",
     "as_record",
     "entity_of",
     "note_of_failure",
+    "note_of_nothing",
     "note_of_source",
     "note_row",
     "own_key",
@@ -80,8 +82,8 @@ RECORD_FIELDS = ["row", "picture", "metadata"]
 """What a record is read from."""
 
 NOTE_COLUMNS = ("kind",)
-FAILURE, SOURCE = 1, 2
-"""What a note is: a file set aside, or the name of a data set."""
+FAILURE, SOURCE, TICK = 1, 2, 3
+"""What a note is: a file set aside, the name of a data set, or nothing but written last."""
 
 _MOST_JSON = 65_536 - 256  # bytes: what the server takes, and what it may spell longer
 
@@ -206,6 +208,11 @@ def as_failure(note: dict[str, Any]) -> Failure:
 def note_of_source(name: str) -> dict[str, Any]:
     """Write the name of a data set as a note."""
     return _note(SOURCE, name.encode(), {"name": name})
+
+
+def note_of_nothing() -> dict[str, Any]:
+    """Write a note for the sake of the time at which the server writes it."""
+    return _note(TICK, b"", {})
 
 
 def note_row(kind: int, identity: bytes) -> int:

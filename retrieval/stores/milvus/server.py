@@ -219,9 +219,9 @@ class Server:
         """Write entities, in the place of those with the same rows; gives the server's time."""
         return self._mutate("upsert_rows", name, entities=list(entities))
 
-    def delete(self, name: str, expression: str) -> int:
-        """Remove entities; gives the server's time."""
-        return self._mutate("delete", name, expression=expression)
+    def delete(self, name: str, expression: str) -> None:
+        """Remove entities."""
+        self._mutate("delete", name, expression=expression)
 
     def _mutate(self, what: str, name: str, **arguments: object) -> int:
         # the client's own methods do not tell the time, which their answer from the server has

@@ -29,6 +29,7 @@ from retrieval.stores.milvus.schema import (
     as_feature,
     entity_of,
     note_of_failure,
+    note_of_nothing,
     note_of_source,
     note_row,
 )
@@ -146,11 +147,13 @@ class MilvusStore(MilvusReader):
             for start in range(0, len(entities), at_once):
                 written = server.upsert(moment.name, entities[start : start + at_once])
             for part in _parts(sorted(pending.removed)):
-                written = server.delete(moment.name, among_rows(part))
-            for part in _parts(notes):
-                written = max(written, server.upsert(moment.notes, part))
+                server.delete(moment.name, among_rows(part))
             for part in _parts(healed):
-                written = max(written, server.delete(moment.notes, among_rows(part)))
+                server.delete(moment.notes, among_rows(part))
+            if pending.removed or healed:  # 2.3 does not tell at what time it removed something
+                notes.append(note_of_nothing())
+            for part in _parts(notes):
+                written = server.upsert(moment.notes, part)
             self._collection.publish(moment, written, pending.said)
         except BaseException:
             self._lookups.forget()
