@@ -42,7 +42,9 @@ def encoder():
 
 
 def test_all_that_was_acknowledged_survives_the_server_killed_amid_writes(
-    tmp_path, milvus_binaries, encoder  # noqa: F811
+    tmp_path,
+    milvus_binaries,
+    encoder,  # noqa: F811
 ):
     server = MilvusServer(tmp_path, milvus_binaries).start()
     try:
@@ -82,7 +84,9 @@ def test_all_that_was_acknowledged_survives_the_server_killed_amid_writes(
 
 
 def test_a_store_waits_in_vain_for_a_few_seconds_and_recovers_by_itself(
-    tmp_path, milvus_binaries, encoder  # noqa: F811
+    tmp_path,
+    milvus_binaries,
+    encoder,  # noqa: F811
 ):
     server = MilvusServer(tmp_path, milvus_binaries).start()
     try:
@@ -116,7 +120,9 @@ def _patiently(do, seconds=60):
 
 
 def test_one_who_may_not_is_refused_without_a_word_of_the_password(
-    tmp_path, milvus_binaries, encoder  # noqa: F811
+    tmp_path,
+    milvus_binaries,
+    encoder,  # noqa: F811
 ):
     server = MilvusServer(tmp_path, milvus_binaries, authorized=True).start()
     try:
