@@ -53,6 +53,7 @@ _PASSING_TEXT = re.compile(
 _REFUSED_TEXT = re.compile(
     r"auth check failure|authenticat|permission ?deny|permission ?denied|privilege", re.IGNORECASE
 )
+_NO_DATABASE_TEXT = re.compile(r"database (\S+ )?not (found|exist)|find database", re.IGNORECASE)
 _GONE_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -350,20 +351,20 @@ class Server:
         code = getattr(error, "code", None)
         code = code() if callable(code) else code
         text = _line_of(error)
-        if code in _REFUSED_CODES or _REFUSED_TEXT.search(text):
+        if code in _REFUSED_CODES or _REFUSED_TEXT.search(text) or _is_refusal(error):
             return StoreAccessError(
                 f"expected {self._address} to accept who asks, got a refusal. Name a user and "
                 "password that may: milvus://USER:PASSWORD@HOST:PORT/COLLECTION."
+            )
+        if code == _NO_DATABASE or _NO_DATABASE_TEXT.search(text):
+            return StoreAddressError(
+                f"expected a database that the server has, got {self._address}. Make it there, or "
+                "name another."
             )
         if code == _NO_COLLECTION:
             return IndexNotFoundError(
                 f"expected an index at {self._address}, got none. Build one with: clip-text index "
                 f"FOLDER --index {self._address}"
-            )
-        if code == _NO_DATABASE or "database not found" in text:
-            return StoreAddressError(
-                f"expected a database that the server has, got {self._address}. Make it there, or "
-                "name another."
             )
         if code in _GONE_CODES or code in _PASSING or _PASSING_TEXT.search(text):
             return StoreUnavailableError(
@@ -374,6 +375,16 @@ class Server:
             f"expected {self._address} to do what it was asked, got: {text[:500]}. See the "
             "server's log."
         )
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Tell whether a refusal is behind an error: at first, the client calls it unavailable."""
+    while error is not None:
+        code = getattr(error, "code", None)
+        if (code() if callable(code) else code) in _REFUSED_CODES:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _consistency(since: int | None) -> dict[str, Any]:
