@@ -92,6 +92,9 @@ class Server:
         self.is_lite = "lite-" in version.lower()
         """Milvus Lite, which sees every write at once, and has no time to ask for."""
         self._check_version(version)
+        if not self.is_lite and urlsplit(address.server).path.strip("/"):
+            # asked for a collection of a database that is not there, 2.3 misses the collection
+            self.run(self._client.list_collections, timeout=_READ_SECONDS)
 
     def _connect(self) -> Any:  # noqa: ANN401  (pymilvus has no types)
         client = importlib.import_module("pymilvus").MilvusClient
