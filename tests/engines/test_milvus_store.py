@@ -1,3 +1,4 @@
+# ruff: noqa: F811
 """What only a server can do to an index: be killed, be away, be written to by several."""
 
 import itertools
@@ -32,7 +33,7 @@ def unit_row(seed):
 
 
 @pytest.fixture
-def place(milvus_server):  # noqa: F811
+def place(milvus_server):
     return as_location(f"{milvus_server.address}/{next(NAMES)}")
 
 
@@ -44,7 +45,7 @@ def encoder():
 def test_all_that_was_acknowledged_survives_the_server_killed_amid_writes(
     tmp_path,
     milvus_binaries,
-    encoder,  # noqa: F811
+    encoder,
 ):
     server = MilvusServer(tmp_path, milvus_binaries).start()
     try:
@@ -86,7 +87,7 @@ def test_all_that_was_acknowledged_survives_the_server_killed_amid_writes(
 def test_a_store_waits_in_vain_for_a_few_seconds_and_recovers_by_itself(
     tmp_path,
     milvus_binaries,
-    encoder,  # noqa: F811
+    encoder,
 ):
     server = MilvusServer(tmp_path, milvus_binaries).start()
     try:
@@ -122,7 +123,7 @@ def _patiently(do, seconds=60):
 def test_one_who_may_not_is_refused_without_a_word_of_the_password(
     tmp_path,
     milvus_binaries,
-    encoder,  # noqa: F811
+    encoder,
 ):
     server = MilvusServer(tmp_path, milvus_binaries, authorized=True).start()
     try:
@@ -178,7 +179,7 @@ def test_one_id_added_by_two_at_once_is_one_picture(place, encoder):
         assert len(first) == len(second) == 10
 
 
-def test_names_of_nothing_and_of_others_are_told(place, milvus_server):  # noqa: F811
+def test_names_of_nothing_and_of_others_are_told(place, milvus_server):
     with pytest.raises(IndexNotFoundError, match="clip-text index FOLDER --index milvus://"):
         connect(place)
     with pytest.raises(StoreAddressError, match="database"):
@@ -192,7 +193,7 @@ def test_names_of_nothing_and_of_others_are_told(place, milvus_server):  # noqa:
     client.close()
 
 
-def test_two_indexes_change_places(place, milvus_server, encoder):  # noqa: F811
+def test_two_indexes_change_places(place, milvus_server, encoder):
     other = as_location(f"{milvus_server.address}/{next(NAMES)}")
     for location, image_id in ((place, "old"), (other, "new")):
         with IndexWriter.open(location, encoder) as writer:
