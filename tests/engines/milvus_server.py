@@ -1,5 +1,6 @@
 """A Milvus 2.3.5 of our own: the standalone binary that the package milvus carries."""
 
+import ctypes
 import importlib.util
 import lzma
 import os
@@ -58,6 +59,7 @@ class MilvusServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (it calls the system alone)
             )
         self._wait()
         return self
@@ -138,6 +140,11 @@ class MilvusServer:
         )
         shutil.copy(_data() / "glog.conf", configs / "glog.conf")
         return values["proxy_port"]
+
+
+def _die_with_parent() -> None:
+    """Have the server be killed with the tests, however they end."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _data() -> Path:

@@ -382,11 +382,14 @@ class Server:
 
 def _is_refusal(error: BaseException | None) -> bool:
     """Tell whether a refusal is behind an error: at first, the client calls it unavailable."""
-    while error is not None:
+    seen: set[int] = set()  # the client raises errors from themselves
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         code = getattr(error, "code", None)
         if (code() if callable(code) else code) in _REFUSED_CODES:
             return True
-        error = error.__cause__ or error.__context__
+        cause = error.__cause__
+        error = error.__context__ if cause is None or cause is error else cause
     return False
 
 
