@@ -5,7 +5,7 @@ the others. All keep the same pictures in the same way, so that what is written 
 none of them.
 """
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
 
@@ -243,6 +243,10 @@ class Store(ReadableStore, Protocol):
 
     def find_item(self, image_id: str) -> Record | None:
         """Find the picture from outside a folder that was added under an id."""
+        ...
+
+    def expect_items(self, image_ids: Sequence[str]) -> None:
+        """Take note, inside a transaction, that :meth:`find_item` will be asked for these."""
         ...
 
     def find_content(self, content_hash: bytes) -> tuple[Record, StoredFeature] | None:

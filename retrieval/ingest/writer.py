@@ -220,6 +220,7 @@ class IndexWriter:
             with self._catalogue.transaction():
                 if precisions:
                     self._catalogue.add_precision(None if None in precisions else precisions.pop())
+                self._catalogue.expect_items([picture.image_id for picture, _ in prepared])
                 rows = [self._store(picture, feature) for picture, feature in prepared]
             self._sealer.note(len(rows))
             return rows

@@ -28,8 +28,13 @@ class Follower(Protocol):
         """Read the state that there is when a searcher is opened."""
         ...
 
-    def latest(self, now: State) -> State | None:
-        """Read the state that there is now; None where it is the one that is given."""
+    def latest(self, now: State, *, at_once: bool = False) -> State | None:
+        """Read the state that there is now; None where it is the one that is given.
+
+        Args:
+            now: The state that is searched.
+            at_once: Leave nothing for later that takes long.
+        """
         ...
 
     def close(self) -> None:
@@ -74,7 +79,7 @@ class _Folder:
         self._searched = catalogue
         return state
 
-    def latest(self, now: State) -> State | None:
+    def latest(self, now: State, *, at_once: bool = False) -> State | None:  # noqa: ARG002
         searched = self._searched
         assert searched is not None
         try:
@@ -165,12 +170,12 @@ class _Server:
         self._opened.append(store)
         return state
 
-    def latest(self, now: State) -> State | None:
+    def latest(self, now: State, *, at_once: bool = False) -> State | None:
         store = self._opened[-1]
         name = store.state()
         if name == self._name:
             assert isinstance(now.index, _Served)
-            now.index.look()
+            now.index.look(at_once=at_once)
             return None
         return self.open()  # searches at work may still read the one before
 
@@ -203,10 +208,10 @@ class _Served:
         self._rest_until = 0.0
         self.look()
 
-    def look(self) -> None:
+    def look(self, *, at_once: bool = False) -> None:
         """Count the pictures; where that takes long, a small part of the time at most."""
         started = time.monotonic()
-        if started < self._rest_until:
+        if started < self._rest_until and not at_once:
             return
         self._count = len(self._store)
         took = time.monotonic() - started

@@ -316,7 +316,7 @@ class Searcher:
             return False
         try:
             started = time.monotonic()
-            state = None if self._closed else self._follower.latest(self._state)
+            state = None if self._closed else self._follower.latest(self._state, at_once=at_once)
             if state is None:
                 return False
             self._state = state

@@ -59,8 +59,12 @@ def said(number):
 
 
 def shown(hits):
-    """What of hits must be the same wherever the index is."""
-    return [(hit.image_id, hit.caption, hit.metadata, round(hit.score, 2)) for hit in hits]
+    """What of hits must be the same wherever the index is: rows, by which equals stand, need not.
+
+    Equals are as scores are to two places, which is all that is compared of these.
+    """
+    told = [(hit.image_id, hit.caption, hit.metadata, round(hit.score, 2)) for hit in hits]
+    return sorted(told, key=lambda one: (-one[3], one[0]))
 
 
 def ids(hits):

@@ -164,6 +164,9 @@ class PostgresStore(Searching, Upkeep):
         """
         return self._inside().add(picture, encode(feature, self.embed_dim))
 
+    def expect_items(self, image_ids: Sequence[str]) -> None:
+        """Do nothing: what is asked for is read ahead by itself."""
+
     def replace(self, row: int, picture: Picture, feature: Feature | StoredFeature) -> None:
         """Put new content in a row: the file changed."""
         self._inside().replace(row, picture, encode(feature, self.embed_dim))
