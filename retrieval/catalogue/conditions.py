@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from retrieval.catalogue.fields import FOLDER
 from retrieval.errors import QueryError
-from retrieval.filters.dates import interval_of
+from retrieval.filters.dates import moments_of
 from retrieval.filters.shown import clipped, shown
 from retrieval.filters.tree import OWN_FIELDS, Compare, Exists, In, Leaf, Prefix, Scalar
 from retrieval.filters.values import KINDS, NULL, TEXT, as_value, stored_name
@@ -28,13 +28,6 @@ COLUMNS = {
 }
 """Where ``images`` has what every picture has beside its metadata."""
 
-_DATES = {  # a moment is after a span of time only where it is after all of it
-    "=": ("mtime_ns >= ? AND mtime_ns < ?", (0, 1)),
-    "<": ("mtime_ns < ?", (0,)),
-    "<=": ("mtime_ns < ?", (1,)),
-    ">": ("mtime_ns >= ?", (1,)),
-    ">=": ("mtime_ns >= ?", (0,)),
-}
 _LIST_PAGE = 500  # values of a list, or names, in one statement
 _NAMES_SHOWN = 8
 _BEFORE_SURROGATES, _AFTER_SURROGATES, _LAST_CHARACTER = 0xD7FF, 0xE000, 0x10FFFF
@@ -73,9 +66,9 @@ def statements_of(leaf: Leaf, names: Mapping[str, int]) -> Iterator[Statement]:
         case Exists():
             yield from _existing(leaf.field, names)
         case Compare(field="date"):
-            condition, places = _DATES[leaf.op]
-            interval = interval_of(leaf.value)
-            yield _own(condition, *(interval[place] for place in places))
+            moments = moments_of(leaf.op, leaf.value)
+            condition = " AND ".join(f"mtime_ns {op} ?" for op, _ in moments)
+            yield _own(condition, *(moment for _, moment in moments))
         case In(field="date"):
             for value in leaf.values:
                 yield from statements_of(Compare("date", "=", value), names)

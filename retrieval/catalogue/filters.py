@@ -25,7 +25,6 @@ from retrieval.catalogue.conditions import (
 from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.fields import FIELDS
 from retrieval.catalogue.follower import has_follower
-from retrieval.errors import QueryError
 from retrieval.filters.matching import FieldsOf
 from retrieval.filters.tree import (
     And,
@@ -35,6 +34,7 @@ from retrieval.filters.tree import (
     Not,
     Or,
     Scalar,
+    check_counting,
     check_size,
     leaves_of,
 )
@@ -136,10 +136,7 @@ class Filters:
         Raises:
             QueryError: As for :meth:`rows`, or if the limit is below 1.
         """
-        if limit < 1:
-            raise QueryError(f"expected a limit of at least 1, got {limit}. Ask for one or more.")
-        if where is not None:
-            check_size(where)
+        check_counting(where, limit)
         with self._connection.snapshot():
             self._look()
             name = field, repr(where), limit  # 1, 1.0 and true are equal, but not as text

@@ -14,8 +14,9 @@ from retrieval.catalogue.halves import HALF, SINGLE, StoredFeature, as_stored, d
 from retrieval.catalogue.opening import connect_reader
 from retrieval.catalogue.schema import CATALOGUE_NAME
 from retrieval.catalogue.sources import Sources
+from retrieval.catalogue.store import check_model
 from retrieval.catalogue.words import Words
-from retrieval.errors import IndexMismatchError, IndexNotFoundError
+from retrieval.errors import IndexNotFoundError
 from retrieval.protocols import Feature, Features, Rows
 from retrieval.records import Failure, Picture, Record, bounds_under
 
@@ -104,17 +105,12 @@ class CatalogueReader:
         Raises:
             IndexMismatchError: If the fingerprint or the embed_dim differs.
         """
-        remedy = "Use the model that built the index, or index into another index folder."
-        if embed_dim != self.embed_dim:
-            raise IndexMismatchError(
-                f"expected a model of width {self.embed_dim} (the index's embed_dim), "
-                f"got {embed_dim}. {remedy}"
-            )
-        if fingerprint != self.fingerprint:
-            raise IndexMismatchError(
-                f"expected the model with fingerprint {self.fingerprint}, which built the "
-                f"index, got {fingerprint}. {remedy}"
-            )
+        check_model(
+            self,
+            fingerprint=fingerprint,
+            embed_dim=embed_dim,
+            elsewhere="into another index folder",
+        )
 
     # Pictures
 

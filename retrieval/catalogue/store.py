@@ -12,11 +12,20 @@ from typing import Any, Protocol, Self
 from retrieval.catalogue.filters import Facet, Field
 from retrieval.catalogue.halves import StoredFeature
 from retrieval.catalogue.words import Worded
+from retrieval.errors import IndexMismatchError
 from retrieval.filters import Filter
 from retrieval.protocols import Feature, Features, Rows
 from retrieval.records import Failure, Picture, Record
 
-__all__ = ["Among", "ReadableStore", "Selection", "Store", "StoreFilters", "StoreSources"]
+__all__ = [
+    "Among",
+    "ReadableStore",
+    "Selection",
+    "Store",
+    "StoreFilters",
+    "StoreSources",
+    "check_model",
+]
 
 
 class Selection(Sized, Protocol):
@@ -140,7 +149,7 @@ class ReadableStore(Protocol):
         ...
 
     def check_model(self, *, fingerprint: str, embed_dim: int) -> None:
-        """Refuse a model other than the one the features came from (IndexMismatchError)."""
+        """Refuse another model, as the function :func:`check_model` does."""
         ...
 
     def __len__(self) -> int: ...
@@ -161,8 +170,8 @@ class ReadableStore(Protocol):
         """Read the pictures of these rows, and the text that was read in them."""
         ...
 
-    def rows(self, since: int = 0) -> Rows:
-        """Read all rows, ascending, int64 [n]; ``since`` a generation, where a store knows it."""
+    def rows(self) -> Rows:
+        """Read all rows, ascending, int64 [n]."""
         ...
 
     def features_of(self, rows: Iterable[int]) -> dict[int, Feature]:
@@ -195,6 +204,11 @@ class Store(ReadableStore, Protocol):
 
     Reads inside a transaction see what was written in it.
     """
+
+    @property
+    def schema_version(self) -> int:
+        """Of the tables as they are stored."""
+        ...
 
     @property
     def sources(self) -> StoreSources:
@@ -301,3 +315,36 @@ class Store(ReadableStore, Protocol):
             table: Which paths: ``images``, those of folders, or ``failures``.
         """
         ...
+
+
+class _OfModel(Protocol):
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def embed_dim(self) -> int: ...
+
+
+def check_model(held: _OfModel, *, fingerprint: str, embed_dim: int, elsewhere: str) -> None:
+    """Refuse a model other than the one that features came from.
+
+    Args:
+        held: The index.
+        fingerprint: Of the model.
+        embed_dim: Width of its features.
+        elsewhere: Where another index may be, as ``into another index folder``.
+
+    Raises:
+        IndexMismatchError: If the fingerprint or the embed_dim differs.
+    """
+    remedy = f"Use the model that built the index, or index {elsewhere}."
+    if embed_dim != held.embed_dim:
+        raise IndexMismatchError(
+            f"expected a model of width {held.embed_dim} (the index's embed_dim), "
+            f"got {embed_dim}. {remedy}"
+        )
+    if fingerprint != held.fingerprint:
+        raise IndexMismatchError(
+            f"expected the model with fingerprint {held.fingerprint}, which built the "
+            f"index, got {fingerprint}. {remedy}"
+        )

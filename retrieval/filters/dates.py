@@ -7,7 +7,7 @@ import re
 from retrieval.errors import QueryError
 from retrieval.filters.shown import shown
 
-__all__ = ["interval_of"]
+__all__ = ["interval_of", "moments_of"]
 
 _FORM = re.compile(
     r"(?P<year>\d{4})(-(?P<month>\d\d)(-(?P<day>\d\d)"
@@ -49,6 +49,31 @@ def interval_of(value: object) -> tuple[int, int]:
             "2024-05-01 or 2024-05-01T10:30."
         ) from error
     return _clip(start), _clip(start + length)
+
+
+def moments_of(op: str, value: object) -> tuple[tuple[str, int], ...]:
+    """Write a comparison with a date as comparisons with moments, all of which must hold.
+
+    A moment is after a span of time only where it is after all of it.
+
+    Args:
+        op: ``=``, ``<``, ``<=``, ``>`` or ``>=``.
+        value: As :func:`interval_of` takes it.
+
+    Returns:
+        Operators, and nanoseconds since 1970 in UTC.
+
+    Raises:
+        QueryError: If it is no date.
+    """
+    start, end = interval_of(value)
+    return {
+        "=": ((">=", start), ("<", end)),
+        "<": (("<", start),),
+        "<=": (("<", end),),
+        ">": ((">=", end),),
+        ">=": ((">=", start),),
+    }[op]
 
 
 def _span(match: re.Match[str]) -> tuple[int, int]:

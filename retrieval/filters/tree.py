@@ -200,6 +200,18 @@ Filter = And | Or | Not | Leaf
 """What must hold of a picture."""
 
 
+def check_counting(where: "Filter | None", limit: int) -> None:
+    """Refuse to count values for a filter that is too large, or fewer than one of them.
+
+    Raises:
+        QueryError: If so.
+    """
+    if limit < 1:
+        raise QueryError(f"expected a limit of at least 1, got {limit}. Ask for one or more.")
+    if where is not None:
+        check_size(where)
+
+
 def check_size(where: Filter) -> None:
     """Refuse a filter that is too deep or too large to be worked on; not itself recursive.
 

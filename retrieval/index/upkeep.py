@@ -4,11 +4,13 @@ import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.catalogue.soundness import Problem, check_catalogue, mend_catalogue
+from retrieval.catalogue.store import Store
 from retrieval.errors import CorruptIndexError
 from retrieval.index.lifecycle import disown_future, state_of
 from retrieval.index.recipes import choose_recipe
@@ -62,6 +64,25 @@ class IndexInfo:
     vectors: dict[str, int | str]
     files: dict[str, int]
 
+    @classmethod
+    def of(cls, store: Store, vectors: dict[str, int | str], files: dict[str, int]) -> Self:
+        """Tell what a store holds, beside what is known of its vectors and its files."""
+        return cls(
+            pictures=len(store),
+            items=store.count_of(None),
+            roots={displayed(root): store.count_of(root) for root in store.roots()},
+            sources=store.sources.counts(),
+            failures=len(store.failures()),
+            schema_version=store.schema_version,
+            fingerprint=store.fingerprint,
+            embed_dim=store.embed_dim,
+            precisions=store.precisions,
+            uid=store.uid,
+            generation=store.generation,
+            vectors=vectors,
+            files=files,
+        )
+
     @property
     def total_bytes(self) -> int:
         """Bytes of all files."""
@@ -92,21 +113,7 @@ def describe(index_dir: Path) -> IndexInfo:
         # First: the moment of the snapshot is that of the first read from the catalogue, which
         # is not to be before what was sealed.
         vectors = state_of(index_dir, catalogue)
-        return IndexInfo(
-            pictures=len(catalogue),
-            items=catalogue.count_of(None),
-            roots={displayed(root): catalogue.count_of(root) for root in catalogue.roots()},
-            sources=catalogue.sources.counts(),
-            failures=len(catalogue.failures()),
-            schema_version=catalogue.schema_version,
-            fingerprint=catalogue.fingerprint,
-            embed_dim=catalogue.embed_dim,
-            precisions=catalogue.precisions,
-            uid=catalogue.uid,
-            generation=catalogue.generation,
-            vectors=vectors,
-            files=dict(sorted(_files(index_dir))),
-        )
+        return IndexInfo.of(catalogue, vectors, dict(sorted(_files(index_dir))))
 
 
 def verify(index_dir: Path, *, repair: bool = False) -> Verification:

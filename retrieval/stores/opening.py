@@ -46,11 +46,6 @@ class RemoteStore(Store, Protocol):
         """
         ...
 
-    @property
-    def schema_version(self) -> int:
-        """Of the tables as they are on the server."""
-        ...
-
     def vectors(self) -> dict[str, int | str]:
         """Tell what the server searches with, by name: its kind and version, the index it has."""
         ...

@@ -1,6 +1,5 @@
 """What an index on a server is, and whether it is sound; of one in a folder, see there."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,9 +10,9 @@ from retrieval.index import IndexInfo, Verification
 from retrieval.index import describe as describe_folder
 from retrieval.index import verify as verify_folder
 from retrieval.protocols import Features, Rows
-from retrieval.records import Record, displayed
+from retrieval.records import Record
 from retrieval.stores.address import Location, StoreAddress
-from retrieval.stores.opening import RemoteStore, connect
+from retrieval.stores.opening import connect
 
 __all__ = ["describe", "verify"]
 
@@ -31,21 +30,7 @@ def describe(location: Location) -> IndexInfo:
     if not isinstance(location, StoreAddress):
         return describe_folder(location)
     with connect(location) as store:
-        return IndexInfo(
-            pictures=len(store),
-            items=store.count_of(None),
-            roots={displayed(root): store.count_of(root) for root in store.roots()},
-            sources=store.sources.counts(),
-            failures=len(store.failures()),
-            schema_version=store.schema_version,
-            fingerprint=store.fingerprint,
-            embed_dim=store.embed_dim,
-            precisions=store.precisions,
-            uid=store.uid,
-            generation=store.generation,
-            vectors=store.vectors(),
-            files={},
-        )
+        return IndexInfo.of(store, store.vectors(), {})
 
 
 def verify(location: Location, *, repair: bool = False) -> Verification:
@@ -104,15 +89,13 @@ def _unsound(store: Store) -> list[int]:
 
 def _again(store: Store) -> list[int]:
     """Find the pictures that another has the id of: all but the newest row."""
-    counts = Counter(_key(record) for record in store)
-    if not counts or counts.most_common(1)[0][1] == 1:
-        return []
-    last = {_key(record): record.row for record in store if counts[_key(record)] > 1}
-    return [
-        record.row
-        for record in store
-        if counts[_key(record)] > 1 and record.row != last[_key(record)]
-    ]
+    newest: dict[tuple[bytes | None, str], int] = {}
+    found = []
+    for record in store:  # in the order of their rows
+        if (earlier := newest.get(_key(record))) is not None:
+            found.append(earlier)
+        newest[_key(record)] = record.row
+    return found
 
 
 def _key(record: Record) -> tuple[bytes | None, str]:
@@ -120,7 +103,7 @@ def _key(record: Record) -> tuple[bytes | None, str]:
     return (None, picture.image_id) if picture.root is None else (picture.path, "")
 
 
-def _pages(store: RemoteStore | Store) -> Iterator[tuple[Rows, Features]]:
+def _pages(store: Store) -> Iterator[tuple[Rows, Features]]:
     """Read the features of all pictures, page by page; zeros where there is none."""
     every = store.rows()
     for start in range(0, len(every), _PAGE):

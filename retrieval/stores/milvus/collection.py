@@ -23,7 +23,6 @@ from typing import Any
 
 from retrieval.errors import (
     CorruptIndexError,
-    IndexMismatchError,
     IndexNotFoundError,
     StorageError,
 )
@@ -203,21 +202,6 @@ class Collection:
                 f"expected an index of schema version {SCHEMA_VERSION} at {self.address}, got "
                 f"{version}, which a newer clip-text wrote. Update clip-text (pip install -U "
                 "clip-text), or use another name; nothing was changed."
-            )
-
-    def check_model(self, fingerprint: str, embed_dim: int) -> None:
-        """Refuse a model other than the one the features came from (IndexMismatchError)."""
-        said = self.look().said
-        remedy = "Use the model that built the index, or index under another name."
-        if embed_dim != int(said["embed_dim"]):
-            raise IndexMismatchError(
-                f"expected a model of width {said['embed_dim']} (the index's embed_dim), "
-                f"got {embed_dim}. {remedy}"
-            )
-        if fingerprint != said["fingerprint"]:
-            raise IndexMismatchError(
-                f"expected the model with fingerprint {said['fingerprint']}, which built the "
-                f"index, got {fingerprint}. {remedy}"
             )
 
     # Pictures and notes

@@ -9,10 +9,18 @@ import numpy as np
 
 from retrieval.catalogue.conditions import check_field, check_leaf
 from retrieval.catalogue.filters import Facet, Field
-from retrieval.errors import QueryError
 from retrieval.filters import Filter
 from retrieval.filters.matching import FieldsOf
-from retrieval.filters.tree import OWN_FIELDS, Compare, Exists, In, Leaf, check_size, leaves_of
+from retrieval.filters.tree import (
+    OWN_FIELDS,
+    Compare,
+    Exists,
+    In,
+    Leaf,
+    check_counting,
+    check_size,
+    leaves_of,
+)
 from retrieval.filters.values import (
     KINDS,
     NULL,
@@ -85,10 +93,7 @@ class MilvusFilters:
         Raises:
             QueryError: As for :meth:`rows`, or if the limit is below 1.
         """
-        if limit < 1:
-            raise QueryError(f"expected a limit of at least 1, got {limit}. Ask for one or more.")
-        if where is not None:
-            check_size(where)
+        check_counting(where, limit)
         counts: Counter[Value] = Counter()
         with self._collection.held():
             self.check(field)

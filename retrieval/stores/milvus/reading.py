@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from retrieval.catalogue.halves import StoredFeature
-from retrieval.catalogue.store import Among
+from retrieval.catalogue.store import Among, check_model
 from retrieval.catalogue.words import Worded
 from retrieval.errors import QueryError
 from retrieval.features import unit_rows
@@ -119,7 +119,9 @@ class MilvusReader:
         Raises:
             IndexMismatchError: If the fingerprint or the embed_dim differs.
         """
-        self._collection.check_model(fingerprint, embed_dim)
+        check_model(
+            self, fingerprint=fingerprint, embed_dim=embed_dim, elsewhere="under another name"
+        )
 
     @property
     def schema_version(self) -> int:
@@ -319,8 +321,8 @@ class MilvusReader:
 
     # Features
 
-    def rows(self, since: int = 0) -> Rows:  # noqa: ARG002
-        """Read all rows, ascending, int64 [n], whatever ``since`` says."""
+    def rows(self) -> Rows:
+        """Read all rows, ascending, int64 [n]."""
         pages = self._collection.pages("", ["row"])
         return np.array([int(entity["row"]) for page in pages for entity in page], np.int64)
 

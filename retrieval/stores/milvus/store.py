@@ -94,12 +94,13 @@ class MilvusStore(MilvusReader):
         server = Server(address)
         try:
             collection = Collection(server, address)
-            if fingerprint is not None and embed_dim is not None:
-                collection.make(fingerprint, embed_dim)
-                collection.check_model(fingerprint, embed_dim)
-            else:
+            if fingerprint is None or embed_dim is None:
                 collection.look()
-            return cls(collection)
+                return cls(collection)
+            collection.make(fingerprint, embed_dim)
+            store = cls(collection)
+            store.check_model(fingerprint=fingerprint, embed_dim=embed_dim)
+            return store
         except BaseException:
             server.close()
             raise

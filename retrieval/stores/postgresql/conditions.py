@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from retrieval.filters.dates import interval_of
+from retrieval.filters.dates import moments_of
 from retrieval.filters.tree import And, Compare, Exists, Filter, In, Leaf, Not, Or, Prefix
 from retrieval.filters.values import TEXT, as_value, stored_name
 
@@ -27,13 +27,6 @@ OWN = {
 }
 """Where a picture's line has what every picture has beside its metadata."""
 
-_DATES = {  # a moment is after a span of time only where it is after all of it
-    "=": (">= %s AND i.mtime_ns < %s", (0, 1)),
-    "<": ("< %s", (0,)),
-    "<=": ("< %s", (1,)),
-    ">": (">= %s", (1,)),
-    ">=": (">= %s", (0,)),
-}
 _FEW = 16  # texts of a list that are compared one by one, so that each is looked up
 _INDEXED = {"path"}  # by their beginnings, as texts of metadata are
 
@@ -92,10 +85,10 @@ def _date(leaf: Leaf) -> Condition:
         joined = " OR ".join(f"({sql})" for sql, _ in parts)
         return joined, tuple(value for _, values in parts for value in values)
     assert isinstance(leaf, Compare)
-    condition, places = _DATES[leaf.op]
-    interval = interval_of(leaf.value)
-    values = tuple(interval[place] for place in places)
-    return f"i.mtime_ns IS NOT NULL AND i.mtime_ns {condition}", values
+    moments = moments_of(leaf.op, leaf.value)
+    condition = " AND ".join(f"i.mtime_ns {op} %s" for op, _ in moments)
+    values = tuple(moment for _, moment in moments)
+    return f"i.mtime_ns IS NOT NULL AND {condition}", values
 
 
 def _of_own(leaf: Leaf) -> Condition:

@@ -6,8 +6,7 @@ from typing import Any
 
 from retrieval.catalogue.conditions import check_field, check_leaf
 from retrieval.catalogue.filters import Facet, Field
-from retrieval.errors import QueryError
-from retrieval.filters.tree import Filter, check_size, leaves_of
+from retrieval.filters.tree import Filter, check_counting, check_size, leaves_of
 from retrieval.filters.values import KINDS, NUMBER, TEXT, as_scalar, shown_name, stored_name
 from retrieval.stores.postgresql.conditions import OWN, Condition, condition_of
 from retrieval.stores.postgresql.look import Known, Look, Read
@@ -89,10 +88,7 @@ class PostgresFilters:
         Raises:
             QueryError: As for :meth:`rows`, or if the limit is below 1.
         """
-        if limit < 1:
-            raise QueryError(f"expected a limit of at least 1, got {limit}. Ask for one or more.")
-        if where is not None:
-            check_size(where)
+        check_counting(where, limit)
         known = self._look()
         check_field(field, known.kinds)
         condition = ("true", ()) if where is None else _checked(where, known)

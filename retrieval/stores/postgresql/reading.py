@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.catalogue.halves import StoredFeature
-from retrieval.errors import IndexMismatchError
+from retrieval.catalogue.store import check_model
 from retrieval.features import unit_rows
 from retrieval.protocols import Feature, Features, Rows
 from retrieval.records import Failure, Picture, Record, bounds_under
@@ -93,17 +93,9 @@ class Reading:
         Raises:
             IndexMismatchError: If the fingerprint or the embed_dim differs.
         """
-        remedy = "Use the model that built the index, or index into another table."
-        if embed_dim != self.embed_dim:
-            raise IndexMismatchError(
-                f"expected a model of width {self.embed_dim} (the index's embed_dim), "
-                f"got {embed_dim}. {remedy}"
-            )
-        if fingerprint != self.fingerprint:
-            raise IndexMismatchError(
-                f"expected the model with fingerprint {self.fingerprint}, which built the "
-                f"index, got {fingerprint}. {remedy}"
-            )
+        check_model(
+            self, fingerprint=fingerprint, embed_dim=embed_dim, elsewhere="into another table"
+        )
 
     # What it says of itself
 
@@ -266,7 +258,7 @@ class Reading:
 
     # Features
 
-    def rows(self, since: int = 0) -> Rows:  # noqa: ARG002  (it keeps no record of that)
+    def rows(self) -> Rows:
         """Read all rows, ascending, int64 [n]."""
         sql = "SELECT row FROM {features} ORDER BY row"
         return np.array([row for (row,) in self.read(sql)], np.int64)
