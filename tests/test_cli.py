@@ -41,7 +41,7 @@ GROUPS = {
 }
 PAGES = ("export", "runtimes", "service_safety")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
-COMMANDS = ["search", "serve", "convert", "export", "info", "tokens", "demo", *GROUPS]
+COMMANDS = ["search", "serve", "embed", "convert", "export", "info", "tokens", "demo", *GROUPS]
 
 
 @pytest.fixture(scope="module")
