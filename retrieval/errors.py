@@ -23,6 +23,9 @@ One tree, so a caller may catch the root or the leaf::
         └── RankingGoneError    the index that a ranking is of was built anew
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "AddressError",
     "CorruptIndexError",
@@ -43,7 +46,32 @@ __all__ = [
     "StoreAccessError",
     "StoreAddressError",
     "StoreUnavailableError",
+    "needs",
 ]
+
+
+@contextmanager
+def needs(extra: str, purpose: str) -> Iterator[None]:
+    """Import optional packages: a missing one is an error that says how to install it.
+
+    Args:
+        extra: Of clip-text, which brings them.
+        purpose: What they are for, in words that follow "for".
+
+    Raises:
+        MissingPackageError: If one is not installed; a missing module of ours stays what it is.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module == __package__ or isinstance(error, MissingPackageError):
+            raise
+        raise MissingPackageError(
+            f"expected the package {module} for {purpose}, got none. "
+            f"Run: pip install 'clip-text[{extra}]'.",
+            name=error.name,
+        ) from error
 
 
 class RetrievalError(Exception):

@@ -40,6 +40,7 @@ def cases(folder, tiny):
     works = [
         ["index", "folder", folder / "images", "--index", index, *model],
         ["index", "info", "--index", index],
+        ["index", "plan", "--pictures", "1M"],
         ["index", "verify", "--index", index],
         ["index", "compact", "--index", index],
         ["index", "build", "--queries", texts, "--index", index, *model],
@@ -70,6 +71,9 @@ def cases(folder, tiny):
         ("ocr", ["index", folder / "images", "--index", index, *model, "--ocr"]),
         ("data", ["data", "check", folder / "rows.parquet", *model]),
         ("data", ["data", "check", folder / "saved", *model]),
+        ("data", ["embed", folder / "images", folder / "features", *model]),
+        ("milvus", ["search", "红色", "--index", "milvus://127.0.0.1:1/x", *model]),
+        ("postgresql", ["index", "info", "--index", "postgresql://u@127.0.0.1:1/d/x"]),
         ("lmdb", ["data", "check", folder / "lmdb" / "valid", *model]),
         ("evaluate", ["evaluate", captions, *model, "--plot", drawn]),
         ("evaluate", ["evaluate", "languages", captions, *model, "--plot", drawn]),

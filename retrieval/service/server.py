@@ -16,16 +16,14 @@ from typing import Any, Final, TypeVar, cast
 
 from fastapi import FastAPI
 
-from retrieval.service import missing_package
+from retrieval.errors import needs
 from retrieval.service.service import Service
 from retrieval.service.settings import DEFAULTS, Settings
 
-try:
+with needs("serve", "the search service"):
     import uvicorn
 
     from retrieval.service.protocol import server_options
-except ModuleNotFoundError as error:
-    raise missing_package(error) from error
 
 __all__ = ["Behind", "Server", "terminal_is_gone"]
 

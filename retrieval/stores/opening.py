@@ -7,15 +7,14 @@ from typing import Protocol
 
 from retrieval.catalogue import Catalogue, IndexLock
 from retrieval.catalogue.store import Among, ReadableStore, Store
-from retrieval.errors import MissingPackageError
 from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.protocols import Features, Rows, Scores
 from retrieval.stores.address import Location, StoreAddress
 
 __all__ = ["RemoteStore", "Sealer", "connect", "open_for_reading", "open_for_writing"]
 
-# Of each kind: the package that its extra brings, and the class in the folder of its name.
-_KINDS = {"milvus": ("pymilvus", "MilvusStore"), "postgresql": ("psycopg", "PostgresStore")}
+# The class in the folder of each kind, imported when an address names it.
+_KINDS = {"milvus": "MilvusStore", "postgresql": "PostgresStore"}
 
 
 class RemoteStore(Store, Protocol):
@@ -111,16 +110,8 @@ def connect(
         IndexNotFoundError: If there is no such collection, and none is to be made.
         IndexMismatchError: If it is of another model than the one that is named.
     """
-    package, name = _KINDS[address.scheme]
-    try:
-        kind = getattr(import_module(f"retrieval.stores.{address.scheme}"), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "retrieval":
-            raise
-        raise MissingPackageError(
-            f"expected the package {package} for an index at {address}, got none. Install it: "
-            f"pip install 'clip-text[{address.scheme}]'"
-        ) from error
+    module = import_module(f"retrieval.stores.{address.scheme}")
+    kind = getattr(module, _KINDS[address.scheme])
     opened: RemoteStore = kind.open(address, fingerprint=fingerprint, embed_dim=embed_dim)
     return opened
 

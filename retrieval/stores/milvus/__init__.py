@@ -1,5 +1,8 @@
-"""Indexes on a Milvus server, 2.3 or newer."""
+"""Indexes on a Milvus server."""
 
-from retrieval.stores.milvus.store import MilvusStore
+from retrieval.errors import needs
+
+with needs("milvus", "an index on Milvus"):
+    from retrieval.stores.milvus.store import MilvusStore
 
 __all__ = ["MilvusStore"]
