@@ -101,16 +101,16 @@ def test_compose_runs_the_service_as_the_other_file_does(name):
     )
     assert "secret" not in str(as_location(filled))
     assert {each for each in ours["environment"] if each.startswith(PREFIX)} <= known_settings()
-    assert ours["build"]["args"] == {"ENGINES": "pymilvus>=2.5"}
+    assert ours["build"]["args"] == {"ENGINES": "pymilvus>=2.6"}
     assert set(COMPOSE["volumes"]) == {"data", "milvus", "etcd", "minio"}
 
 
 def test_the_clients_in_images_are_those_of_the_extras():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = extras["project"]["optional-dependencies"]
-    assert extras["milvus"] == ["pymilvus>=2.5"]
+    assert extras["milvus"] == ["pymilvus>=2.6"]
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-    assert "ENGINES='pymilvus>=2.5'" in text
+    assert "ENGINES='pymilvus>=2.6'" in text
     assert f"'{' '.join(extras['postgresql'])}'" in text
 
 

@@ -130,7 +130,12 @@ class IndexWriter:
         held = ExitStack()
         try:
             catalogue, sealer = held.enter_context(
-                open_for_writing(index_dir, fingerprint=fingerprint, embed_dim=embed_dim)
+                open_for_writing(
+                    index_dir,
+                    fingerprint=fingerprint,
+                    embed_dim=embed_dim,
+                    only_if_written=True,
+                )
             )
             return cls(index_dir, catalogue, sealer, encoder, held)
         except BaseException:

@@ -128,7 +128,11 @@ def open_for_reading(location: Location) -> ReadableStore:
 
 @contextlib.contextmanager
 def open_for_writing(
-    location: Location, *, fingerprint: str | None = None, embed_dim: int | None = None
+    location: Location,
+    *,
+    fingerprint: str | None = None,
+    embed_dim: int | None = None,
+    only_if_written: bool = False,
 ) -> Iterator[tuple[Store, Sealer]]:
     """Open an index to write to, and, at the end, seal its vectors anew where that is due.
 
@@ -139,6 +143,8 @@ def open_for_writing(
         location: Where it is.
         fingerprint: Of the model; without it, only an index that is there is opened.
         embed_dim: Width of its features, beside ``fingerprint``.
+        only_if_written: Whether sealing is left to others where nothing was written; else what
+            others left unsealed, who were killed, is sealed as well.
 
     Yields:
         The store, and what is told of how much changes.
@@ -164,7 +170,8 @@ def open_for_writing(
         ) as catalogue,
     ):
         disown_future(location, catalogue)
-        sealer = BackgroundSealer(location)
+        sealer, generation = BackgroundSealer(location), catalogue.generation
         yield catalogue, sealer
         sealer.wait()
-        seal_if_due(location, catalogue)
+        if catalogue.generation != generation or not only_if_written:
+            seal_if_due(location, catalogue)
