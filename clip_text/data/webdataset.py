@@ -81,6 +81,10 @@ class TarImages(Mapping[str, bytes]):
     def __contains__(self, image_id: object) -> bool:  # the mixin's would read the picture
         return image_id in self._row
 
+    def shard_of(self, image_id: str) -> int:
+        """Say in which of the tars a picture lies."""
+        return self._tar[self._row[image_id]]
+
     def __getitem__(self, image_id: str) -> bytes:
         row = self._row[image_id]
         path = self._tars[self._tar[row]]

@@ -94,7 +94,7 @@ class Collection:
             count_tokens=count_tokens,
             classify=classify,
         )
-        self.suggestions = Suggestions(index_dir, settings.suggestions, searcher.__len__)
+        self.suggestions = Suggestions(index_dir, settings.suggestions, lambda: len(searcher))
 
     def start(self) -> None:
         """Begin to look for what is indexed meanwhile; does nothing where that has begun."""
