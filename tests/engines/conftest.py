@@ -6,15 +6,26 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from postgresql_server import Server
 
 from retrieval.stores import as_location
 
 _numbers = itertools.count(1)
+# Of these tests, what needs nothing that make test-engines installs.
+_ALWAYS = {"test_embedded.py"}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Pass over, where no engine is asked for, files that import what runs them."""
+    is_test = collection_path.name.startswith("test_")
+    asked = config.option.markexpr
+    is_asked = "engines" in asked and "not engines" not in asked
+    return True if is_test and not is_asked and collection_path.name not in _ALWAYS else None
 
 
 def served(version):
     """Run a PostgreSQL server; its folder is not pytest's, whose path may be too long."""
+    from postgresql_server import Server
+
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
         server = Server(folder, version)

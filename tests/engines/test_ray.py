@@ -8,7 +8,9 @@ import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 from embedding_process import embed_fake
 from fakes import FakeEncoder, save_picture
 
@@ -17,8 +19,6 @@ from clip_text.embedding.local import Local
 from clip_text.errors import ClipTextError
 
 pytestmark = pytest.mark.engines
-ray = pytest.importorskip("ray")
-psutil = pytest.importorskip("psutil")
 
 TESTS = Path(__file__).parents[1]
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 is taken for no address
