@@ -30,6 +30,7 @@ __all__ = [
     "RuntimeInfo",
     "describe_kept",
     "describe_model",
+    "model_size",
     "tower_facts",
 ]
 
@@ -160,7 +161,7 @@ class ModelInfo:
     @property
     def parameters(self) -> int | None:
         """Of both towers; None where that is not known."""
-        return sum(tower.parameters for tower in self.towers.values()) if self.towers else None
+        return _parameters(self.towers)
 
     def lines(self) -> list[str]:
         """Say it, a line each."""
@@ -226,6 +227,21 @@ def describe_model(
         runtimes={tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)},
         **told,
     )
+
+
+def model_size(name: str | Path, encoder: Encoder) -> tuple[int | None, int]:
+    """Say how large a model is that is loaded already.
+
+    Args:
+        name: What it was loaded by, as for :meth:`clip_text.Encoder.from_pretrained`.
+        encoder: The model.
+
+    Returns:
+        Parameters of both towers, None where an export does not say; bytes of its files on disk.
+    """
+    folder = Path(name).expanduser()
+    told = _of_exported(folder) if is_exported(folder) else _of_checkpoint(name, encoder)
+    return _parameters(told["towers"]), _size(told["place"])
 
 
 def describe_kept(family: Family, commands: Sequence[str], *, measure: bool = False) -> KeptForm:
@@ -320,6 +336,10 @@ def _of_choice(choice: Choice | None) -> RuntimeInfo:
     name = choice.chosen
     figures = choice.rows, choice.milliseconds, choice.refused
     return RuntimeInfo(name, precision_of(name), True, *figures)
+
+
+def _parameters(towers: Mapping[Tower, TowerFacts]) -> int | None:
+    return sum(tower.parameters for tower in towers.values()) if towers else None
 
 
 def _size(place: Path) -> int:
