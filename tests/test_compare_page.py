@@ -79,9 +79,10 @@ def test_of_captions_the_queries_on_which_models_differ_most_are_shown(
     file = tmp_path / "page.html"
     compare(tiny_folder, other_folder, "--data", captions, "--html", file)
     shown = check_page(file.read_text(encoding="utf-8"))
-    notes = [words for words in shown.words if ": right at rank " in words]
-    ranks = [float(words.rsplit(" ", 1)[1]) for words in notes]
-    assert [words.split(":")[0] for words in notes] == ["tiny", "other"] * 18, "one a picture"
+    notes = [words for words in shown.words if words.startswith("right answer at rank: ")]
+    found = [re.fullmatch(r".*: tiny ([\d.]+), other ([\d.]+)", words) for words in notes]
+    assert len(found) == 18, "one a picture"
+    ranks = [float(rank) for one in found for rank in one.groups()]
     spread = [max(pair) / min(pair) for pair in zip(ranks[::2], ranks[1::2], strict=True)]
     assert spread == sorted(spread, reverse=True)
     assert spread[0] > spread[-1]
@@ -134,8 +135,8 @@ def test_hits_lie_side_by_side_on_one_page(compare, tiny_folder, other_folder, a
     assert ODD_QUERIES[1] in shown.words
     assert "\u202e" not in text
     # the shares on the page are those of the JSON
-    whole = [int(words.split(": ")[1].split()[0]) for words in shown.words if "in common" in words
-             and ": " in words]  # fmt: skip
+    said = [words for words in shown.words if words.startswith("of 3 hits in common: ")]
+    whole = [int(re.fullmatch(r".*: tiny \+ other (\d)", words)[1]) for words in said]
     assert sum(whole) / (3 * 4) == pytest.approx(told[0]["overlap@3 other"])
     alone = [title for title in titles if "found by this model alone" in title]
     assert len(alone) == 2 * (3 * 4 - sum(whole))

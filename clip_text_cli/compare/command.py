@@ -24,16 +24,18 @@ from clip_text_cli.compare.page import Page, render, thumbnails
 from clip_text_cli.compare.sources import Source
 from clip_text_cli.compare.tables import (
     Difference,
+    Recalls,
     agreement_table,
     costs_as_json,
     differences,
     differences_table,
     models_table,
     overlaps,
+    recall_intervals,
     reports_as_json,
 )
 from clip_text_cli.drawing.models import ModelPoint, draw_models
-from clip_text_cli.evaluate.retrieval import Report, duplicate_lines, report_of
+from clip_text_cli.evaluate.retrieval import duplicate_lines, report_of
 from clip_text_cli.options import (
     AsJson,
     CaptionKinds,
@@ -258,16 +260,19 @@ def _tell_labelled(
     }
     base = base or next(iter(reports))
     found = differences(reports, base, resamples) if base in reports else []
+    recalls = recall_intervals(reports, resamples)
     if not as_json:
         for line in duplicate_lines(next(iter(reports.values()))):
             err.print(line, markup=False, soft_wrap=True)
-        out.print(models_table(measured, reports, resamples))
+        out.print(models_table(measured, recalls))
         out.print(_how(compared), soft_wrap=True)
         _print_differences(found, base, compared)
     if plot is not None:
-        _draw(reports, measured, plot, resamples)
+        _draw(recalls, compared, plot)
     if html is not None:
-        _write_page(labelled_page(measured, reports, resamples), compared, html)
+        _write_page(labelled_page(measured, reports, recalls), compared, html)
+    if not as_json:
+        return []
     return [
         reports_as_json(report, [one for one in found if one.model == name], base, resamples)
         | costs_as_json(measured[name])
@@ -294,7 +299,7 @@ def _tell_unlabelled(
     found = search_all(measured, k)
     shares = overlaps({name: places for name, (_, places) in found.items()})
     if not as_json:
-        out.print(models_table(measured, {}, 0))
+        out.print(models_table(measured, {}))
         out.print(_how(compared), soft_wrap=True)
         out.print()
         if shares:
@@ -317,28 +322,29 @@ def _tell_unlabelled(
 def _how(compared: Comparison) -> str:
     """Say what the figures of costs are."""
     some = next(iter(compared.measured.values())).facts
-    return (
+    by = {
+        name: " and ".join(dict.fromkeys(filter(None, one.facts.runtimes.values())))
+        for name, one in compared.measured.items()
+    }
+    told = ", ".join(f"{name} by {runtimes}" for name, runtimes in by.items() if runtimes)
+    return escape(
         f"{some.texts:,} texts and {some.pictures:,} pictures by the wall's clock, pictures from "
         "their files; memory: the most that a model's process held, Python and libraries in it; "
-        "bytes: of a vector in an index, in fp16; ?: not known."
+        "bytes: of a vector in an index, in fp16; ?: not known. "
+        f"Computed: {told or 'nobody says by what'}."
     )
 
 
-def _draw(
-    reports: dict[str, Report], measured: dict[str, Measured], file: Path, resamples: int
-) -> None:
+def _draw(recalls: Recalls, compared: Comparison, file: Path) -> None:
     points = [
         ModelPoint(
             name,
-            {
-                k: report.measured.recall_at("t2i", k, resamples=resamples)
-                for k in report.measured.by_direction["t2i"].ks
-            },
-            measured[name].facts.pictures_per_second,
+            {k: share for (direction, k), share in found.items() if direction == "t2i"},
+            compared.measured[name].facts.pictures_per_second,
         )
-        for name, report in reports.items()
+        for name, found in recalls.items()
     ]
-    draw_models(points, file, title=next(iter(reports.values())).collection.name)
+    draw_models(points, file, title=compared.collection.name)
     err.print(f"drawn in {file}", markup=False, soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from clip_text_cli.compare.measuring import Measured
 from clip_text_cli.compare.page import Hit, Page, Row
-from clip_text_cli.compare.tables import overlaps, recalls_told
+from clip_text_cli.compare.tables import Recalls, overlaps
 from clip_text_cli.evaluate.retrieval import Report, percent
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def unlabelled_page(
             "Nobody has said which are right; ids show over a picture. "
             "Cosines of two models cannot be compared.",
         ),
-        facts=[_models(measured), *_agreement(shares, k)],
+        facts=[_models(measured, {}), *_agreement(shares, k)],
         image_ids=collection.image_ids,
         rows=rows,
         models=list(measured),
@@ -88,14 +88,14 @@ def unlabelled_page(
 
 
 def labelled_page(
-    measured: Mapping[str, Measured], reports: Mapping[str, Report], resamples: int
+    measured: Mapping[str, Measured], reports: Mapping[str, Report], recalls: Recalls
 ) -> Page:
     """Show the queries whose right answers models rank most differently; of one, the worst.
 
     Args:
         measured: By the name that a model is told by.
         reports: Likewise; all of one data set.
-        resamples: Draws behind the intervals.
+        recalls: As :func:`clip_text_cli.compare.tables.recall_intervals` gives them.
     """
     from clip_text.evaluation.agreement import nearest, rank_spread
 
@@ -111,12 +111,10 @@ def labelled_page(
     shares = overlaps({name: places for name, (_, places) in found.items()})
     rows = []
     for at in chosen:
-        told = [
-            f"{name}: right at rank {rank:g}"
-            for name, rank in zip(reports, ranks[:, at], strict=True)
-        ]
+        of = zip(reports, ranks[:, at], strict=True)
+        told = ", ".join(f"{name} {rank:,g}" for name, rank in of)
         answers = collection.answers[at]
-        notes = [*told, *_overlap_notes(shares, at, _depth(found))]
+        notes = [f"right answer at rank: {told}", *_overlap_notes(shares, at, _depth(found))]
         hits = _hits(found, at, answers)
         rows.append(Row(collection.texts[at].text, notes, answers[:_MOST_ANSWERS], hits))
     which = (
@@ -131,7 +129,7 @@ def labelled_page(
             f"{len(collection.image_ids):,} pictures; ids show over a picture. They are chosen "
             "because models differ: the figures are those of all queries.",
         ),
-        facts=[_models(measured, reports, resamples), *_agreement(shares, _depth(found))],
+        facts=[_models(measured, recalls), *_agreement(shares, _depth(found))],
         image_ids=collection.image_ids,
         rows=rows,
         models=list(measured),
@@ -173,10 +171,11 @@ def _depth(found: Found) -> int:
 
 
 def _overlap_notes(shares: "Mapping[tuple[str, str], PerQuery]", row: int, k: int) -> list[str]:
-    return [
-        f"{first} and {second}: {round(k * found[row])} of {k} in common"
-        for (first, second), found in shares.items()
+    """Say how many hits each two models have in common, on one line; nothing of one model."""
+    told = [
+        f"{first} + {second} {round(k * found[row])}" for (first, second), found in shares.items()
     ]
+    return [f"of {k:,} hits in common: {', '.join(told)}"] if told else []
 
 
 def _agreement(
@@ -195,29 +194,16 @@ def _agreement(
 
 
 def _models(
-    measured: Mapping[str, Measured],
-    reports: Mapping[str, Report] | None = None,
-    resamples: int = 0,
+    measured: Mapping[str, Measured], recalls: Recalls
 ) -> tuple[str, Sequence[str], list[list[str]]]:
-    some = next(iter((reports or {}).values()), None)
-    told = recalls_told(some.measured.by_direction["t2i"].ks) if some else []
+    """A table of what is known of each model."""
+    told = list(next(iter(recalls.values()), {}))
     rows = []
     for name, one in measured.items():
-        shares = [
-            (reports or {})[name].measured.recall_at(direction, k, resamples=resamples)
-            for direction, k in told
-        ]
         facts = one.facts
-        rows.append(
-            [
-                name,
-                *map(percent, shares),
-                f"{facts.texts_per_second:,.0f}",
-                f"{facts.pictures_per_second:,.1f}",
-                f"{facts.embed_dim:,}",
-                facts.fingerprint[:12],
-            ]
-        )
+        costs = [f"{facts.texts_per_second:,.0f}", f"{facts.pictures_per_second:,.1f}"]
+        size = [f"{facts.embed_dim:,}", facts.fingerprint[:12]]
+        rows.append([name, *(percent(recalls[name][each]) for each in told), *costs, *size])
     heads = [f"{direction} recall@{k}, %" for direction, k in told]
     heads = ["model", *heads, "texts/s", "pictures/s", "dimensions", "fingerprint begins"]
     return "Models", heads, rows

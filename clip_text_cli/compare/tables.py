@@ -14,18 +14,23 @@ from clip_text_cli.evaluate.retrieval import Report, as_json, flat_difference, p
 if TYPE_CHECKING:
     from clip_text.evaluation.agreement import Places
     from clip_text.evaluation.ranking import PerQuery
-    from clip_text.evaluation.statistics import Comparison
+    from clip_text.evaluation.statistics import Comparison, Interval
 
 __all__ = [
     "Difference",
+    "Recalls",
     "agreement_table",
     "costs_as_json",
     "differences",
     "differences_table",
     "models_table",
     "overlaps",
+    "recall_intervals",
     "reports_as_json",
 ]
+
+Recalls = Mapping[str, "Mapping[tuple[str, int], Interval]"]
+"""By a model's name, its recall by direction (``t2i``, ``i2t``) and k, in [0, 1]."""
 
 BYTES_PER_NUMBER = 2
 """Of a vector in an index, which keeps fp16."""
@@ -55,33 +60,41 @@ def recalls_told(ks: Sequence[int]) -> list[tuple[str, int]]:
     return [*(("t2i", k) for k in ks), ("i2t", max(ks))]
 
 
-def models_table(
-    measured: Mapping[str, Measured], reports: Mapping[str, Report], resamples: int
-) -> Table:
+def recall_intervals(reports: Mapping[str, Report], resamples: int) -> Recalls:
+    """Give the recall that is told of each model, with its interval.
+
+    Args:
+        reports: By the name that a model is told by.
+        resamples: Draws behind the intervals.
+    """
+    return {
+        name: {
+            (direction, k): report.measured.recall_at(direction, k, resamples=resamples)
+            for direction, k in recalls_told(report.measured.by_direction["t2i"].ks)
+        }
+        for name, report in reports.items()
+    }
+
+
+def models_table(measured: Mapping[str, Measured], recalls: Recalls) -> Table:
     """A row a model: recall in percent with its interval under it, pace, memory and size.
 
     Args:
         measured: By the name that a model is told by.
-        reports: Likewise; none where right answers are not known.
-        resamples: Draws behind the intervals.
+        recalls: Likewise; none where right answers are not known.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_lines=False)
     table.add_column("model", overflow="fold")
-    some = next(iter(reports.values()), None)
-    told = recalls_told(some.measured.by_direction["t2i"].ks) if some else []
+    told = list(next(iter(recalls.values()), {}))
     for direction, k in told:
         table.add_column(f"{direction}\nrecall@{k}", justify="right")
     on_gpu = any(one.facts.gpu_bytes for one in measured.values())
     heads = ["texts\n/s", "pictures\n/s", "memory\nMB", *(["GPU\nMB"] if on_gpu else [])]
     for head in [*heads, "dims", "bytes\n/picture", "param-\neters M", "disk\nMB"]:
         table.add_column(head, justify="right")
-    for name, one in measured.items():
-        shares = [
-            reports[name].measured.recall_at(direction, k, resamples=resamples)
-            for direction, k in told
-        ]
-        cells = [percent(share).replace(" [", "\n[") for share in shares]
-        table.add_row(escape(name), *cells, *_costs(one.facts, on_gpu=on_gpu))
+    for name, model in measured.items():
+        cells = [percent(recalls[name][one]).replace(" [", "\n[") for one in told]
+        table.add_row(escape(name), *cells, *_costs(model.facts, on_gpu=on_gpu))
     return table
 
 

@@ -84,7 +84,7 @@ def _draw_recalls(
     axes.set_ylim(len(models) - 0.5, -0.5)  # the first on top
     axes.set_xlabel("text to image, in percent, with 95% intervals")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(ncols=len(ks), fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def _draw_speeds(
@@ -106,6 +106,8 @@ def _draw_speeds(
             parse_math=False,
         )
     axes.set_xscale("log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks("{x:g}")
     axes.margins(x=0.25, y=0.15)
     axes.set_xlabel("pictures a second, from their files")
     axes.set_ylabel(f"recall@{k} in percent")
