@@ -8,6 +8,7 @@ import compare_process
 import numpy as np
 import pytest
 import torch
+import typer
 from models import tiny_checkpoint
 from pictures_data import coloured
 from PIL import Image
@@ -21,6 +22,7 @@ from clip_text.exporting import export
 from clip_text.progress import silent
 from clip_text.runtimes import auto
 from clip_text.towers import build_model
+from clip_text_cli import main
 from clip_text_cli.compare import measuring, processes
 from clip_text_cli.compare.asked import told_names
 from clip_text_cli.compare.sources import Captioned
@@ -156,6 +158,9 @@ def test_what_cannot_be_meant_is_refused_with_what_to_do(compare, args, said):
 
 
 def test_wrong_data_is_one_line(compare, tmp_path):
+    (tmp_path / "file").write_text("")
+    _, err = compare("a", "--data", "x", "--keep", tmp_path / "file", code=1)
+    assert "error: expected a folder at" in err
     _, err = compare("a", "b", "--data", tmp_path / "nowhere.jsonl", code=1)
     assert err.startswith("error: expected")
     assert "nowhere.jsonl" in err
@@ -171,9 +176,13 @@ def test_wrong_data_is_one_line(compare, tmp_path):
 def test_models_are_told_by_as_little_of_their_paths_as_tells_them_apart(tmp_path, monkeypatch):
     for name in ("a/model", "b/model", "c/other"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "c" / "other")
     monkeypatch.chdir(tmp_path)
     told = told_names(["a/model", "./b/model", "c/other", "starter", "owner/model-name"])
     assert list(told.values()) == ["a/model", "b/model", "other", "starter", "owner/model-name"]
+    assert told_names(["link", "a/model"]) == {"link": "link", "a/model": "model"}
+    with pytest.raises(typer.BadParameter, match="got link twice"):
+        told_names(["c/other", "link"])
 
 
 # with captions
@@ -282,6 +291,14 @@ def test_several_p_values_are_corrected_and_the_baseline_is_chosen(
     assert "minus other, in points" in out
 
 
+def test_memory_of_a_gpu_is_told_where_there_is_one(compare, tiny_folder, captions, monkeypatch):
+    assert "GPU" not in compare(tiny_folder, "--data", captions)[0]
+    monkeypatch.setattr(measuring, "_gpu_bytes", lambda: 123_000_000)
+    out, _ = compare(tiny_folder, "--data", captions)
+    assert "GPU" in out
+    assert " 123 " in out
+
+
 def test_of_one_model_no_comparison_is_made(compare, tiny_folder, captions, tmp_path):
     page = tmp_path / "page.html"
     out, _ = compare(tiny_folder, "--data", captions, "--html", page)
@@ -321,6 +338,12 @@ def test_the_same_again_goes_on_from_what_was_kept(compare, two_models, captions
     fewer.write_text("\n".join(lines), encoding="utf-8")
     compare(tiny_folder, "--data", fewer, *arguments[2:])
     assert encoded == [str(tiny_folder)]
+
+
+def test_what_is_kept_is_gone_on_from_where_a_person_stops_it():
+    assert main._goes_on(["compare", "a", "b", "--keep", "kept"])
+    assert main._goes_on(["compare", "a", "--keep=kept"])
+    assert not main._goes_on(["compare", "a", "b", "--data", "val.jsonl"])
 
 
 def test_a_model_that_fails_costs_no_other_its_figures(compare, tiny_folder, captions, tmp_path):

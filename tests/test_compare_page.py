@@ -115,7 +115,7 @@ def test_hits_lie_side_by_side_on_one_page(compare, tiny_folder, other_folder, a
     page = tmp_path / "hits.html"
     search = ("--pictures", folder, "--queries", queries, "--top-k", 3)
     told, err = compare(tiny_folder, other_folder, *search, "--html", page, "--json")
-    assert "1 pictures cannot be read, and are left out:" in err
+    assert "left out, as not every model can read it: 1 picture" in err
     assert "broken.png: " in err
     assert [one["unreadable"] for one in told] == [1, 1]
     assert told[0]["overlap@3 other"] == told[1]["overlap@3 tiny"]
@@ -176,7 +176,7 @@ def test_a_picture_that_one_model_cannot_read_is_searched_by_none(
     search = ("--pictures", folder, "--queries", queries, "--top-k", 99)
     told, err = compare(tiny_folder, other_folder, *search, "--json")
     assert asked
-    assert "2 pictures cannot be read" in err
+    assert "not every model can read it: 2 pictures" in err
     assert [one["unreadable"] for one in told] == [1, 2]
     assert told[0]["overlap@99 other"] == 1, "both are searched for the same pictures"
 

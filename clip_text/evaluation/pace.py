@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +86,12 @@ def encode_paced(
 def _encode_one(encoder: PictureEncoder, images: Sequence[ImageSource], times: int) -> None:
     """Encode a batch of the first picture that can be read; if none can, the others tell."""
     for at in range(len(images)):
-        with suppress(OSError, ValueError):
-            encoder.encode_pixels([encoder.load_pixels(images[at])] * times)
-            return
+        try:
+            pixels = encoder.load_pixels(images[at])
+        except (OSError, ValueError):
+            continue
+        encoder.encode_pixels([pixels] * times)
+        return
 
 
 def _read_files(collection: RetrievalSet) -> None:

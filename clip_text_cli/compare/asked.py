@@ -66,23 +66,26 @@ def told_names(models: Sequence[str]) -> dict[str, str]:
             "expected models to compare, got none. Name two or more: clip-text compare starter "
             "./mine --data val.jsonl."
         )
-    places: dict[str, str] = {}
+    given: dict[str, str] = {}
+    parts: dict[str, tuple[str, ...]] = {}
     for model in models:
         path = Path(model).expanduser()
-        place = str(path.resolve()) if model != "starter" and path.exists() else model
-        if place in places:
+        is_path = model != "starter" and path.exists()
+        place = str(path.resolve()) if is_path else model
+        if place in given:
             raise typer.BadParameter(
                 f"expected models that differ, got {model} twice. Name it once."
             )
-        places[place] = model
+        given[place] = model
+        # as it is named, not where links lead to
+        parts[model] = path.absolute().parts if is_path else (model,)
     told = {}
-    for place, model in places.items():
-        parts = Path(place).parts if place != model or Path(place).exists() else (model,)
-        others = [Path(other).parts for other in places if other != place]
+    for model, own in parts.items():
+        others = [each for other, each in parts.items() if other != model]
         shown = 1
-        while shown < len(parts) and any(other[-shown:] == parts[-shown:] for other in others):
+        while shown < len(own) and any(each[-shown:] == own[-shown:] for each in others):
             shown += 1
-        told[model] = "/".join(parts[-shown:])
+        told[model] = "/".join(own[-shown:])
     return told
 
 
@@ -119,7 +122,7 @@ def read_depths(top_k: str, source: Source) -> tuple[int, ...]:
     return ks or (_DEPTH,)
 
 
-def check_outputs(plot: Path | None, html: Path | None, source: Source) -> None:
+def check_outputs(plot: Path | None, html: Path | None, keep: Path | None, source: Source) -> None:
     """Refuse before the long part what could not be written after it.
 
     Raises:
@@ -134,6 +137,8 @@ def check_outputs(plot: Path | None, html: Path | None, source: Source) -> None:
                 "expected no --plot without --data, got one. Recall needs captions: leave it out."
             )
         check_drawable(plot)
+    if keep is not None:
+        check_writable(keep / "rows")
     if html is not None:
         if html.suffix.lower() not in PAGE_SUFFIXES:
             raise typer.BadParameter(

@@ -144,7 +144,7 @@ def compare(
     source = read_source(data, images, kind, split, pictures, queries)
     base = find_baseline(baseline, names, source)
     ks = read_depths(top_k, source)
-    check_outputs(plot, html, source)
+    check_outputs(plot, html, keep, source)
     wiring.checked_runtime(runtime)
     options: dict[str, Any] = {
         "runtime": runtime,
@@ -232,7 +232,8 @@ def _tell_of_models(compared: Comparison) -> None:
             err.print(told, markup=False, soft_wrap=True)
     left_out = unreadable_by_any(compared.measured)
     if left_out:
-        err.print(f"{len(left_out):,} pictures cannot be read, and are left out:", markup=False)
+        what = "1 picture" if len(left_out) == 1 else f"{len(left_out):,} pictures"
+        err.print(f"left out, as not every model can read it: {what}", markup=False)
     for place, why in list(left_out.items())[:_NAMED]:
         told = f"  {compared.collection.image_ids[place]}: {why}"
         err.print(told, markup=False, soft_wrap=True)

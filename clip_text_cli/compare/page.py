@@ -237,8 +237,9 @@ def _unreadable(told: Sequence[tuple[str, str]]) -> str:
         return ""
     shown = [f"<li>{_text(image_id)}: {_text(why)}</li>" for image_id, why in told[:_MOST_TOLD]]
     more = f"<p>and {len(told) - _MOST_TOLD:,} more</p>" if len(told) > _MOST_TOLD else ""
+    summary = f"pictures that not every model can read: {len(told):,}"
     return (
-        f"<h2>Left out</h2><details><summary>{len(told):,} pictures that cannot be read</summary>"
+        f"<h2>Left out</h2><details><summary>{summary}</summary>"
         f'<ul class="soft">{"".join(shown)}</ul>{more}</details>'
     )
 

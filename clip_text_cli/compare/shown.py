@@ -73,7 +73,7 @@ def unlabelled_page(
     ]
     pictures = len(collection.image_ids) - len(left_out)
     return Page(
-        title=f"{len(measured)} models on {collection.name}",
+        title=_title(measured, collection),
         lead=(
             f"The {k:,} pictures nearest to each of {len(rows):,} queries, among {pictures:,}. "
             "Nobody has said which are right; ids show over a picture. "
@@ -123,7 +123,7 @@ def labelled_page(
         else ("whose right answers rank lowest")
     )
     return Page(
-        title=f"{len(measured)} models on {collection.name}",
+        title=_title(measured, collection),
         lead=(
             f"{len(rows):,} of {len(collection.texts):,} queries, those {which}, over "
             f"{len(collection.image_ids):,} pictures; ids show over a picture. They are chosen "
@@ -135,6 +135,11 @@ def labelled_page(
         models=list(measured),
         unreadable=(),
     )
+
+
+def _title(measured: Mapping[str, Measured], collection: "RetrievalSet") -> str:
+    several = f"{len(measured)} models" if len(measured) > 1 else next(iter(measured))
+    return f"{several} on {collection.name}"
 
 
 def _one_of_each_picture(order: NDArray[np.intp], collection: "RetrievalSet") -> list[int]:
