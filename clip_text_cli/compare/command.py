@@ -266,7 +266,7 @@ def _tell_labelled(
         for line in duplicate_lines(next(iter(reports.values()))):
             err.print(line, markup=False, soft_wrap=True)
         out.print(models_table(measured, recalls))
-        out.print(_how(compared), soft_wrap=True)
+        out.print(_how(compared, with_recall=True), soft_wrap=True)
         _print_differences(found, base, compared)
     if plot is not None:
         _draw(recalls, compared, plot)
@@ -301,7 +301,7 @@ def _tell_unlabelled(
     shares = overlaps({name: places for name, (_, places) in found.items()})
     if not as_json:
         out.print(models_table(measured, {}))
-        out.print(_how(compared), soft_wrap=True)
+        out.print(_how(compared, with_recall=False), soft_wrap=True)
         out.print()
         if shares:
             out.print(agreement_table(shares, k))
@@ -320,18 +320,19 @@ def _tell_unlabelled(
     return told
 
 
-def _how(compared: Comparison) -> str:
-    """Say what the figures of costs are."""
+def _how(compared: Comparison, *, with_recall: bool) -> str:
+    """Say what the figures of the table are."""
     some = next(iter(compared.measured.values())).facts
     by = {
         name: " and ".join(dict.fromkeys(filter(None, one.facts.runtimes.values())))
         for name, one in compared.measured.items()
     }
     told = ", ".join(f"{name} by {runtimes}" for name, runtimes in by.items() if runtimes)
+    intervals = "Recall in percent, over its 95% interval. " if with_recall else ""
     return escape(
-        f"{some.texts:,} texts and {some.pictures:,} pictures by the wall's clock, pictures from "
-        "their files; memory: the most that a model's process held, Python and libraries in it; "
-        "bytes: of a vector in an index, in fp16; ?: not known. "
+        f"{intervals}{some.texts:,} texts and {some.pictures:,} pictures by the wall's clock, "
+        "pictures from their files; memory: the most that a model's process held, Python and "
+        "libraries in it; bytes: of a picture's vector in an index, in fp16; ?: not known. "
         f"Computed: {told or 'nobody says by what'}."
     )
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text_cli.compare.measuring import Facts, Measured
-from clip_text_cli.evaluate.retrieval import Report, as_json, flat_difference, percent, points
+from clip_text_cli.evaluate.retrieval import Report, as_json, flat_difference, points
 
 if TYPE_CHECKING:
     from clip_text.evaluation.agreement import Places
@@ -83,19 +83,23 @@ def models_table(measured: Mapping[str, Measured], recalls: Recalls) -> Table:
         measured: By the name that a model is told by.
         recalls: Likewise; none where right answers are not known.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_lines=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("model", overflow="fold")
     told = list(next(iter(recalls.values()), {}))
     for direction, k in told:
         table.add_column(f"{direction}\nrecall@{k}", justify="right")
     on_gpu = any(one.facts.gpu_bytes for one in measured.values())
     heads = ["texts\n/s", "pictures\n/s", "memory\nMB", *(["GPU\nMB"] if on_gpu else [])]
-    for head in [*heads, "dims", "bytes\n/picture", "param-\neters M", "disk\nMB"]:
+    for head in [*heads, "dims\nbytes", "params\ndisk"]:
         table.add_column(head, justify="right")
     for name, model in measured.items():
-        cells = [percent(recalls[name][one]).replace(" [", "\n[") for one in told]
+        cells = [_over_interval(recalls[name][one]) for one in told]
         table.add_row(escape(name), *cells, *_costs(model.facts, on_gpu=on_gpu))
     return table
+
+
+def _over_interval(share: "Interval") -> str:
+    return f"{100 * share.value:.1f}\n{100 * share.low:.1f}-{100 * share.high:.1f}"
 
 
 def _costs(facts: Facts, *, on_gpu: bool) -> list[str]:
@@ -104,10 +108,8 @@ def _costs(facts: Facts, *, on_gpu: bool) -> list[str]:
         f"{facts.pictures_per_second:,.1f}",
         _millions(facts.peak_bytes, 0),
         *([_millions(facts.gpu_bytes, 0)] if on_gpu else []),
-        f"{facts.embed_dim:,}",
-        f"{BYTES_PER_NUMBER * facts.embed_dim:,}",
-        _millions(facts.parameters, 1),
-        _millions(facts.disk_bytes, 1),
+        f"{facts.embed_dim:,}\n{BYTES_PER_NUMBER * facts.embed_dim:,}",
+        f"{_millions(facts.parameters, 1)} M\n{_millions(facts.disk_bytes, 1)} MB",
     ]
 
 
