@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from clip_text.plugin import register_with_open_clip
 
 __all__ = [
-    *("CheckpointError", "ClipTextError", "DataError", "Encoder", "load_encoder"),
+    "CheckpointError",
+    "ClipTextError",
+    "DataError",
+    "Encoder",
+    "load_encoder",
     "register_with_open_clip",
 ]
 

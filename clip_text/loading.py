@@ -3,7 +3,7 @@
 import logging
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clip_text.errors import CheckpointError, needs
 from clip_text.libraries import LibraryName, parse, recognise
@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # seconds to import, and not there where only an exported mod
     from clip_text.libraries.encoder import LibraryEncoder
     from clip_text.libraries.sides import LibraryModel
 
-__all__ = ["library_of", "load_encoder"]
+AnyEncoder: TypeAlias = "Encoder | LibraryEncoder"
+
+__all__ = ["AnyEncoder", "library_of", "load_encoder"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def load_encoder(
     runtime: str | None = None,
     dimensions: int | None = None,
     trust_remote_code: bool = False,
-) -> "Encoder | LibraryEncoder":
+) -> "AnyEncoder":
     """Load any model that encodes texts and pictures.
 
     Args:
@@ -130,55 +132,9 @@ def _load(library: LibraryName, device: "torch.device", trusted: bool) -> "Libra
 
 
 def _halves(name: LibraryName, device: "torch.device", trusted: bool) -> "LibraryModel":
-    """Take the texts' side of one model and the pictures' side of another."""
-    from clip_text.libraries.sides import LibraryModel
+    from clip_text.libraries.halves import joined
 
     texts, pictures = (
         load_encoder(half, device, trust_remote_code=trusted) for half in (name.name, name.image)
     )
-    return LibraryModel(
-        name=str(name),
-        about=f"texts by {name.name}, pictures by {name.image}",
-        text=_text_side(texts),
-        image=_image_side(pictures),
-        logit_scale=texts.logit_scale,
-    )
-
-
-def _text_side(encoder: "Encoder | LibraryEncoder") -> Any:  # noqa: ANN401
-    from clip_text.libraries.encoder import LibraryEncoder
-    from clip_text.libraries.sides import TextSide
-
-    if isinstance(encoder, LibraryEncoder):
-        return encoder.text_side
-    import torch
-
-    return TextSide(
-        module=torch.nn.Module(),  # its weights are in its fingerprint
-        identity=encoder.fingerprint,
-        encode=lambda texts: torch.from_numpy(encoder.encode_text(texts)),
-        context_length=encoder.context_length,
-        vocabulary=encoder.tokenizer.vocab_size,
-    )
-
-
-def _image_side(encoder: "Encoder | LibraryEncoder") -> Any:  # noqa: ANN401
-    import numpy as np
-
-    from clip_text.images import squash
-    from clip_text.libraries.encoder import LibraryEncoder
-    from clip_text.libraries.sides import ImageSide
-
-    if isinstance(encoder, LibraryEncoder):
-        return encoder.image_side
-    import torch
-
-    size = encoder.preprocessing.size
-    return ImageSide(
-        module=torch.nn.Module(),
-        identity=encoder.fingerprint,
-        prepare=lambda image: squash(image, size),
-        encode=lambda pictures: torch.from_numpy(
-            encoder.encode_pixels([np.asarray(picture, np.uint8) for picture in pictures])
-        ),
-    )
+    return joined(str(name), texts, pictures)

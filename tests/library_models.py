@@ -4,14 +4,13 @@ import contextlib
 import io
 import json
 import logging
-from pathlib import Path
 
 import open_clip
 import torch
 import transformers as hf
 from safetensors.torch import save_file
 
-from tests.models import PAD, SEP, VOCABULARY, backbone, bert_tokenizer, tiny_checkpoint
+from tests.models import PAD, SEP, VOCABULARY, backbone, bert_tokenizer
 
 TEXT = {
     "vocab_size": len(VOCABULARY),
@@ -93,8 +92,20 @@ def write_open_clip(folder, seed=0, **text):
     folder.mkdir(parents=True)
     config = {
         "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 20,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 4,
+            "layers": 2,
+        }
         | text,
     }
     looks = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.3, 0.3], "interpolation": "bilinear"}

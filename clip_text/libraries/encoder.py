@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from os import PathLike
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -151,6 +151,41 @@ class LibraryEncoder:
         said = repr((self._model_fingerprint, self.embed_dim)).encode()
         return hashlib.blake2b(said, digest_size=16).hexdigest()
 
+    @property
+    def parameters(self) -> dict[Literal["text", "image"], int]:
+        """How many numbers each side has; of a module that is both, told apart by their names."""
+        sides: dict[Literal["text", "image"], TextSide | ImageSide | None] = {
+            "text": self.model.text,
+            "image": self.model.image,
+        }
+        one = self.model.text and self.model.image and self.model.text.module
+        is_shared = self.model.image is not None and one is self.model.image.module
+        return {
+            name: sum(
+                numbers.numel()
+                for key, numbers in side.module.named_parameters()
+                if not is_shared or ("vis" in key) == (name == "image")
+            )
+            for name, side in sides.items()
+            if side is not None
+        }
+
+    def samples(self, tower: Literal["text", "image"]) -> list[list[Any]]:
+        """Give batches to time a side on, as :meth:`text` and :meth:`image` take them."""
+        if tower == "text":
+            texts = ["一只狗在草地上奔跑", "两个人", "a photo of a dog", "海边的日落"] * 8
+            return [texts[:1], texts[:8], texts]
+        grey = self.load_pixels(Image.new("RGB", (400, 300), (120, 130, 140)))
+        return [[grey], [grey] * 8]
+
+    def text(self, texts: list[str]) -> Features:
+        """Encode a batch of texts into unit rows."""
+        return self.encode_text(texts)
+
+    def image(self, pixels: list[Prepared]) -> Features:
+        """Encode prepared pictures into unit rows."""
+        return self.encode_pixels(pixels)
+
     def runtime_of(self, tower: Literal["text", "image"]) -> _Named:  # noqa: ARG002
         """Give what computes a tower: PyTorch does both."""
         return self.runtime
@@ -250,7 +285,9 @@ class LibraryEncoder:
             ValueError: If ``batch_size`` is below 1.
         """
         if batch_size < 1:
-            raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Leave it out.")
+            raise ValueError(
+                f"expected a batch_size of at least 1, got {batch_size}. Leave it out."
+            )
         one = isinstance(images, str | bytes | PathLike | Image.Image)
         if one or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise TypeError(

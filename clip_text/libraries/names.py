@@ -1,14 +1,14 @@
 """How models of other libraries are named. Importing this imports no library.
 
-============================================  =====================================================
-``open_clip:ViT-B-16-SigLIP2/webli``          open_clip's name of an architecture, and of weights
-``open_clip:ViT-B-32/clip.pt``                the same with weights of one's own, a file
-``open_clip:hf-hub:timm/ViT-B-16-SigLIP2``    a repository of the Hugging Face hub
-``open_clip:FOLDER``                          a folder with an open_clip_config.json
-``transformers:google/siglip2-base-patch16-224``  a repository or folder that transformers reads
-``sentence_transformers:clip-ViT-B-32``       a repository or folder that sentence-transformers reads
-``text=NAME,image=NAME``                      the texts' side of one, the pictures' side of another
-============================================  =====================================================
+==========================================  ==================================================
+``open_clip:ViT-B-16-SigLIP2/webli``        open_clip's name of an architecture, and of weights
+``open_clip:ViT-B-32/clip.pt``              the same with weights of one's own, a file
+``open_clip:hf-hub:timm/ViT-B-16-SigLIP2``  a repository of the Hugging Face hub
+``open_clip:FOLDER``                        a folder with an open_clip_config.json
+``transformers:NAME``                       a repository or folder that transformers reads
+``sentence_transformers:NAME``              one that sentence-transformers reads
+``text=NAME,image=NAME``                    texts as one model reads them, pictures as another
+==========================================  ==================================================
 
 A folder or repository without a prefix is told by its files.
 """

@@ -21,7 +21,7 @@ from clip_text.libraries.trouble import told
 __all__ = ["load"]
 
 
-def load(name: str, device: torch.device, *, trust_remote_code: bool = False) -> LibraryModel:
+def load(name: str, device: torch.device, *, trust_remote_code: bool = False) -> LibraryModel:  # noqa: ARG001
     """Load a model with open_clip's own tokenizer and transform.
 
     Args:

@@ -35,7 +35,9 @@ def load(name: str, device: torch.device, *, trust_remote_code: bool = False) ->
     """
     full = f"sentence_transformers:{name}"
     with told(full), quietly():
-        model = SentenceTransformer(name, device=str(device), trust_remote_code=trust_remote_code)
+        model: Any = SentenceTransformer(
+            name, device=str(device), trust_remote_code=trust_remote_code
+        )
         model.eval().float()
         modules = [
             (type(each).__name__, each.get_config_dict() if hasattr(each, "get_config_dict") else 0)

@@ -1,4 +1,4 @@
-"""What an adapter makes of a library's model: the side that reads texts, and the one of pictures."""
+"""What an adapter makes of a library's model: what reads texts, and what reads pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Dual encoders that transformers itself implements: CLIP, SigLIP, AltCLIP, Chinese-CLIP, …
+"""Dual encoders that transformers itself implements: CLIP, SigLIP, AltCLIP, Chinese-CLIP and more.
 
 Whatever has ``get_text_features`` and ``get_image_features``, with its own processor.
 """
@@ -90,16 +90,20 @@ def _processors(
     name: str, texts: bool, pictures: bool, options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
     """Load what makes inputs of texts and of pictures: one that does both, or one for each."""
+    both_of: Any = AutoProcessor
+    looks_of: Any = AutoImageProcessor
     try:
-        both = AutoProcessor.from_pretrained(name, **options)
+        both = both_of.from_pretrained(name, **options)
     except (OSError, ValueError):  # a folder that holds the two, and nothing that joins them
         both = None
     words = looks = None
     if texts:
-        words = both if hasattr(both, "tokenizer") else AutoTokenizer.from_pretrained(name, **options)
+        words = (
+            both if hasattr(both, "tokenizer") else AutoTokenizer.from_pretrained(name, **options)
+        )
     if pictures:
         joined = hasattr(both, "image_processor")
-        looks = both if joined else AutoImageProcessor.from_pretrained(name, **options)
+        looks = both if joined else looks_of.from_pretrained(name, **options)
     return words, looks
 
 
@@ -141,8 +145,10 @@ def _image_side(model: Any, looks: Any, device: torch.device) -> ImageSide:  # n
 
 
 def described(model: Any) -> str:  # noqa: ANN401
-    """Say what a model of transformers computes, its weights aside: where its config says more
-    than the defaults of its kind do, so that a newer release with more settings says the same.
+    """Say what a model of transformers computes, its weights aside.
+
+    That is where its config differs from the defaults of its kind, so that a newer release, with
+    settings that there were none of before, says the same.
     """
     return f"{type(model).__name__} {_told(model.config.to_diff_dict())}"
 

@@ -12,7 +12,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-
 from transformers.utils import logging as transformers_logging
 
 from clip_text.errors import CheckpointError, ClipTextError
@@ -41,12 +40,12 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
 def quietly() -> Iterator[None]:
     """Have transformers draw no bars over what is there in a moment."""
     was = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
