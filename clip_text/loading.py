@@ -125,7 +125,7 @@ def _runtime(library: LibraryName, runtime: str | None) -> str:
 def _load(library: LibraryName, device: "torch.device", trusted: bool) -> "LibraryModel":
     if library.library == "halves":
         return _halves(library, device, trusted)
-    with needs(library.library.replace("_", "-"), f"models of {library.library}"):
+    with needs("clip-text", f"models of {library.library}"):
         adapter: Any = import_module(f"clip_text.libraries.{library.library}")
     model: LibraryModel = adapter.load(library.name, device, trust_remote_code=trusted)
     return model

@@ -22,11 +22,12 @@ from clip_text.loading import library_of
 from tests.library_models import (
     TRANSFORMERS,
     quiet,
+    tokenizer,
     write_open_clip,
     write_sentence_transformers,
     write_transformers,
 )
-from tests.models import tiny_checkpoint
+from tests.models import PAD, VOCABULARY, tiny_checkpoint
 
 TEXTS = ["一只狗", "", "红色的心和蓝色的马" * 30, "Dog running,  “好”", "一只狗"]
 SIZES = ((40, 60), (33, 200), (7, 5), (300, 31), (32, 32))
@@ -57,7 +58,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoders(folders):
     """The models loaded, by kind."""
-    prefix = {kind: "transformers" for kind in TRANSFORMERS} | {"texts": "sentence_transformers"}
+    prefix = dict.fromkeys(TRANSFORMERS, "transformers") | {"texts": "sentence_transformers"}
     return {kind: load_encoder(f"{prefix.get(kind, kind)}:{at}") for kind, at in folders.items()}
 
 
@@ -130,7 +131,8 @@ def test_models_of_our_own_are_read_as_before(tmp_path, folders):
     assert isinstance(load_encoder(folders["chinese_clip"]), Encoder)
     Encoder(tiny_checkpoint()).save_pretrained(tmp_path / "ours")
     ours = load_encoder(tmp_path / "ours", runtime="torch", dimensions=8)
-    assert isinstance(ours, Encoder) and ours.embed_dim == 8
+    assert isinstance(ours, Encoder)
+    assert ours.embed_dim == 8
 
 
 def test_fingerprints_tell_models_apart_and_names_do_not(folders, encoders, tmp_path):
@@ -140,7 +142,8 @@ def test_fingerprints_tell_models_apart_and_names_do_not(folders, encoders, tmp_
     moved = shutil.copytree(folders["siglip"], tmp_path / "elsewhere")
     assert load_encoder(moved).fingerprint == encoders["siglip"].fingerprint
     cut = encoders["siglip"].truncated(8)
-    assert cut.fingerprint not in prints and cut.embed_dim == 8
+    assert cut.fingerprint not in prints
+    assert cut.embed_dim == 8
     row = cut.encode_text(["狗"])
     longer = encoders["siglip"].encode_text(["狗"])[:, :8]
     np.testing.assert_allclose(row, longer / np.linalg.norm(longer), atol=1e-6)
@@ -149,14 +152,16 @@ def test_fingerprints_tell_models_apart_and_names_do_not(folders, encoders, tmp_
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "value"),
+    "change",
     [
         ("preprocessor_config.json", "image_mean", [0.1, 0.2, 0.3]),
         ("config.json", ("text_config", "hidden_act"), "relu"),
         ("tokenizer_config.json", "model_max_length", 9),
     ],
+    ids=lambda change: change[0],
 )
-def test_what_changes_rows_changes_the_fingerprint(file, key, value, folders, encoders, tmp_path):
+def test_what_changes_rows_changes_the_fingerprint(change, folders, encoders, tmp_path):
+    file, key, value = change
     folder = shutil.copytree(folders["clip"], tmp_path / "changed")
     at = folder / (file if (folder / file).is_file() else "processor_config.json")
     whole = json.loads(at.read_text(encoding="utf-8"))
@@ -177,7 +182,7 @@ def test_two_halves_are_one_model(folders, encoders):
     ours = encoders["open_clip"].encode_image(pictures())
     np.testing.assert_array_equal(both.encode_image(pictures()), ours)
     assert both.fingerprint not in {encoders[kind].fingerprint for kind in ("texts", "open_clip")}
-    starter = load_encoder(f"text=starter,image=starter")
+    starter = load_encoder("text=starter,image=starter")
     whole = load_encoder("starter")
     np.testing.assert_allclose(starter.encode_text(["狗"]), whole.encode_text(["狗"]), atol=1e-6)
     seen = pictures()[:2]
@@ -336,3 +341,81 @@ def test_code_beside_weights_runs_only_where_it_is_trusted(folders, tmp_path):
     trusted = quiet(lambda: load_encoder(folder, trust_remote_code=True))
     assert (tmp_path / "ran").exists()
     assert trusted.encode_text(["狗"]).shape == (1, 24)
+
+
+REAL = {
+    "ViT-B-16-SigLIP2": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+    "ViT-B-32": {},
+    "xlm-roberta-base-ViT-B-32": {},
+    "nllb-clip-base": {},
+    "MobileCLIP-S1": {"layers": (1, 1, 1, 1)},
+}
+
+
+def shrunk(name, folder):
+    """A configuration of open_clip's registry, all as it is but for depths and widths."""
+    config = json.loads(json.dumps(open_clip.get_model_config(name)))
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if vision.get("timm_proj") == "none":  # its width is the space's
+        config["embed_dim"] = REAL[name]["embed_dim"]
+    if "layers" in vision:
+        vision |= {"layers": 1, "width": 64}
+    if hub := text.get("hf_model_name"):
+        kinds = {"xlm-roberta-base": hf.XLMRobertaConfig, "facebook/nllb-200": hf.M2M100Config}
+        kind = next(kind for start, kind in kinds.items() if hub.startswith(start))
+        shape = {"vocab_size": len(VOCABULARY), "pad_token_id": PAD, "initializer_range": 0.2}
+        if kind is hf.M2M100Config:
+            shape |= {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4}
+            shape |= {"decoder_layers": 1, "decoder_attention_heads": 4, "encoder_ffn_dim": 32}
+        else:
+            shape |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+        kind(**shape, max_position_embeddings=128).save_pretrained(folder)
+        text |= {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
+    else:
+        text |= {"layers": 1, "width": 64, "heads": 4}
+    if "hf_tokenizer_name" in text:
+        tokenizer(77).save_pretrained(folder)
+    looks = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
+    whole = {"model_cfg": config, "preprocess_cfg": looks}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    return whole
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_configurations_of_open_clip_load(name, tmp_path, monkeypatch):
+    from open_clip import timm_model
+
+    real = timm_model.timm.create_model
+    monkeypatch.setattr(
+        timm_model.timm, "create_model", lambda *args, **more: real(*args, **more, **REAL[name])
+    )
+    shrunk(name, tmp_path)
+    torch.manual_seed(0)
+    made = quiet(
+        lambda: open_clip.create_model(
+            f"local-dir:{tmp_path}", load_weights=False, pretrained_text=False
+        )
+    )
+    save_file(
+        {key: value.contiguous() for key, value in made.state_dict().items()},
+        tmp_path / "open_clip_model.safetensors",
+    )
+    encoder = quiet(lambda: load_encoder(f"open_clip:{tmp_path}"))
+    made.eval()
+    words = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
+    with torch.no_grad():
+        expected = normalize(made.encode_text(words), dim=-1)
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), expected, atol=1e-5)
+    side = open_clip.get_model_config(name)["vision_cfg"]["image_size"]
+    seen = torch.stack(
+        [
+            (torch.from_numpy(np.array(image.resize((side, side), Image.Resampling.BICUBIC))) / 255)
+            for image in pictures()
+        ]
+    )
+    with torch.no_grad():
+        expected = normalize(made.encode_image((seen.permute(0, 3, 1, 2) - 0.5) / 0.5), dim=-1)
+    np.testing.assert_allclose(encoder.encode_image(pictures()), expected, atol=1e-4)
+    assert encoder.context_length == open_clip.get_model_config(name)["text_cfg"].get(
+        "context_length", 77
+    )

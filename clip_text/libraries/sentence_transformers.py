@@ -15,7 +15,7 @@ from clip_text.libraries.tokens import vocabulary_of
 from clip_text.libraries.transformers import described
 from clip_text.libraries.trouble import quietly, told
 
-with needs("sentence-transformers", "models of sentence-transformers"):
+with needs("clip-text[sentence-transformers]", "models of sentence-transformers"):
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["load"]
