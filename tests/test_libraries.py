@@ -4,11 +4,18 @@ import json
 import shutil
 from itertools import pairwise
 
+import httpx
 import numpy as np
 import open_clip
 import pytest
 import torch
 import transformers as hf
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
@@ -341,6 +348,52 @@ def test_code_beside_weights_runs_only_where_it_is_trusted(folders, tmp_path):
     trusted = quiet(lambda: load_encoder(folder, trust_remote_code=True))
     assert (tmp_path / "ran").exists()
     assert trusted.encode_text(["狗"]).shape == (1, 24)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "words"),
+    [
+        (GatedRepoError, 403, "It is gated: ask for access"),
+        (RepositoryNotFoundError, 404, "Check the name; of a private one, log in"),
+        (HfHubHTTPError, 503, "Check the network"),
+    ],
+)
+def test_what_the_hub_says_is_told(kind, status, words, monkeypatch):
+    request = httpx.Request("GET", "https://hub.example/a/b")
+    cause = kind("it said so", response=httpx.Response(status, request=request))
+
+    def fail(*_, **__):
+        raise OSError("We couldn't load it") from cause
+
+    monkeypatch.setattr(hf.AutoModel, "from_pretrained", fail)
+    with pytest.raises(CheckpointError, match=words):
+        load_encoder("transformers:a/b")
+
+    def refuse(*_, **__):
+        raise cause
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(CheckpointError, match="gated" if kind is GatedRepoError else "network"):
+        load_encoder("a/b")
+
+
+def test_repositories_are_told_by_their_files(folders, monkeypatch):
+    there = folders["siglip2"]
+
+    def download(name, file):
+        if not (there / file).is_file():
+            raise LocalEntryNotFoundError("not in the cache")
+        return str(there / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert library_of("owner/model") == LibraryName("transformers", "owner/model")
+    there = folders["open_clip"]
+    assert library_of("owner/model") == LibraryName("open_clip", "hf-hub:owner/model")
+    there = folders["sentence_transformers"]
+    assert library_of("owner/model") == LibraryName("sentence_transformers", "owner/model")
+    there = folders["chinese_clip"]
+    assert library_of("owner/model") is None
 
 
 REAL = {

@@ -141,11 +141,11 @@ def _json(file: Path) -> Any:  # noqa: ANN401
 def _from_hub(name: str, file: str) -> Any:  # noqa: ANN401
     """Read a small file of a repository; None where it has none."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415  (nothing else needs the hub)
-    from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
 
     try:
         return _json(Path(hf_hub_download(name, file)))
-    except RemoteEntryNotFoundError:
+    except EntryNotFoundError:  # or it is not in the cache, where there is no network
         return None
 
 
