@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from library_models import write_transformers
 from models import tiny_checkpoint
 from pictures_data import coloured
 from PIL import Image
@@ -296,6 +297,15 @@ def test_memory_of_a_gpu_is_told_where_there_is_one(compare, tiny_folder, captio
     out, _ = compare(tiny_folder, "--data", captions)
     assert "GPU" in out
     assert " 123 " in out
+
+
+def test_a_model_of_another_library_is_compared_as_well(compare, tiny_folder, captions, tmp_path):
+    folder = write_transformers(tmp_path / "theirs", "clip")
+    told, _ = compare(tiny_folder, folder, "--data", captions, "--json")
+    assert [one["model"] for one in told] == ["tiny", "theirs"]
+    assert told[1]["parameters"] > 1e4
+    assert told[1]["disk_bytes"] > 4e4
+    assert (told[1]["embed_dim"], told[1]["image_runtime"]) == (24, "torch")
 
 
 def test_of_one_model_no_comparison_is_made(compare, tiny_folder, captions, tmp_path):

@@ -43,6 +43,7 @@ from clip_text_cli.options import (
     PictureFolder,
     Resamples,
     Runtime,
+    TrustRemoteCode,
 )
 from clip_text_cli.output import err, named_bars, out, print_json
 
@@ -117,6 +118,7 @@ def compare(
         ),
     ] = "",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     dimensions: Dimensions = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts, and pictures, given to a model at once.")
@@ -150,6 +152,7 @@ def compare(
         "runtime": runtime,
         "dimensions": dimensions,
         "batch_size": batch_size,
+        "trust_remote_code": trust_remote_code,
     }
     with _folder(keep) as folder:
         compared = _measure_all(names, source, folder, options)

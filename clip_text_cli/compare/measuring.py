@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from clip_text.errors import ClipTextError, DataError
+from clip_text.errors import DataError
 from clip_text.progress import Progress
 from clip_text_cli import wiring
 from clip_text_cli.compare.sources import Source
 
 if TYPE_CHECKING:  # seconds to import: --help need not wait for it
-    from clip_text import Encoder
     from clip_text.data.collection import RetrievalSet
     from clip_text.evaluation.measure import Encoded
+    from clip_text.loading import AnyEncoder
     from clip_text.names import RuntimeName
 
 __all__ = ["Facts", "Job", "Measured", "measure_model", "peak_bytes"]
@@ -34,6 +34,7 @@ class Job:
         dimensions: How many of each row's first dimensions to keep; all if None.
         batch_size: Texts, and pictures, that the model is given at once.
         keep: Folder of what is kept.
+        trust_remote_code: Whether code that lies beside the model's weights may run.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Job:
     dimensions: int | None
     batch_size: int
     keep: Path
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,12 @@ def measure_model(job: Job, progress: Progress, *, may_choose: bool = False) -> 
             f"expected {collection.name} as it was when the comparison began, got it changed. "
             "Run the command again."
         )
-    encoder = wiring.load_encoder(job.model, runtime=job.runtime, dimensions=job.dimensions)
+    encoder = wiring.load_encoder(
+        job.model,
+        runtime=job.runtime,
+        dimensions=job.dimensions,
+        trust_remote_code=job.trust_remote_code,
+    )
     if _has_chosen_now(encoder) and not may_choose:
         return None
     runtimes = {
@@ -201,7 +208,7 @@ def peak_bytes() -> int | None:
 
 
 def _encode(
-    encoder: "Encoder",
+    encoder: "AnyEncoder",
     collection: "RetrievalSet",
     job: Job,
     runtimes: dict[str, str | None],
@@ -212,6 +219,7 @@ def _encode(
     import numpy as np
 
     from clip_text.evaluation.pace import encode_paced
+    from clip_text.model_info import model_size
     from clip_text.runtimes.processor import available_cores
     from clip_text.storage import write_json
 
@@ -223,7 +231,7 @@ def _encode(
         allow_unreadable=not job.source.is_labelled,
         progress=progress,
     )
-    parameters, disk_bytes = _size(job.model, encoder)
+    parameters, disk_bytes = model_size(job.model, encoder)
     facts = Facts(
         fingerprint=encoder.fingerprint,
         embed_dim=encoder.embed_dim,
@@ -245,7 +253,7 @@ def _encode(
     write_json(folder / FACTS, asdict(facts))
 
 
-def _has_chosen_now(encoder: "Encoder") -> bool:
+def _has_chosen_now(encoder: "AnyEncoder") -> bool:
     """Have ``auto`` choose the runtimes that it has not chosen yet; say whether there were any."""
     from clip_text.runtimes.auto import AutoRuntime, Tower
 
@@ -256,15 +264,6 @@ def _has_chosen_now(encoder: "Encoder") -> bool:
     for tower in unknown:
         runtime.of(tower)
     return bool(unknown)
-
-
-def _size(model: str, encoder: "Encoder") -> tuple[int | None, int | None]:
-    """Parameters, and bytes on disk; None where they are not known."""
-    from clip_text.model_info import model_size
-
-    with suppress(AttributeError, ClipTextError):  # a model of another library says it otherwise
-        return model_size(model, encoder)
-    return None, None
 
 
 def _gpu() -> str | None:
