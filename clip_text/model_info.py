@@ -33,6 +33,7 @@ __all__ = [
     "RuntimeInfo",
     "describe_kept",
     "describe_model",
+    "model_size",
     "tower_facts",
 ]
 
@@ -166,7 +167,7 @@ class ModelInfo:
     @property
     def parameters(self) -> int | None:
         """Of both towers; None where that is not known."""
-        return sum(tower.parameters for tower in self.towers.values()) if self.towers else None
+        return _parameters(self.towers)
 
     def lines(self) -> list[str]:
         """Say it, a line each."""
@@ -246,6 +247,27 @@ def describe_model(
     )
 
 
+def model_size(
+    name: str | Path, encoder: "Encoder | LibraryEncoder"
+) -> tuple[int | None, int | None]:
+    """Say how large a model is that is loaded already.
+
+    Args:
+        name: What it was loaded by, as for :func:`clip_text.load_encoder`.
+        encoder: The model.
+
+    Returns:
+        Parameters of both towers, None where an export does not say; bytes of its files on disk,
+        None where they lie in another library's cache.
+    """
+    if not isinstance(encoder, Encoder):
+        place = _library_place(str(name))
+        return sum(encoder.parameters.values()), _size(place) if place else None
+    folder = Path(name).expanduser()
+    told = _of_exported(folder) if is_exported(folder) else _of_checkpoint(name, encoder)
+    return _parameters(told["towers"]), _size(told["place"])
+
+
 def describe_kept(family: Family, commands: Sequence[str], *, measure: bool = False) -> KeptForm:
     """Say what some commands run in place of the starter; nothing is made for that.
 
@@ -296,9 +318,7 @@ def tower_facts(checkpoint: "Checkpoint") -> dict[Tower, TowerFacts]:
 
 def _of_library(name: str, encoder: "LibraryEncoder", measure: bool) -> ModelInfo:
     """Say what a model of another library is; where its files are is that library's affair."""
-    model, library = encoder.model, library_of(name)
-    folder = folder_of(library.name) if library and not library.image else None
-    place = folder.resolve() if folder else None
+    model, place = encoder.model, _library_place(name)
     return ModelInfo(
         name=name,
         place=place,
@@ -324,6 +344,13 @@ def _of_library(name: str, encoder: "LibraryEncoder", measure: bool) -> ModelInf
         fingerprint=encoder.fingerprint,
         runtimes={tower: _library_runtime(encoder, tower, measure) for tower in encoder.parameters},
     )
+
+
+def _library_place(name: str) -> Path | None:
+    """Find the folder of a model of another library; None where its library keeps it."""
+    library = library_of(name)
+    folder = folder_of(library.name) if library and not library.image else None
+    return folder.resolve() if folder else None
 
 
 def _library_runtime(encoder: "LibraryEncoder", tower: Tower, measure: bool) -> RuntimeInfo:
@@ -383,6 +410,10 @@ def _of_choice(choice: Choice | None) -> RuntimeInfo:
     name = choice.chosen
     figures = choice.rows, choice.milliseconds, choice.refused
     return RuntimeInfo(name, precision_of(name), True, *figures)
+
+
+def _parameters(towers: Mapping[Tower, TowerFacts]) -> int | None:
+    return sum(tower.parameters for tower in towers.values()) if towers else None
 
 
 def _size(place: Path) -> int:

@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from clip_text_cli import (
+    compare,
     convert,
     data,
     embed,
@@ -67,6 +68,7 @@ def clip_text(
 app.command("search")(pictures.search)
 app.command("serve")(serving.serve)
 app.command("embed")(embed.embed)
+app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("info")(info.info)
@@ -94,6 +96,8 @@ def _goes_on(words: list[str]) -> bool:
     if words[:1] == ["index"]:
         others = {one.name for one in index.app.registered_commands} - {"folder"}
         return not others.intersection(words[1:2])
+    if words[:1] == ["compare"]:
+        return any(word.partition("=")[0] == "--keep" for word in words)
     return words[:1] in (["train"], ["demo"], ["embed"])
 
 

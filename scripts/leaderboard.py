@@ -17,6 +17,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from clip_text_cli.evaluate.retrieval import percent
 from clip_text_cli.main import run
 from clip_text_cli.options import listed
 from clip_text_cli.output import err, named_bars, print_json
@@ -106,14 +107,10 @@ def as_markdown(results: Sequence[Row], command: str) -> str:
         languages = list(dict.fromkeys(row.language for row in here))
         here.sort(key=lambda row: (languages.index(row.language), -row.figures[SHOWN[2]].value))
         for row in here:
-            cells = [_cell(row.figures[name]) for name in SHOWN]
+            cells = [percent(row.figures[name]) for name in SHOWN]
             counts = f"{row.texts:,} | {row.pictures:,}"
             lines.append(f"| {row.language} | {row.model} | {' | '.join(cells)} | {counts} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(each: "Interval") -> str:
-    return f"{100 * each.value:.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]"
 
 
 def _machine() -> str:

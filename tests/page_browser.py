@@ -205,6 +205,21 @@ def axe_source():
     return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
+def violations(page, axe):
+    """What axe-core finds against WCAG 2.2 AA and its own good practice, as lines to read."""
+    page.driver.execute_script(axe)
+    found = page.driver.execute_async_script(
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']})"
+        ".then(result => done(result.violations), error => done([String(error)]))"
+    )
+    return [
+        each
+        if isinstance(each, str)
+        else f"{each['id']}: {[node['html'][:120] for node in each['nodes']]}"
+        for each in found
+    ]
+
+
 def screenshots(tmp_path_factory):
     """The folder that pictures of the page are written into."""
     named = os.environ.get("CLIP_TEXT_SCREENSHOTS")

@@ -76,6 +76,7 @@ def cases(folder, tiny):
         ("postgresql", ["index", "info", "--index", "postgresql://u@127.0.0.1:1/d/x"]),
         ("lmdb", ["data", "check", folder / "lmdb" / "valid", *model]),
         ("evaluate", ["evaluate", captions, *model, "--plot", drawn]),
+        ("evaluate", ["compare", tiny, "--data", captions, "--plot", drawn]),
         ("evaluate", ["evaluate", "languages", captions, *model, "--plot", drawn]),
         ("evaluate", [*zero_shot, "--confusion", drawn]),
         ("evaluate", [*zero_shot, "--probe"]),

@@ -39,9 +39,12 @@ GROUPS = {
         "map",
     ),
 }
-PAGES = ("export", "runtimes", "service_safety")
+PAGES = ("compare", "export", "runtimes", "service_safety")
 IN_GROUPS = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
-COMMANDS = ["search", "serve", "embed", "convert", "export", "info", "tokens", "demo", *GROUPS]
+COMMANDS = [
+    *("search", "serve", "embed", "compare", "convert", "export", "info", "tokens", "demo"),
+    *GROUPS,
+]
 
 
 @pytest.fixture(scope="module")

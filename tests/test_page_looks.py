@@ -6,7 +6,16 @@ Screenshots go where ``CLIP_TEXT_SCREENSHOTS`` says, for a person to look at.
 import json
 
 import pytest
-from page_browser import DESKTOP, PHONE, Page, axe_source, chrome, listening, screenshots
+from page_browser import (
+    DESKTOP,
+    PHONE,
+    Page,
+    axe_source,
+    chrome,
+    listening,
+    screenshots,
+    violations,
+)
 from page_service import Gate, PageSearcher, album_app, draw, make_album, stub_app
 
 __all__ = ["chrome"]  # a fixture
@@ -129,21 +138,6 @@ LOOKS = [
     pytest.param((PHONE, "light", ALL), id="phone-light", marks=pytest.mark.slow),
     pytest.param((PHONE, "dark", ALL), id="all-phone-dark", marks=pytest.mark.slow),
 ]
-
-
-def violations(page, axe):
-    """What axe-core finds against WCAG 2.2 AA and its own good practice, as lines to read."""
-    page.driver.execute_script(axe)
-    found = page.driver.execute_async_script(
-        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']})"
-        ".then(result => done(result.violations), error => done([String(error)]))"
-    )
-    return [
-        each
-        if isinstance(each, str)
-        else f"{each['id']}: {[node['html'][:120] for node in each['nodes']]}"
-        for each in found
-    ]
 
 
 def settle(page):

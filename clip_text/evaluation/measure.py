@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,13 @@ from clip_text.evaluation.ranking import Features, PerQuery, Retrieval, retrieva
 from clip_text.evaluation.statistics import Comparison, Interval, compare, groups_of, interval
 from clip_text.features import ahead
 from clip_text.images import ImageSource
+from clip_text.lengths import by_length
 from clip_text.progress import Progress, counted, silent
 from clip_text.storage import digest
 from clip_text.vectors import truncate
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 class PictureEncoder(Protocol):
@@ -117,6 +119,7 @@ def encode_images(
     batch_size: int = 64,
     workers: int = 2,
     progress: Progress = silent,
+    unreadable: dict[int, str] | None = None,
 ) -> tuple[Features, list[str]]:
     """Encode pictures, decoded ahead in threads, a few batches at a time.
 
@@ -127,30 +130,75 @@ def encode_images(
         batch_size: Pictures per forward pass.
         workers: Decoding threads.
         progress: Is told how many ``pictures`` are done.
+        unreadable: Gets, by position, why a picture cannot be read, instead of an error; its row
+            is NaN, and its content has no name ("").
 
     Returns:
         Unit rows [images, embed_dim], and what names each picture's content.
 
     Raises:
-        DataError: If a picture cannot be read; the message names it.
+        DataError: If a picture cannot be read, the message names it; or none of them can.
     """
 
-    def load(at: int) -> Pixels:
+    def load(at: int) -> Pixels | None:
         try:
             return encoder.load_pixels(images[at])
         except (OSError, ValueError) as error:
-            raise DataError(f"{names[at]}: {error} Replace or remove the picture.") from error
+            if unreadable is None:
+                raise DataError(f"{names[at]}: {error} Replace or remove the picture.") from error
+            unreadable[at] = str(error)
+            return None
 
     advance = counted("pictures", len(images), progress)
     # an encoder that has yet to choose how it computes times that, before threads decode beside it
     getattr(encoder, "image_precision", None)
-    rows: list[Features] = []
+    rows: list[tuple[list[int], Features]] = []
     digests: list[str] = []
-    for batch in _batches(ahead(load, range(len(images)), workers, 2 * batch_size), batch_size):
-        rows.append(encoder.encode_pixels(batch))
-        digests += [digest(pixels.tobytes()) for pixels in batch]
+    loaded = enumerate(ahead(load, range(len(images)), workers, 2 * batch_size))
+    for batch in _batches(loaded, batch_size):
+        sound = [(at, pixels) for at, pixels in batch if pixels is not None]
+        if sound:
+            rows.append(([at for at, _ in sound], encoder.encode_pixels([one for _, one in sound])))
+        digests += ["" if pixels is None else digest(pixels.tobytes()) for _, pixels in batch]
         advance(len(batch))
-    return np.concatenate(rows), digests
+    if not rows:
+        raise DataError(
+            f"expected pictures that can be read, got {len(images):,} that cannot"
+            f"{f', the first: {unreadable[0]}' if unreadable else ''}. Check the data."
+        )
+    out = np.full((len(images), rows[0][1].shape[1]), np.nan, np.float32)
+    for places, features in rows:
+        out[places] = features
+    return out, digests
+
+
+def encode_texts(
+    encoder: PictureEncoder,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 256,
+    progress: Progress = silent,
+) -> Features:
+    """Encode texts, those of like length together, so many at a time.
+
+    Args:
+        encoder: The model.
+        texts: The texts, at least one.
+        batch_size: Texts that the model is given at once.
+        progress: Is told how many ``texts`` are done.
+
+    Returns:
+        Unit rows [texts, embed_dim], in the order of ``texts``.
+    """
+    advance = counted("texts", len(texts), progress)
+    rows: list[tuple[list[int], Features]] = []
+    for places in by_length([len(text) for text in texts], batch_size):
+        rows.append((places, encoder.encode_text([texts[place] for place in places])))
+        advance(len(places))
+    out = np.empty((len(texts), rows[0][1].shape[1]), np.float32)
+    for places, features in rows:
+        out[places] = features
+    return out
 
 
 def encode_set(
@@ -188,7 +236,7 @@ def measure(collection: RetrievalSet, encoded: Encoded, ks: Sequence[int] = (1, 
     return Measured(directions, groups)
 
 
-def _batches(items: Iterable[Pixels], size: int) -> Iterator[list[Pixels]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -153,6 +153,27 @@ def compare(
     return Comparison(found, float(test.pvalue))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct the p-values of several comparisons, so that chance alone is rarely told as a find.
+
+    Args:
+        p_values: Of each comparison of one family, such as several models against one.
+
+    Returns:
+        For each, in order, the lowest level at which it is still significant when the chance of
+        one wrong find or more among all of them is held to that level; at most 1.
+
+    Source:
+        Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    out = [0.0] * len(p_values)
+    so_far = 0.0
+    for turn, at in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        so_far = max(so_far, min(1.0, (len(p_values) - turn) * p_values[at]))
+        out[at] = so_far
+    return out
+
+
 def _by_group(
     values: PerQuery, groups: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text.data.duplicates import Duplicates
     from clip_text.evaluation import RetrievalSet
     from clip_text.evaluation.measure import Encoded, Measured
+    from clip_text.evaluation.statistics import Comparison, Interval
     from clip_text.loading import AnyEncoder
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -70,15 +71,50 @@ def evaluate(
         merge: Count the twin of a right answer as right too.
         batch_size: Pictures per forward pass.
     """
-    from clip_text.data.duplicates import find_duplicates, merge_duplicates
-    from clip_text.evaluation.measure import encode_set, measure
+    from clip_text.evaluation.measure import encode_set
 
     with named_bars() as progress:
         encoded = encode_set(encoder, collection, batch_size=batch_size, progress=progress)
+    return report_of(collection, encoded, model, ks=ks, merge=merge)
+
+
+def report_of(
+    collection: "RetrievalSet",
+    encoded: "Encoded",
+    model: str,
+    *,
+    ks: tuple[int, ...] = (1, 5, 10),
+    merge: bool = False,
+) -> Report:
+    """Search a data set both ways that was encoded before; arguments as for :func:`evaluate`."""
+    from clip_text.data.duplicates import find_duplicates, merge_duplicates
+    from clip_text.evaluation.measure import measure
+
     duplicates = find_duplicates(collection, encoded.digests)
     if merge:
         collection = merge_duplicates(collection, duplicates)
     return Report(collection, model, encoded, measure(collection, encoded, ks), duplicates)
+
+
+def percent(share: "Interval") -> str:
+    """Write a share with its interval in percent: ``14.5 [13.0, 16.0]``."""
+    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def points(difference: "Interval") -> tuple[str, str]:
+    """Write a difference of shares in percentage points, and its interval."""
+    low, value, high = (100 * end for end in (difference.low, difference.value, difference.high))
+    return f"{value:+.1f}", f"[{low:+.1f}, {high:+.1f}]"
+
+
+def flat_difference(name: str, found: "Comparison") -> dict[str, float]:
+    """Flatten a difference of two models: ``NAME_difference``, its ends, and ``NAME_p``."""
+    return {
+        f"{name}_difference": found.difference.value,
+        f"{name}_difference_low": found.difference.low,
+        f"{name}_difference_high": found.difference.high,
+        f"{name}_p": found.p_value,
+    }
 
 
 def as_table(report: Report, resamples: int) -> Table:
@@ -92,12 +128,7 @@ def as_table(report: Report, resamples: int) -> Table:
         for direction in report.measured.by_direction
     ]
     for name in columns[0]:
-        cells = [
-            f"{100 * found[name].value:.1f} [{100 * found[name].low:.1f}, "
-            f"{100 * found[name].high:.1f}]"
-            for found in columns
-        ]
-        table.add_row(name, *cells)
+        table.add_row(name, *(percent(found[name]) for found in columns))
     directions = report.measured.by_direction.values()
     for k in next(iter(directions)).ks:
         if any(found.recall[k] != found.pessimistic_recall[k] for found in directions):
@@ -158,16 +189,8 @@ def comparison_table(first: Report, second: Report, resamples: int) -> tuple[Tab
     for direction in first.measured.by_direction:
         found = first.measured.compared_with(second.measured, direction, resamples=resamples)
         for name, each in found.items():
-            low, value, high = (
-                100 * end
-                for end in (each.difference.low, each.difference.value, each.difference.high)
-            )
-            p = f"{each.p_value:.4f}"
-            table.add_row(direction, name, f"{value:+.1f}", f"[{low:+.1f}, {high:+.1f}]", p)
-            flat[f"{direction}_{name}_difference"] = each.difference.value
-            flat[f"{direction}_{name}_difference_low"] = each.difference.low
-            flat[f"{direction}_{name}_difference_high"] = each.difference.high
-            flat[f"{direction}_{name}_p"] = each.p_value
+            table.add_row(direction, name, *points(each.difference), f"{each.p_value:.4f}")
+            flat |= flat_difference(f"{direction}_{name}", each)
     return table, flat
 
 
