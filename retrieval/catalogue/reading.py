@@ -133,6 +133,18 @@ class CatalogueReader:
         """Grows by one with every transaction that changes features."""
         return int(self._meta("generation"))
 
+    def has_moved_on_from(self, uid: str, generation: int) -> bool:
+        """Tell whether it is what another state was, but for features of another model.
+
+        Args:
+            uid: Of the other state.
+            generation: Of the other state.
+        """
+        with self.snapshot():
+            is_next = self._noted(UID_BEFORE) == uid and self.generation == generation + 1
+            # the exchange begins the record of removals anew
+            return is_next and self._noted("removals_since") == str(self.generation)
+
     @property
     def precisions(self) -> tuple[str, ...]:
         """What the features are computed in, in alphabetical order; empty where nobody said."""

@@ -28,7 +28,7 @@ from retrieval.errors import (
     IndexNotFoundError,
     RetrievalError,
 )
-from retrieval.index import Recipe, compact, recipe_of
+from retrieval.index import Recipe, choose_recipe, compact, recipe_of, state_of
 from retrieval.ingest.batches import Threads
 from retrieval.ingest.migration_place import MigrationPlace
 from retrieval.ingest.reencoding import Reencoding
@@ -143,6 +143,7 @@ def migrate_index(
         if report.is_same:  # one that was killed when all but tidying up was done, or another
             if place.is_of_another(encoder):
                 return report
+            migration.end_sealing()
         else:
             with GatheredFeatures.begin(
                 place.gathered,
@@ -266,6 +267,12 @@ class _Migration:
             self._report.known = len(catalogue)
             self._end(catalogue, recipe)
 
+    def end_sealing(self) -> None:
+        """Seal the vectors where only those of the model before are sealed."""
+        with Catalogue.open(self._index_dir) as catalogue:
+            if state_of(self._index_dir, catalogue)["state"] == "of another catalogue":
+                self._seal(None)
+
     def _catch_up(self, work: Reencoding) -> int:
         """Encode what there is now; gives the generation of it, at least."""
         with Catalogue.open(self._index_dir) as catalogue:
@@ -326,17 +333,20 @@ class _Migration:
             self._report.old_bytes = (self._index_dir / CATALOGUE_NAME).stat().st_size
         recipe = recipe_of(self._index_dir, catalogue)
         if recipe is not None and catalogue.embed_dim != self._encoder.embed_dim:
-            return Recipe("exact") if recipe.is_exact else None  # its codes are of that width
+            return choose_recipe(len(catalogue), self._encoder.embed_dim)  # codes have a width
         return recipe
 
     def _end(self, catalogue: Catalogue, recipe: Recipe | None) -> None:
         """Seal the vectors as they were sealed, and tell what the index has now."""
         self._report.is_moved, self._report.total = True, len(catalogue)
         if recipe is not None:
-            try:
-                compact(self._index_dir, recipe)
-            except RetrievalError as error:  # searches do without
-                _LOG.warning("cannot seal the vectors in %s: %s", self._index_dir, error)
+            self._seal(recipe)
+
+    def _seal(self, recipe: Recipe | None) -> None:
+        try:
+            compact(self._index_dir, recipe)
+        except RetrievalError as error:  # searches do without
+            _LOG.warning("cannot seal the vectors in %s: %s", self._index_dir, error)
 
     @contextlib.contextmanager
     def _writing(self, work: Reencoding | None = None, generation: int = 0) -> Iterator[Catalogue]:
