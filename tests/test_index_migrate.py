@@ -11,7 +11,7 @@ from fakes import as_stored, save_picture
 from item_operations import png
 from migrating_process import NumberedEncoder
 from models import tiny_checkpoint
-from service_thread import Service
+from service_thread import Running, Service
 
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
@@ -35,6 +35,9 @@ from retrieval.ingest import (
     migrating,
 )
 from retrieval.search import Searcher
+from retrieval.search.query import LikeTerm, Query, TextTerm
+from retrieval.service.app import Served, create_app
+from retrieval.service.settings import Settings
 
 OLD, NEW = NumberedEncoder(0), NumberedEncoder(1)
 COUNT = 12
@@ -459,6 +462,9 @@ def test_a_searcher_goes_on_until_the_moved_index_is_written_to(index_dir, photo
             assert searcher.refresh() is False
             assert searcher.search("猫", 50) == before
         assert caplog.text.count("was moved to the model with fingerprint model-1") == 1
+        for query in (Query((LikeTerm("own"),)), Query((TextTerm("猫"),), diversity=0.5)):
+            with pytest.raises(IndexMismatchError, match="to which the index was moved"):
+                searcher.search(query)
         with IndexWriter.open(index_dir, NEW) as writer:
             writer.delete(["own"])
         with pytest.raises(IndexMismatchError):
@@ -511,6 +517,32 @@ def test_a_service_whose_moved_index_is_written_to_says_so(tmp_path):
             threading.Event().wait(0.05)
         answer = service.client.post("/v1/search", json={"query": "猫"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "index_mismatch")
+
+
+def test_a_service_reloads_the_moved_index_without_a_pause(tmp_path, photos):
+    """As one does by SIGHUP: the configuration names the other model, and it is opened by that."""
+    index_dir = build(tmp_path / "index", photos, OLD)
+    now = [OLD]
+
+    def opened():
+        searcher = Searcher.open(index_dir, now[0])
+        return [Served(searcher, encoder=now[0], index_dir=index_dir, runtime="fake")]
+
+    app = create_app(*opened(), settings=Settings(lock_rest_s=0.05), reopen=opened)
+    with Running(app) as client:
+        asked = {"query": "猫", "top_k": 50}
+        before = client.post("/v1/search", json=asked).json()["hits"]
+        migrate_index(index_dir, NEW)
+        refused = client.post("/v1/admin/reload", headers={"content-type": "application/json"})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (409, "reload_failed")
+        assert client.post("/v1/search", json=asked).json()["hits"] == before
+        now[0] = NEW
+        reloaded = client.post("/v1/admin/reload", headers={"content-type": "application/json"})
+        assert reloaded.status_code == 200
+        after = client.post("/v1/search", json=asked).json()["hits"]
+        assert [hit["row"] for hit in after] == [hit[0] for hit in hits_of(index_dir, NEW)]
+        assert [hit["row"] for hit in after] != [hit["row"] for hit in before]
+        assert client.get("/readyz").status_code == 200
 
 
 @pytest.fixture(scope="module")
