@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import as_stored, save_picture
+from fakes import FakeEncoder, as_stored, save_picture
 from item_operations import png
 from migrating_process import NumberedEncoder
 from models import tiny_checkpoint
+from older_catalogues import as_schema_1
 from service_thread import Running, Service
 
 from clip_text import Encoder
 from clip_text.checkpoints import save_checkpoint
 from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.catalogue.exchange import exchange_features
 from retrieval.catalogue.halves import as_stored as halves_of
 from retrieval.errors import (
     CorruptIndexError,
@@ -23,6 +25,7 @@ from retrieval.errors import (
     IndexLockedError,
     IndexMismatchError,
     IndexNotFoundError,
+    StorageError,
 )
 from retrieval.index import Recipe, compact, describe, verify
 from retrieval.ingest import (
@@ -348,6 +351,28 @@ def test_features_that_are_none_end_it_and_leave_the_index(index_dir):
     assert migrate_index(index_dir, NEW).is_moved
 
 
+def test_a_full_disk_leaves_the_index_as_it_was(index_dir, monkeypatch):
+    before, hits = held(index_dir), hits_of(index_dir, OLD)
+    wide = FakeEncoder(2000, "wide")
+
+    def exchange(catalogue, *args):
+        (pages,) = catalogue.connection.db.execute("PRAGMA page_count").fetchone()
+        catalogue.connection.db.execute(f"PRAGMA max_page_count = {pages + 2}")
+        exchange_features(catalogue, *args)
+
+    with monkeypatch.context() as full:
+        full.setattr(migrating, "exchange_features", exchange)
+        with pytest.raises(StorageError, match=r"is full.*what was stored before stays"):
+            migrate_index(index_dir, wide)
+    after = held(index_dir)
+    assert after[0] == before[0]
+    np.testing.assert_array_equal(after[1], before[1])
+    assert hits_of(index_dir, OLD) == hits
+    report = migrate_index(index_dir, wide)
+    assert (report.is_moved, report.encoded) == (True, 0)
+    assert left_beside(index_dir) == ["index.before-migration"]
+
+
 def test_what_was_begun_with_another_model_is_finished_or_forgotten_first(index_dir, photos):
     (photos / "5.png").unlink()
     assert not migrate_index(index_dir, NEW, model="the-new-one").is_moved
@@ -423,6 +448,20 @@ def test_rows_of_the_same_model_are_cut(index_dir, photos, tmp_path):
     assert describe(index_dir).vectors["sealed"] == COUNT + 3
     assert is_of(report.kept, OLD)
     assert left_beside(index_dir) == ["index.before-migration"]
+
+
+def test_an_index_of_schema_1_is_upgraded_and_moved(photos, tmp_path):
+    index_dir = tmp_path / "old"
+    index_folder(photos, index_dir, OLD)
+    before = held(index_dir)[0]
+    as_schema_1(index_dir)
+    report = migrate_index(index_dir, NEW)
+    assert (report.is_moved, report.total) == (True, COUNT)
+    said, features = held(index_dir)
+    assert said == before
+    for picture, feature in zip(said, features, strict=True):
+        expected = NEW.encode_file(Path(os.fsdecode(picture[1])))
+        np.testing.assert_array_equal(feature, as_stored(expected))
 
 
 def test_recipes_are_kept_where_they_fit(index_dir):
