@@ -10,11 +10,18 @@ from rich.markup import escape
 
 from clip_text.names import RuntimeName
 from clip_text_cli import wiring
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, Dimensions, IndexPlace, Runtime
+from clip_text_cli.options import (
+    DEFAULT_INDEX,
+    AsJson,
+    Dimensions,
+    IndexPlace,
+    Runtime,
+    TrustRemoteCode,
+)
 from clip_text_cli.output import err, indexing_bar, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text import Encoder
+    from clip_text.loading import AnyEncoder
     from retrieval.ingest import MigrationReport
 
 NOT_MOVED = 1
@@ -24,7 +31,7 @@ def migrate(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", help="The model to move to: starter, a folder, a file, or a hub name."
+            "--to", help="The model to move to, as --model names one: starter, a folder, …"
         ),
     ] = None,
     index_dir: IndexPlace = DEFAULT_INDEX,
@@ -51,6 +58,7 @@ def migrate(
     abandon: Annotated[
         bool, typer.Option("--abandon", help="Forget a migration that was begun, and what it has.")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Move an index to another model: every picture is encoded anew, and nothing else changes.
@@ -82,7 +90,7 @@ def migrate(
         return
     if to is None:
         raise typer.BadParameter("expected the model to move to, got none. Name it: --to.")
-    encoder, cut = _load(to, folder, runtime, dimensions)
+    encoder, cut = _load(to, folder, runtime, dimensions, trust_remote_code=trust_remote_code)
     named = None if as_json else partial(wiring.runtime_name, encoder, "image")
     with indexing_bar(named, "moving") as on_progress:
         report = migrate_index(
@@ -121,13 +129,17 @@ def _load(
     folder: Path,
     runtime: RuntimeName | None,
     dimensions: int | None,
-) -> "tuple[Encoder, bool]":
+    *,
+    trust_remote_code: bool,
+) -> "tuple[AnyEncoder, bool]":
     """Load the model; say whether the index is its own, with rows that need only be cut."""
     from retrieval.catalogue import Catalogue
 
     with Catalogue.open(folder) as catalogue:  # before a model is loaded
         fingerprint, embed_dim = catalogue.fingerprint, catalogue.embed_dim
-    whole = wiring.load_encoder(to, runtime=runtime, rows_only=True)
+    whole = wiring.load_encoder(
+        to, runtime=runtime, rows_only=True, trust_remote_code=trust_remote_code
+    )
     own = wiring.as_indexed(whole, folder)
     if dimensions is None:
         return whole, False

@@ -36,8 +36,8 @@ __all__ = [
 GATHERED_NAME = "features.sqlite"
 _KEY = "coalesce(images.content_hash, images.path)"
 _TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE features (key BLOB PRIMARY KEY, feature BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, feature BLOB NOT NULL)",
 )
 _LACKING = (
     "SELECT row FROM images WHERE NOT EXISTS "  # noqa: S608  (names of ours)
@@ -108,19 +108,21 @@ class GatheredFeatures:
             model: What people call it.
 
         Raises:
-            IndexMismatchError: If it was begun with another model.
+            IndexMismatchError: If something was gathered of another model.
             CorruptIndexError: If the file is damaged.
             StorageError: If it cannot be read or written.
         """
         begun = cls.open(path)
-        if begun is None:
+        model_of = {"fingerprint": fingerprint, "embed_dim": str(embed_dim), "model": model}
+        if begun is None or not len(begun):  # nothing is lost with what has come to nothing
+            if begun is not None:
+                begun.close()
             with _told(path):
                 db = _connect(path)
                 db.execute("BEGIN IMMEDIATE")
                 for statement in _TABLES:
                     db.execute(statement)
-                meta = {"fingerprint": fingerprint, "embed_dim": str(embed_dim), "model": model}
-                db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+                db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", model_of.items())
                 db.execute("COMMIT")
                 return cls(db, path)
         if (begun.fingerprint, begun.embed_dim) != (fingerprint, embed_dim):
