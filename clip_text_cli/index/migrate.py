@@ -172,7 +172,9 @@ def _tell(report: "MigrationReport", to: str, dimensions: int | None) -> None:
     if dimensions is not None and not report.encoded:
         counts[1] = (report.known, f"of {dimensions} dimensions")
     told = ", ".join(f"{count:,} {name}" for count, name in counts if count) or "nothing to encode"
-    rate = f"{report.seconds:.1f} s, {report.images_per_second:.1f} images/s"
+    rate = f"{report.seconds:.1f} s"
+    if report.encoded:
+        rate += f", {report.images_per_second:.1f} images/s"
     if not report.is_moved:
         count = len(report.missing)
         for line in failure_lines(report.missing, "missing"):
