@@ -94,7 +94,7 @@ def main(*before: str) -> None:
 def _goes_on(words: list[str]) -> bool:
     """Say whether a command that was stopped goes on from what it has stored by then."""
     if words[:1] == ["index"]:
-        others = {one.name for one in index.app.registered_commands} - {"folder"}
+        others = {one.name for one in index.app.registered_commands} - {"folder", "migrate"}
         return not others.intersection(words[1:2])
     if words[:1] == ["compare"]:
         return any(word.partition("=")[0] == "--keep" for word in words)

@@ -118,11 +118,14 @@ def named_bars(*, shown: bool = True) -> Iterator[Progress]:
 
 
 @contextmanager
-def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator[OnProgress]":
+def indexing_bar(
+    runtime: "Callable[[], str | None] | None" = None, what: str = "indexing"
+) -> "Iterator[OnProgress]":
     """A bar with rate and time left, on stderr and only on a terminal.
 
     Args:
         runtime: Names what computes pictures; asked and told when it has computed the first.
+        what: Is done, in a word.
     """
     from retrieval.ingest import Progress as Standing
 
@@ -137,7 +140,7 @@ def indexing_bar(runtime: "Callable[[], str | None] | None" = None) -> "Iterator
         transient=True,
         disable=not err.is_terminal,
     )
-    task = bar.add_task("indexing", total=None, rate="")
+    task = bar.add_task(what, total=None, rate="")
 
     def on_progress(standing: Standing) -> None:
         nonlocal runtime

@@ -34,6 +34,7 @@ GROUPS = {
         "plan",
         "calibrate",
         "text",
+        "migrate",
         "stats",
         "duplicates",
         "map",

@@ -73,6 +73,27 @@ def test_the_service_answers_by_it(models, photos, tmp_path, run):
     np.testing.assert_allclose(row["data"][0]["embedding"], expected, atol=1e-5)
 
 
+def test_an_index_is_moved_from_library_to_library(models, photos, tmp_path, run):
+    store, options = tmp_path / "store", ["--index", tmp_path / "store"]
+    run("index", photos, *options, "--model", models["open_clip"])
+    # what reads texts alone leaves nothing behind that would have to be forgotten
+    code, _, err = run("index", "migrate", "--to", models["texts"], *options)
+    assert (code, err.startswith("error: expected")) == (1, True)
+    for library in ("transformers", "open_clip"):
+        code, out, err = run("index", "migrate", "--to", models[library], *options, "--json")
+        assert (code, json.loads(out)["is_moved"]) == (0, True), err
+        anew = ["--index", tmp_path / library, "--model", models[library]]
+        run("index", photos, *anew)
+        found = [
+            json.loads(run("search", "狗", *place, "--json")[1])["hits"]
+            for place in ([*options, "--model", models[library]], anew)
+        ]
+        for moved, built in zip(*found, strict=True):
+            assert moved["image_id"] == built["image_id"]
+            assert moved["score"] == pytest.approx(built["score"], abs=1e-4)
+    assert store.is_dir()
+
+
 def test_fewer_dimensions_are_found_by_the_index(models, photos, tmp_path, run):
     store = tmp_path / "store"
     model = ["--index", store, "--model", models["open_clip"]]

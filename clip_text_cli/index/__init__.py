@@ -7,6 +7,7 @@ from clip_text_cli.index import (
     duplicates,
     layout,
     making,
+    migrate,
     planning,
     relevance,
     sealing,
@@ -39,6 +40,7 @@ app.command("plan")(planning.plan)
 app.command("info")(upkeep.info)
 app.command("verify")(upkeep.verify)
 app.command("remove")(upkeep.remove)
+app.command("migrate")(migrate.migrate)
 app.command("stats")(statistics.stats)
 app.command("duplicates")(duplicates.duplicates)
 app.command("map")(layout.draw)

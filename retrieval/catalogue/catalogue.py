@@ -8,7 +8,7 @@ Everything else in the folder, the FAISS file included, is derived from here.
 import contextlib
 import datetime
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +16,7 @@ from retrieval.catalogue.connection import Connection
 from retrieval.catalogue.followers import tell_written
 from retrieval.catalogue.halves import StoredFeature, encode
 from retrieval.catalogue.opening import connect_writer, prepare_for_writing
-from retrieval.catalogue.reading import COLUMNS, CatalogueReader
+from retrieval.catalogue.reading import COLUMNS, UID_BEFORE, CatalogueReader
 from retrieval.catalogue.schema import CATALOGUE_NAME
 from retrieval.catalogue.words import store_words
 from retrieval.errors import RetrievalError, StorageError
@@ -197,6 +197,46 @@ class Catalogue(CatalogueReader):
         done = self.connection.write("DELETE FROM images WHERE root = ?", (root,))
         self._features_changed |= done.rowcount > 0
         return done.rowcount
+
+    def exchange_features(
+        self, select: str, *, fingerprint: str, embed_dim: int, precisions: Collection[str | None]
+    ) -> str:
+        """Put features of another model in the place of all that there are.
+
+        What fits only the model before is forgotten: the calibration, the record of what changed.
+
+        Args:
+            select: Selects ``row`` and ``feature``, as it is stored, of each picture.
+            fingerprint: Of the other model.
+            embed_dim: Width of its features.
+            precisions: What they were computed in; None among them where that is not known.
+
+        Returns:
+            The new ``uid``. Attributes of this object are the caller's to set, when the
+            transaction has ended.
+        """
+        generation, uid = self._next_generation, uuid.uuid4().hex
+        columns = "(row, feature, generation)"
+        self.connection.write(
+            f"INSERT OR REPLACE INTO features {columns} SELECT row, feature, ? FROM ({select})",  # noqa: S608
+            (generation,),
+        )
+        self.connection.write("DELETE FROM features WHERE generation <> ?", (generation,))
+        self.connection.write("DELETE FROM removed", ())
+        known = sorted(precision for precision in precisions if precision is not None)
+        is_known = known and None not in precisions
+        for key, value in {
+            "fingerprint": fingerprint,
+            "embed_dim": str(embed_dim),
+            "uid": uid,
+            UID_BEFORE: self.uid,
+            "removals_since": str(generation),
+            "precision": ",".join(known) if is_known else None,
+            "calibration": None,
+        }.items():
+            self._note(key, value)
+        self._features_changed = True
+        return uid
 
     def _store(self, row: int, blob: bytes) -> None:
         self.connection.write(_STORE, (row, blob, self._next_generation))

@@ -16,13 +16,15 @@ from retrieval.catalogue.schema import CATALOGUE_NAME
 from retrieval.catalogue.sources import Sources
 from retrieval.catalogue.store import check_model
 from retrieval.catalogue.words import Words
-from retrieval.errors import IndexNotFoundError
+from retrieval.errors import IndexMismatchError, IndexNotFoundError
 from retrieval.protocols import Feature, Features, Rows
 from retrieval.records import Failure, Picture, Record, bounds_under
 
-__all__ = ["COLUMNS", "CatalogueReader"]
+__all__ = ["COLUMNS", "UID_BEFORE", "CatalogueReader"]
 
 COLUMNS = ", ".join(Picture._fields)
+UID_BEFORE = "uid_before_exchange"
+"""Under which meta says what the catalogue's uid was while it had another model's features."""
 _PAGE = 1024  # rows of text
 _FEATURE_PAGE = 32768  # rows of features, 64 MiB at width 512
 _TRIED = 4  # numbers of rows for each that is drawn at random
@@ -130,6 +132,18 @@ class CatalogueReader:
     def generation(self) -> int:
         """Grows by one with every transaction that changes features."""
         return int(self._meta("generation"))
+
+    def has_moved_on_from(self, uid: str, generation: int) -> bool:
+        """Tell whether it is what another state was, but for features of another model.
+
+        Args:
+            uid: Of the other state.
+            generation: Of the other state.
+        """
+        with self.snapshot():
+            is_next = self._noted(UID_BEFORE) == uid and self.generation == generation + 1
+            # the exchange begins the record of removals anew
+            return is_next and self._noted("removals_since") == str(self.generation)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -341,7 +355,14 @@ class CatalogueReader:
             last = selected[-1][0]
 
     def _layout(self) -> _Layout:
-        # Looked up each time: a writer may upgrade the catalogue under its readers.
+        # Looked up each time: a writer may upgrade the catalogue under its readers, or exchange
+        # its features for those of another model.
+        if (fingerprint := self._meta("fingerprint")) != self.fingerprint:
+            raise IndexMismatchError(
+                f"expected features of the model with fingerprint {self.fingerprint}, got those of "
+                f"{fingerprint}, to which the index was moved since it was opened. Open it anew, "
+                "with that model."
+            )
         return _LAYOUTS[self._meta("schema_version")]
 
     def _features(self, rows: Iterable[int]) -> tuple[Rows, Features]:

@@ -11,7 +11,16 @@ from retrieval.index.recipes import Recipe, choose_recipe
 from retrieval.index.sealed import Manifest, current, read_manifest, read_segment, seal
 from retrieval.index.segmented import SegmentedIndex
 
-__all__ = ["compact", "disown_future", "follow", "open_index", "seal_if_due", "state_of", "sync"]
+__all__ = [
+    "compact",
+    "disown_future",
+    "follow",
+    "open_index",
+    "recipe_of",
+    "seal_if_due",
+    "state_of",
+    "sync",
+]
 
 _LOG = logging.getLogger(__name__)
 # What indexes were kept in before there were segments; rebuilt from the catalogue, and deleted.
@@ -129,6 +138,12 @@ def disown_future(index_dir: Path, catalogue: Catalogue) -> None:
         return
     if manifest.uid == catalogue.uid and manifest.generation > catalogue.generation:
         catalogue.renew_uid()
+
+
+def recipe_of(index_dir: Path, catalogue: Catalogue) -> Recipe | None:
+    """Say how the vectors of a catalogue are sealed; None where they are not."""
+    manifest = _manifest_of(index_dir, catalogue)
+    return manifest.recipe if manifest else None
 
 
 def compact(index_dir: Path, recipe: Recipe | None = None) -> Manifest:

@@ -1,6 +1,7 @@
 """Pictures into a catalogue and an index: those of folders, of data sets, and from elsewhere."""
 
 from retrieval.ingest.items import Item
+from retrieval.ingest.migrating import MigrationReport, abandon_migration, migrate_index
 from retrieval.ingest.recognition import RecognitionReport, recognise_texts
 from retrieval.ingest.removal import remove_pictures
 from retrieval.ingest.report import IngestReport, OnProgress, Progress
@@ -13,12 +14,15 @@ __all__ = [
     "IndexWriter",
     "IngestReport",
     "Item",
+    "MigrationReport",
     "OnProgress",
     "Progress",
     "RecognitionReport",
     "Unreadable",
+    "abandon_migration",
     "index_folder",
     "index_items",
+    "migrate_index",
     "recognise_texts",
     "remove_pictures",
 ]

@@ -3,13 +3,22 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from retrieval.records import displayed
 
-__all__ = ["IngestReport", "OnProgress", "Pace", "Progress", "failure_name"]
+__all__ = [
+    "Counts",
+    "IngestReport",
+    "OnProgress",
+    "Pace",
+    "Progress",
+    "failure_lines",
+    "failure_name",
+]
 
 _WINDOW_SECONDS = 20.0
 _MOST_LISTED = 20  # lines
@@ -107,31 +116,57 @@ class IngestReport:
         told = [f"{count} {name}" for count, name in counts if count] or ["nothing to do"]
         rate = f"{self.seconds:.1f} s, {self.images_per_second:.1f} images/s"
         lines = [f"{self.total} pictures in the index: {', '.join(told)} ({rate})"]
-        return lines + self._failure_lines() + [f"  note: {note}" for note in self.notes]
-
-    def _failure_lines(self) -> list[str]:
-        """Write a line for each file that failed, but one for many that failed alike."""
-        alike: dict[str, list[Path | str]] = {}
-        for path, reason in self.failures:
-            alike.setdefault(reason, []).append(path)
-        told: list[str] = []
-        for reason, paths in alike.items():
-            names = [failure_name(path) for path in paths]
-            if len(names) > _MOST_ALIKE:
-                names = [f"{names[0]} and {len(names) - 1:,} more"]
-            told += [f"  failed: {name}: {reason}" for name in names]
-        if len(told) > _MOST_LISTED:
-            rest = f"  and {len(told) - _MOST_LISTED} more lines like these"
-            told = [*told[:_MOST_LISTED], rest]
-        return told
+        told = failure_lines(self.failures, "failed")
+        return lines + told + [f"  note: {note}" for note in self.notes]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
 
+def failure_lines(failures: Sequence[tuple[Path | str, str]], what: str) -> list[str]:
+    """Write a line for each picture that something is wrong with, but one for many alike.
+
+    Args:
+        failures: Of each its path or id, and the reason.
+        what: Has become of them, in a word.
+    """
+    alike: dict[str, list[Path | str]] = {}
+    for path, reason in failures:
+        alike.setdefault(reason, []).append(path)
+    told: list[str] = []
+    for reason, paths in alike.items():
+        names = [failure_name(path) for path in paths]
+        if len(names) > _MOST_ALIKE:
+            names = [f"{names[0]} and {len(names) - 1:,} more"]
+        told += [f"  {what}: {name}: {reason}" for name in names]
+    if len(told) > _MOST_LISTED:
+        rest = f"  and {len(told) - _MOST_LISTED} more lines like these"
+        told = [*told[:_MOST_LISTED], rest]
+    return told
+
+
 def failure_name(failed: Path | str) -> str:
     """Spell what failed so that it is safe to print: a path, or an id that is so already."""
     return failed if isinstance(failed, str) else displayed(os.fsencode(failed))
+
+
+class Counts(Protocol):
+    """How far a run has come, as :class:`Progress` has it."""
+
+    @property
+    def done(self) -> int:
+        """Pictures dealt with."""
+        ...
+
+    @property
+    def encoded(self) -> int:
+        """Pictures the model has read."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Pictures set aside."""
+        ...
 
 
 class Pace:
@@ -148,7 +183,7 @@ class Pace:
         """Seconds since the run began."""
         return time.monotonic() - self._started
 
-    def tell(self, report: IngestReport) -> None:
+    def tell(self, report: Counts) -> None:
         """Pass on where the run stands."""
         if self._tell is None:
             return

@@ -1,12 +1,13 @@
 """What a searcher searches, at its present state: a folder that others write to, or a server."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Protocol
 
 from retrieval.catalogue import Catalogue
 from retrieval.catalogue.store import Among
-from retrieval.errors import IndexNotFoundError
+from retrieval.errors import IndexMismatchError, IndexNotFoundError
 from retrieval.index import SegmentedIndex, follow, open_index
 from retrieval.protocols import Encoder, Features, Rows, Scores
 from retrieval.search.relevance import Calibration, Judge, calibration_of
@@ -15,6 +16,8 @@ from retrieval.stores import Location, StoreAddress, connect
 from retrieval.stores.opening import RemoteStore
 
 __all__ = ["Follower", "follow_index"]
+
+_LOG = logging.getLogger(__name__)
 
 # Servers count a hundred million rows in seconds.
 _CHEAP_SECONDS = 0.1
@@ -65,6 +68,7 @@ class _Folder:
         self._retired: list[Catalogue] = []
         self._searched: Catalogue | None = None
         self._feed: Catalogue | None = None
+        self._has_told = False
 
     def open(self) -> State:
         catalogue = self._open_catalogue()
@@ -86,6 +90,10 @@ class _Folder:
             feed = self._feed = self._follow()
         except IndexNotFoundError:
             return None  # deleted, perhaps to be built anew: serve what we have
+        except IndexMismatchError:
+            if self._is_left_behind(now):
+                return None
+            raise
         is_past = feed.generation < now.generation  # put back from a copy
         if searched.is_replaced or feed.uid != searched.uid or is_past:
             return self._begin_anew(feed)
@@ -114,6 +122,24 @@ class _Folder:
         if feed is not None:
             feed.close()
         return self._open_catalogue()
+
+    def _is_left_behind(self, now: State) -> bool:
+        """Say whether the index was moved to another model, and has the same pictures still.
+
+        What is searched is right for as long as that is so: the features are held here, and rows
+        and all that is said of them are as they were.
+        """
+        assert self._searched is not None
+        with Catalogue.open(self._index_dir) as catalogue:
+            has_moved = catalogue.has_moved_on_from(self._searched.uid, now.generation)
+            if has_moved and not self._has_told:
+                _LOG.warning(
+                    "the index in %s was moved to the model with fingerprint %s. Searches go on "
+                    "by the features of before until it is written to: open it anew by that model.",
+                    *(self._index_dir, catalogue.fingerprint),
+                )
+                self._has_told = True
+        return has_moved
 
     def _begin_anew(self, feed: Catalogue) -> State | None:
         """Read the state of another catalogue than the one we have; None if that, too, is gone."""
