@@ -111,7 +111,7 @@ class CatalogueReader:
             self,
             fingerprint=fingerprint,
             embed_dim=embed_dim,
-            elsewhere="into another index folder",
+            elsewhere="into another index folder; clip-text index migrate moves this one",
         )
 
     # Pictures
