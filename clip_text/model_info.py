@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from clip_text.encoder import Encoder
 from clip_text.errors import CheckpointError
 from clip_text.images import Preprocessing
+from clip_text.libraries.names import folder_of
+from clip_text.loading import library_of, load_encoder
 from clip_text.names import Precision
 from clip_text.runtimes.auto import CLOCK, AutoRuntime, Choice, Samples, Tower, best_seconds
 from clip_text.runtimes.exported import Family, TowerFacts, is_exported, read_manifest
@@ -23,6 +25,7 @@ from clip_text.storage import nearest
 
 if TYPE_CHECKING:
     from clip_text.checkpoints import Checkpoint
+    from clip_text.libraries.encoder import LibraryEncoder
 
 __all__ = [
     "KeptForm",
@@ -125,30 +128,31 @@ class ModelInfo:
         format: cn_clip, hf or open_clip; or of an exported model what runs it, and in what.
         towers: Kind, layers, width and parameters of each; empty where an export does not say.
         embed_dim: Width of the shared space.
-        context_length: Longest text in tokens, special tokens included.
-        logit_scale: The factor that turned cosines into logits in training.
-        contract: Name and version of the tokeniser contract.
-        vocabulary: How many tokens there are.
-        preprocessing: Of pictures.
+        context_length: Longest text in tokens, special tokens included; None where it is not known.
+        logit_scale: The factor that turned cosines into logits in training; None without one.
+        contract: Name and version of the tokeniser contract; None of another library's tokenizer.
+        vocabulary: How many tokens there are; None where that is not known.
+        preprocessing: Of pictures; None where another library has its own, which ``looks`` tells.
         heads: By name, their task.
         made_from: Of an exported model, the source's name and versions of what wrote it.
         bytes: Size of its files on disk.
         licence: What its model card says; None without a card, or where that says nothing.
+        languages: Those that its model card names, as codes; empty where it names none.
         fingerprint: As an index remembers it.
         runtimes: How each tower computes here.
         kept: What some commands run in its place; None where all run the model itself.
     """
 
     name: str
-    place: Path
+    place: Path | None
     format: str
     towers: dict[Tower, TowerFacts]
     embed_dim: int
-    context_length: int
-    logit_scale: float
-    contract: str
-    vocabulary: int
-    preprocessing: Preprocessing
+    context_length: int | None
+    logit_scale: float | None
+    contract: str | None
+    vocabulary: int | None
+    preprocessing: Preprocessing | None
     heads: dict[str, str]
     made_from: dict[str, str]
     bytes: int
@@ -156,6 +160,8 @@ class ModelInfo:
     fingerprint: str
     runtimes: dict[Tower, RuntimeInfo]
     kept: KeptForm | None = None
+    languages: tuple[str, ...] = ()
+    looks: str = ""
 
     @property
     def parameters(self) -> int | None:
@@ -166,19 +172,22 @@ class ModelInfo:
         """Say it, a line each."""
         facts = {
             "name": self.name,
-            "place": str(self.place),
+            "place": str(self.place) if self.place else "its library's cache",
             "format": self.format,
-            "size on disk": f"{self.bytes / 1e6:,.1f} MB",
+            "size on disk": f"{self.bytes / 1e6:,.1f} MB" if self.place else "not known",
             "licence": self.licence or "none is named",
+            "languages": ", ".join(self.languages) or "none are named",
             "fingerprint": self.fingerprint,
             **{f"{tower} tower": facts.line() for tower, facts in self.towers.items()},
             "embed_dim": str(self.embed_dim),
-            "context_length": f"{self.context_length} tokens",
-            "tokeniser": f"contract {self.contract}, vocabulary {self.vocabulary:,}",
-            "pictures": _line_of(self.preprocessing),
-            "logit_scale": f"cosines x {self.logit_scale:.2f}",
+            "context_length": f"{self.context_length or '?'} tokens",
+            "tokeniser": f"contract {self.contract}" if self.contract else "its library's",
+            "pictures": _line_of(self.preprocessing) if self.preprocessing else self.looks,
+            "logit_scale": f"cosines x {self.logit_scale:.2f}" if self.logit_scale else "none",
             "heads": ", ".join(f"{name} ({task})" for name, task in self.heads.items()) or "none",
         }
+        if self.vocabulary:
+            facts["tokeniser"] += f", vocabulary {self.vocabulary:,}"
         if self.made_from:
             facts["made from"] = ", ".join(f"{k} {v}" for k, v in self.made_from.items())
         out = [f"{name:<17}{told}" for name, told in facts.items()]
@@ -187,20 +196,26 @@ class ModelInfo:
 
     def as_json(self) -> dict[str, Any]:
         """Say it as JSON does; times in milliseconds of what ``clock`` names, sizes in bytes."""
-        told = {**asdict(self), "place": str(self.place), "parameters": self.parameters}
+        place = str(self.place) if self.place else None
+        told = {**asdict(self), "place": place, "parameters": self.parameters}
         if self.kept:
             told["kept"]["place"] = str(self.kept.place)
         return told | {"clock": CLOCK}
 
 
 def describe_model(
-    name: str | Path = "starter", runtime: str | None = None, *, measure: bool = False
+    name: str | Path = "starter",
+    runtime: str | None = None,
+    *,
+    measure: bool = False,
+    trust_remote_code: bool = False,
 ) -> ModelInfo:
     """Say what a model is, and how it computes here.
 
     Args:
-        name: As for :meth:`clip_text.Encoder.from_pretrained`.
+        name: As for :func:`clip_text.load_encoder`.
         runtime: As there.
+        trust_remote_code: As there.
         measure: Whether to time it now, and have ``auto`` choose anew; else times are those of
             the choice that ``auto`` remembers, if there is one.
 
@@ -208,7 +223,9 @@ def describe_model(
         CheckpointError: If there is no such model, or it is damaged.
         MissingPackageError: If the runtime's library is not installed.
     """
-    encoder = Encoder.from_pretrained(name, runtime=runtime)
+    encoder = load_encoder(name, runtime=runtime, trust_remote_code=trust_remote_code)
+    if not isinstance(encoder, Encoder):
+        return _of_library(str(name), encoder, measure)
     folder = Path(name).expanduser()
     told = _of_exported(folder) if is_exported(folder) else _of_checkpoint(name, encoder)
     return ModelInfo(
@@ -222,6 +239,7 @@ def describe_model(
         heads={head: each.task for head, each in encoder.heads.items()},
         bytes=_size(told["place"]),
         licence=_licence(told["place"]),
+        languages=_languages(told["place"]),
         fingerprint=encoder.fingerprint,
         runtimes={tower: _runtime(encoder, tower, measure) for tower in get_args(Tower)},
         **told,
@@ -274,6 +292,51 @@ def tower_facts(checkpoint: "Checkpoint") -> dict[Tower, TowerFacts]:
             parameters=sum(each.numel() for each in model.visual.parameters()),
         ),
     }
+
+
+def _of_library(name: str, encoder: "LibraryEncoder", measure: bool) -> ModelInfo:
+    """Say what a model of another library is; where its files are is that library's affair."""
+    model, library = encoder.model, library_of(name)
+    folder = folder_of(library.name) if library and not library.image else None
+    place = folder.resolve() if folder else None
+    return ModelInfo(
+        name=name,
+        place=place,
+        format=model.about,
+        towers={
+            tower: TowerFacts(about=model.about, layers=None, width=None, parameters=numbers)
+            for tower, numbers in encoder.parameters.items()
+        },
+        embed_dim=encoder.embed_dim,
+        context_length=encoder.context_length,
+        logit_scale=encoder.logit_scale,
+        contract=None,
+        vocabulary=model.text.vocabulary if model.text else None,
+        preprocessing=None,
+        heads={},
+        made_from={},
+        bytes=_size(place) if place else 0,
+        licence=_licence(place) if place else None,
+        languages=_languages(place) if place else (),
+        looks=model.facts.get("pictures", "as its library does")
+        if model.image
+        else "it reads none",
+        fingerprint=encoder.fingerprint,
+        runtimes={tower: _library_runtime(encoder, tower, measure) for tower in encoder.parameters},
+    )
+
+
+def _library_runtime(encoder: "LibraryEncoder", tower: Tower, measure: bool) -> RuntimeInfo:
+    """Say how a tower of another library computes, and time it on texts and pictures as they are.
+
+    Texts are tokenised within that time; pictures are prepared before.
+    """
+    name = encoder.runtime.name
+    batches = encoder.samples(tower) if measure else []
+    taken = [round(1000 * best_seconds({"": encoder}, tower, batch)[""], 4) for batch in batches]
+    rows = [len(batch) for batch in batches]
+    timed = {name: taken} if measure else {}
+    return RuntimeInfo(name, precision_of(name), False, rows, timed, {})
 
 
 def _of_exported(folder: Path) -> dict[str, Any]:
@@ -330,15 +393,26 @@ def _size(place: Path) -> int:
 
 def _licence(place: Path) -> str | None:
     """Read the licence off the head of a model card, as the Hugging Face hub has it."""
-    card = (place if place.is_dir() else place.parent) / CARD_FILE
-    if not card.is_file():
-        return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = dict(re.findall(r"^(license(?:_name)?):[ ]*(.+?)[ ]*$", head[1], re.M)) if head else {}
+    found = dict(re.findall(r"^(license(?:_name)?):[ ]*(.+?)[ ]*$", _card_head(place), re.M))
     named: Mapping[str, str] = {key: value.strip("\"'") for key, value in found.items()}
     licence, own = named.get("license"), named.get("license_name")
     return f"{licence} ({own})" if licence and own else licence
+
+
+def _languages(place: Path) -> tuple[str, ...]:
+    """Read the languages off the head of a model card: ``[zh, en]``, one alone, or a line each."""
+    found = re.search(r"^language:[ ]*(.*(?:\n[ ]*- .+)*)", _card_head(place), re.M)
+    return tuple(re.findall(r"[\w-]*\w", found[1])) if found else ()
+
+
+def _card_head(place: Path) -> str:
+    """Read the head of a model card, between lines of three dashes; empty where there is none."""
+    card = (place if place.is_dir() else place.parent) / CARD_FILE
+    if not card.is_file():
+        return ""
+    text = card.read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    return head[1] if head else ""
 
 
 def _line_of(preprocessing: Preprocessing) -> str:

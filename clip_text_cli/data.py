@@ -93,7 +93,7 @@ def check_data(
         )
         for other in other_splits
     ]
-    tokenizer = wiring.load_encoder(model).tokenizer
+    tokenizer = wiring.load_own(model).tokenizer
     with named_bars() as progress:
         report = check(
             collection,

@@ -13,7 +13,7 @@ from rich.progress import TextColumn
 
 from clip_text_cli import wiring
 from clip_text_cli.index.making import SOME_FILES_SET_ASIDE
-from clip_text_cli.options import AsJson, Dimensions, Model, Runtime, listed
+from clip_text_cli.options import AsJson, Dimensions, Model, Runtime, TrustRemoteCode, listed
 from clip_text_cli.output import out, print_json, progress_bar
 
 if TYPE_CHECKING:  # seconds to import: --help need not wait for it
@@ -42,6 +42,7 @@ def embed(
     ] = "local",
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     dimensions: Dimensions = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="One per GPU, or as many as the cores allow.")
@@ -127,7 +128,7 @@ def embed(
             f"expected no --address without --engine ray, got {address}. Leave it out, or add that."
         )
     wiring.checked_runtime(runtime)
-    load = partial(load_model, model, dimensions)
+    load = partial(load_model, model, dimensions, trust_remote_code=trust_remote_code)
     with _runner(engine, workers, address) as runner, _bar() as on_progress:
         report = run(
             source,
@@ -147,18 +148,31 @@ def embed(
         raise typer.Exit(SOME_FILES_SET_ASIDE)
 
 
-def load_model(model: str, dimensions: int | None, runtime: "RuntimeName | None") -> Any:  # noqa: ANN401
+def load_model(
+    model: str,
+    dimensions: int | None,
+    runtime: "RuntimeName | None",
+    *,
+    trust_remote_code: bool = False,
+) -> Any:  # noqa: ANN401
     """Load the model in a worker, which is sent this by name.
 
     Args:
         model: As ``--model`` names it.
         dimensions: How many of each row's first dimensions are kept; all if None.
         runtime: How it computes; as the environment says if None.
+        trust_remote_code: Whether code that lies beside its weights may run.
     """
     from clip_text_cli.process import set_up_process
 
     set_up_process()
-    return wiring.load_encoder(model, runtime=runtime, rows_only=True, dimensions=dimensions)
+    return wiring.load_encoder(
+        model,
+        runtime=runtime,
+        rows_only=True,
+        dimensions=dimensions,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 @contextmanager

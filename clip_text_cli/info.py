@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from clip_text_cli.options import AsJson, Runtime
+from clip_text_cli.options import AsJson, Runtime, TrustRemoteCode
 from clip_text_cli.output import out, print_json
 from clip_text_cli.wiring import checked_runtime, kept_form
 
@@ -17,6 +17,7 @@ def info(
         typer.Argument(envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."),
     ] = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time it now; auto chooses anew.")
     ] = False,
@@ -35,7 +36,7 @@ def info(
     wanted = checked_runtime(runtime)
     from clip_text.model_info import describe_kept, describe_model
 
-    told = describe_model(model, runtime, measure=measure)
+    told = describe_model(model, runtime, measure=measure, trust_remote_code=trust_remote_code)
     if family := kept_form(model, wanted, in_number=False):
         in_number = kept_form(model, wanted, in_number=True)
         commands = ["search", "serve", *(["index", "demo"] if in_number else [])]

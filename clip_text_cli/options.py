@@ -16,7 +16,11 @@ DEFAULT_INDEX = user_data_path("clip-text") / "index"
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="CLIP_TEXT_MODEL", help="starter, a folder, a file, or a hub name."
+        "--model",
+        "-m",
+        envvar="CLIP_TEXT_MODEL",
+        help="starter, a folder, a file, a hub name, or LIBRARY:NAME of open_clip, transformers or "
+        "sentence_transformers.",
     ),
 ]
 # no envvar of typer's: with it the preference of a shell looks like an option that was given
@@ -26,6 +30,13 @@ Runtime = Annotated[
         "--runtime",
         help="How to compute, if not as CLIP_TEXT_RUNTIME says; by default auto, the quickest "
         "whose rows are within 0.999 of torch's.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that lies beside a model's weights; read it first.",
     ),
 ]
 Dimensions = Annotated[

@@ -18,7 +18,7 @@ from clip_text_cli.hits import (
     tell_notes,
     titled,
 )
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexPlace, Model, Runtime
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexPlace, Model, Runtime, TrustRemoteCode
 from clip_text_cli.output import check_sheet, err, indexing_bar, out, print_json
 from clip_text_cli.queries import (
     Diverse,
@@ -76,6 +76,7 @@ def search(
     ] = False,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     sheet: Annotated[
         Path | None, typer.Option(help="Also draw the pictures into this file (png, jpg).")
     ] = None,
@@ -113,7 +114,9 @@ def search(
         diversity=diverse,
         hybrid=hybrid,
     )
-    encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+    encoder = wiring.load_encoder(
+        model, runtime=runtime, queries_only=True, trust_remote_code=trust_remote_code
+    )
     encoder = wiring.as_indexed(encoder, index_dir)
     with Searcher.open(index_dir, encoder) as searcher:
         answer = searcher.answer(asked)

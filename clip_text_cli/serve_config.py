@@ -74,6 +74,9 @@ class ServeConfig(Settings, BaseSettings):
         default_factory=dict, description="Models of indexes that have another, by their names."
     )
     runtime: RuntimeName | None = Field(default=None, description="How the models compute.")
+    trust_remote_code: bool = Field(
+        default=False, description="Whether code that lies beside a model's weights may run."
+    )
     head: str | None = Field(
         default=None, description="Classification head that names each query's category."
     )

@@ -10,7 +10,7 @@ import typer
 
 from clip_text_cli import wiring
 from clip_text_cli.hits import tell_notes
-from clip_text_cli.options import Runtime
+from clip_text_cli.options import Runtime, TrustRemoteCode
 from clip_text_cli.output import err, out
 from clip_text_cli.process import set_up_process
 
@@ -37,6 +37,7 @@ def serve(
         typer.Option("--model", "-m", help="starter, a folder, a file, or a hub name."),
     ] = None,
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     head: Annotated[
         str | None,
         typer.Option(help="Classification head that names each query's category; the only one."),
@@ -102,6 +103,7 @@ def serve(
         "index": index,
         "model": model,
         "runtime": runtime,
+        "trust_remote_code": trust_remote_code or None,
         "head": head,
         "host": host,
         "port": port,
@@ -178,7 +180,12 @@ def _open_all(config: "ServeConfig") -> "list[Served]":
     from retrieval.service.app import Served
 
     loaded = {
-        model: wiring.load_encoder(model, runtime=config.runtime, queries_only=True)
+        model: wiring.load_encoder(
+            model,
+            runtime=config.runtime,
+            queries_only=True,
+            trust_remote_code=config.trust_remote_code,
+        )
         for model in dict.fromkeys(map(config.model_of, config.index))
     }
     opened: list[Served] = []

@@ -36,7 +36,7 @@ def command(
 
         clip-text tokens captions.txt --compat cn_clip
     """
-    report = wiring.load_encoder(model, compat).text_report(read_texts(file))
+    report = wiring.load_own(model, compat).text_report(read_texts(file))
     if json:
         print_json(as_json(report))
         return

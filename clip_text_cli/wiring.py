@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from clip_text.names import Compat, RuntimeName
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
     from clip_text import Encoder
+    from clip_text.loading import AnyEncoder
     from clip_text.runtimes.auto import Tower
     from clip_text.runtimes.exported import Family
     from retrieval.protocols import EncodeAndClassify, TextReader
@@ -29,7 +30,8 @@ def load_encoder(
     queries_only: bool = False,
     rows_only: bool = False,
     dimensions: int | None = None,
-) -> "Encoder":
+    trust_remote_code: bool = False,
+) -> "AnyEncoder":
     """Load the model.
 
     Args:
@@ -43,18 +45,46 @@ def load_encoder(
         rows_only: Whether it encodes pictures in number and nothing else is asked of it. The same
             holds then, except where there may be a GPU, which encodes them quicker.
         dimensions: How many of each row's first dimensions to keep; all if not given.
+        trust_remote_code: Whether code that lies beside its weights may run.
 
     Raises:
         typer.BadParameter: If ``CLIP_TEXT_RUNTIME`` names no runtime.
     """
-    from clip_text import Encoder
+    import clip_text
 
     wanted = checked_runtime(runtime)
     if (queries_only or rows_only) and compat is None:
         family = kept_form(model, wanted, in_number=not queries_only)
         if family and (kept := _kept_starter(family)):
             return kept if dimensions is None else kept.truncated(dimensions)
-    return Encoder.from_pretrained(model, compat=compat, runtime=runtime, dimensions=dimensions)
+    return clip_text.load_encoder(
+        model,
+        compat=compat,
+        runtime=runtime,
+        dimensions=dimensions,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def load_own(model: str, compat: Compat | None = None) -> "Encoder":
+    """Load a model whose tokens follow the tokeniser contract: not one of another library.
+
+    Args:
+        model: As ``--model`` names it.
+        compat: Whose tokens a text becomes, if not those the model was saved with.
+
+    Raises:
+        ClipTextError: If it is one of another library.
+    """
+    from clip_text import ClipTextError, Encoder
+    from clip_text.loading import library_of
+
+    if library := library_of(model):
+        raise ClipTextError(
+            f"expected a model with this package's tokeniser, got {library}, which has another "
+            "library's. Name a Chinese-CLIP, or leave --model out."
+        )
+    return Encoder.from_pretrained(model, compat=compat)
 
 
 def kept_form(model: str, runtime: str, *, in_number: bool) -> "Family | None":
@@ -73,7 +103,7 @@ def kept_form(model: str, runtime: str, *, in_number: bool) -> "Family | None":
     return kept_family()
 
 
-def as_indexed(encoder: "Encoder", index_dir: "Location") -> "Encoder":
+def as_indexed(encoder: "AnyEncoder", index_dir: "Location") -> "AnyEncoder":
     """Cut an encoder's rows as those of an index are, if it is the model that built it.
 
     So ``--dimensions`` is said once, when an index is built. Any other index is left to whoever
@@ -162,14 +192,14 @@ def _make_kept(folder: Path, family: "Family") -> bool:
     return False
 
 
-def runtime_name(encoder: "Encoder", tower: "Tower") -> str | None:
+def runtime_name(encoder: "AnyEncoder", tower: "Tower") -> str | None:
     """Name what computes a tower; ``auto`` chooses that now, if it has not yet."""
     # an encoder that stands in for a model in tests and plug-ins may have no runtime
     of = getattr(encoder, "runtime_of", None)
     return None if of is None else str(of(tower).name)
 
 
-def query_runtime(encoder: "Encoder", head: str | None) -> str | None:
+def query_runtime(encoder: "AnyEncoder", head: str | None) -> str | None:
     """Name what computes queries for a service: where a head reads the tower, torch does both."""
     name = _query_head(encoder, head)
     if name is not None and encoder.heads[name].tower is None:
@@ -177,7 +207,7 @@ def query_runtime(encoder: "Encoder", head: str | None) -> str | None:
     return runtime_name(encoder, "text")
 
 
-def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify | None":
+def query_classifier(encoder: "AnyEncoder", head: str | None) -> "EncodeAndClassify | None":
     """What encodes and classifies queries in one pass; None where the model has no head for it.
 
     Raises:
@@ -186,9 +216,10 @@ def query_classifier(encoder: "Encoder", head: str | None) -> "EncodeAndClassify
     name = _query_head(encoder, head)
     if name is None:
         return None
+    own = cast("Encoder", encoder)  # no other has a head
 
     def classify(texts: Sequence[str]) -> "tuple[Any, list[tuple[str, float] | None]]":
-        rows, found = encoder.encode_and_classify(texts, name, top_k=1)
+        rows, found = own.encode_and_classify(texts, name, top_k=1)
         # a head of several labels may find none
         return rows, [(one.label, one.probability) if one.chosen else None for one in found]
 
@@ -201,7 +232,7 @@ def model_name(model: str) -> str:
     return path.resolve().name if path.exists() else model
 
 
-def token_counter(encoder: "Encoder") -> "Callable[[Sequence[str]], list[int]] | None":
+def token_counter(encoder: "AnyEncoder") -> "Callable[[Sequence[str]], list[int]] | None":
     """What counts the tokens of texts that the model reads; None where it says of none."""
     tokenizer = getattr(encoder, "tokenizer", None)  # a stand-in of tests may have none
     if tokenizer is None:
@@ -210,21 +241,22 @@ def token_counter(encoder: "Encoder") -> "Callable[[Sequence[str]], list[int]] |
 
 
 def text_classifier(
-    encoder: "Encoder",
+    encoder: "AnyEncoder",
 ) -> "Callable[[Sequence[str], str | None], list[list[tuple[str, float]]]] | None":
     """What says which labels texts have; None where the model has no head for it."""
     tasks = [head.task for head in getattr(encoder, "heads", {}).values()]
     if "classification" not in tasks:
         return None
+    own = cast("Encoder", encoder)  # no other has a head
 
     def classify(texts: Sequence[str], head: str | None) -> list[list[tuple[str, float]]]:
-        found = encoder.classify(texts, head)
+        found = own.classify(texts, head)
         return [[(label, probability) for label, probability in one.ranked] for one in found]
 
     return classify
 
 
-def _query_head(encoder: "Encoder", head: str | None) -> str | None:
+def _query_head(encoder: "AnyEncoder", head: str | None) -> str | None:
     """Name the head that classifies queries: the one asked for, or the only one there is."""
     from clip_text.errors import ClipTextError
 

@@ -23,6 +23,7 @@ ENCODER = (
     *(*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes", "clip_text.text_heads"),
     "clip_text.encoder",
 )
+LOADING = (*ENCODER, "clip_text.libraries", "clip_text.loading")
 FLOOR = (
     *("retrieval.errors", "retrieval.protocols", "retrieval.records", "retrieval.features"),
     *("retrieval.pictures", "retrieval.precision", "retrieval.filters"),
@@ -30,7 +31,8 @@ FLOOR = (
 INDEX = (*FLOOR, "retrieval.catalogue", "retrieval.index")
 
 MAY_IMPORT = {
-    "clip_text": (*GROUND, "clip_text.encoder", "clip_text.plugin"),  # on first use
+    # on first use
+    "clip_text": (*GROUND, "clip_text.encoder", "clip_text.loading", "clip_text.plugin"),
     **dict.fromkeys(GROUND, ("clip_text.errors",)),
     "clip_text.storage": GROUND,
     "clip_text.tokenizer": (*GROUND, "clip_text.storage"),
@@ -46,10 +48,12 @@ MAY_IMPORT = {
         ("clip_text.text_heads", "clip_text.encoder"),
         (*HEADS, *DATA, "clip_text.checkpoints", "clip_text.runtimes", "clip_text.text_heads"),
     ),
+    "clip_text.libraries": PICTURES,
+    "clip_text.loading": LOADING,
     "clip_text.plugin": ENCODER,
     "clip_text.conversion": ENCODER,
-    "clip_text.model_info": ENCODER,
-    "clip_text.exporting": (*ENCODER, "clip_text.conversion", "clip_text.model_info"),
+    "clip_text.model_info": LOADING,
+    "clip_text.exporting": (*LOADING, "clip_text.conversion", "clip_text.model_info"),
     "clip_text.embedding": (*DATA, "clip_text.runtimes"),  # of these, how many cores there are
     "clip_text.evaluation": DATA,
     "clip_text.evaluation.adapters": (*ENCODER, "clip_text.evaluation"),

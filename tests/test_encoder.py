@@ -422,7 +422,12 @@ def test_a_fresh_process_needs_no_network_and_no_retrieval(tiny_folder):
 
 def test_public_names():
     errors = {"CheckpointError", "ClipTextError", "DataError"}
-    assert set(clip_text.__all__) == {*errors, "Encoder", "register_with_open_clip"}
+    assert set(clip_text.__all__) == {
+        *errors,
+        "Encoder",
+        "load_encoder",
+        "register_with_open_clip",
+    }
     for name in clip_text.__all__:
         assert getattr(clip_text, name).__name__ == name
     with pytest.raises(AttributeError, match="no_such"):

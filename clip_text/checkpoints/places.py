@@ -42,13 +42,22 @@ def resolve(name: str | Path) -> Path:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  (nothing else needs the hub)
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         for pattern in _WEIGHTS:
             folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, pattern]))
             if any(folder.glob(pattern)):
                 break
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"expected a model that may be read, got {name!r}, which is gated. Ask for access on "
+            "its page of the hub, then log in with: hf auth login."
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CheckpointError(
             f"expected a local folder or a model on the hub, got {name!r} "

@@ -21,8 +21,12 @@ class TextEncoder(Protocol):
     def encode_text(self, texts: Sequence[str], /) -> Features:
         """Encode texts into unit rows, [texts, embed_dim]."""
 
-    def text_report(self, texts: Sequence[str], /) -> "TokenReport":
-        """Say which parts of the texts are unknown to the vocabulary."""
+
+class Reporting(Protocol):
+    """What says, where a model has it, which parts of texts it has no word for."""
+
+    def __call__(self, texts: Sequence[str], /) -> "TokenReport":
+        """Report on texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ class LanguageRecall:
         median_rank: Rank of the best right picture of the median text; 1 is best.
         texts: How many texts were asked.
         pictures: How many pictures each was asked over.
-        unknown: Share in [0, 1] of [UNK] among the tokens read, special tokens not counted.
+        unknown: Share in [0, 1] of [UNK] among the tokens read, special tokens not counted; None
+            of a model that does not say.
     """
 
     language: str
@@ -43,7 +48,7 @@ class LanguageRecall:
     median_rank: float
     texts: int
     pictures: int
-    unknown: float
+    unknown: float | None
 
 
 def by_language(
@@ -73,6 +78,7 @@ def by_language(
     for at, text in enumerate(collection.texts):
         places[text.kind].append(at)
     out = []
+    report: Reporting | None = getattr(encoder, "text_report", None)
     for language, here in places.items():
         texts = [collection.texts[place].text for place in here]
         answers = [collection.answers[place] for place in here]
@@ -84,7 +90,7 @@ def by_language(
                 median_rank=float(np.median(ranks)),
                 texts=len(texts),
                 pictures=len(image_features),
-                unknown=encoder.text_report(texts).unknown_share,
+                unknown=report(texts).unknown_share if report else None,
             )
         )
     return out

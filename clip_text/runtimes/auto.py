@@ -241,14 +241,15 @@ def _within_bound(
 
 
 def best_seconds(
-    runtimes: Mapping[str, Runtime], tower: Tower, batch: NDArray[Any]
+    runtimes: Mapping[str, object], tower: Tower, batch: Sequence[Any] | NDArray[Any]
 ) -> dict[str, float]:
     """Time runtimes in turns, so that a machine whose speed drifts treats them alike.
 
     Args:
-        runtimes: By name; each has computed a batch of this shape before.
+        runtimes: By name, what has a method named as the tower; each has computed a batch of this
+            shape before.
         tower: Which of their towers.
-        batch: What :meth:`Samples.batches` gives of the tower.
+        batch: What that method takes; :meth:`Samples.batches` gives some.
 
     Returns:
         By name, the shortest time for the batch in seconds by :data:`CLOCK`.

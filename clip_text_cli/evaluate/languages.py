@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clip_text.evaluation.languages import LanguageRecall, by_language
 from clip_text_cli.evaluate.forms import Forms, check_plot, show
-from clip_text_cli.options import AsJson, Model, Runtime, listed
+from clip_text_cli.options import AsJson, Model, Runtime, TrustRemoteCode, listed
 
 KS = (1, 5, 10)
 
@@ -32,7 +32,8 @@ def as_table(results: Sequence[LanguageRecall]) -> Table:
     for result in by_recall(results):
         recalls = [f"{result.recall[k]:.1%}" for k in ks]
         counts = [f"{result.median_rank:g}", f"{result.texts:,}", f"{result.pictures:,}"]
-        table.add_row(escape(result.language or "none"), *recalls, *counts, f"{result.unknown:.1%}")
+        unknown = "–" if result.unknown is None else f"{result.unknown:.1%}"
+        table.add_row(escape(result.language or "none"), *recalls, *counts, unknown)
     return table
 
 
@@ -77,6 +78,7 @@ def command(
     ] = "",
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts a language, at random.")
     ] = None,
@@ -101,6 +103,6 @@ def command(
 
     check_plot(plot)
     collection = read_sample(data, images, listed(kind), sample, seed)
-    encoder = wiring.load_encoder(model, runtime=runtime)
+    encoder = wiring.load_encoder(model, runtime=runtime, trust_remote_code=trust_remote_code)
     results = by_language(encoder, collection, encode_pictures(encoder, collection), KS)
     show(results, FORMS, plot, as_json=as_json_)

@@ -17,16 +17,17 @@ from clip_text_cli.options import (
     PictureFolder,
     Resamples,
     Runtime,
+    TrustRemoteCode,
     listed,
     numbers,
 )
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text import Encoder
     from clip_text.data.duplicates import Duplicates
     from clip_text.evaluation import RetrievalSet
     from clip_text.evaluation.measure import Encoded, Measured
+    from clip_text.loading import AnyEncoder
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 
@@ -52,7 +53,7 @@ class Report:
 
 def evaluate(
     collection: "RetrievalSet",
-    encoder: "Encoder",
+    encoder: "AnyEncoder",
     model: str,
     *,
     ks: tuple[int, ...] = (1, 5, 10),
@@ -249,6 +250,7 @@ def command(
         str, typer.Option("--model", "-m", envvar="CLIP_TEXT_MODEL", help="What to measure.")
     ] = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     dimensions: Dimensions = None,
     against: Annotated[
         str | None, typer.Option(help="Another model: print the differences and a paired test.")
@@ -287,7 +289,9 @@ def command(
     reports = [
         evaluate(
             collection,
-            wiring.load_encoder(name, runtime=runtime, dimensions=dimensions),
+            wiring.load_encoder(
+                name, runtime=runtime, dimensions=dimensions, trust_remote_code=trust_remote_code
+            ),
             name,
             ks=ks,
             merge=merge_duplicates,

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clip_text.evaluation.robustness import PERTURBATIONS, Robustness, robustness
 from clip_text_cli.evaluate.forms import Forms, check_plot, show
-from clip_text_cli.options import AsJson, Model, Runtime
+from clip_text_cli.options import AsJson, Model, Runtime, TrustRemoteCode
 
 KS = (1, 5, 10)
 
@@ -92,6 +92,7 @@ def command(
     ] = None,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many texts, drawn at random.")
     ] = None,
@@ -119,7 +120,7 @@ def command(
         perturbation("一个男人")
     kind = kind or ("zh" if data is None else None)  # a data set has a usual kind of its own
     collection = read_sample(data, images, [kind] if kind else None, sample, seed)
-    encoder = wiring.load_encoder(model, runtime=runtime)
+    encoder = wiring.load_encoder(model, runtime=runtime, trust_remote_code=trust_remote_code)
     pictures = encode_pictures(encoder, collection)
     results = robustness(encoder.encode_text, collection, pictures, ks=KS, seed=seed)
     show(results, FORMS, plot, as_json=as_json_)

@@ -14,9 +14,9 @@ from clip_text.evaluation import RetrievalSet, Text, retrieval_set
 from clip_text_cli.output import named_bars
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text import Encoder
     from clip_text.evaluation.ranking import Features
     from clip_text.images import ImageSource
+    from clip_text.loading import AnyEncoder
 
 
 def gallery_emoji(
@@ -114,7 +114,7 @@ def read_sample(
     return collection if number is None else sample_texts(collection, number, seed)
 
 
-def encode_pictures(encoder: "Encoder", collection: RetrievalSet) -> "Features":
+def encode_pictures(encoder: "AnyEncoder", collection: RetrievalSet) -> "Features":
     """Encode a collection's pictures with a bar; unit rows [pictures, embed_dim].
 
     Raises:

@@ -15,6 +15,7 @@ from clip_text_cli.options import (
     PictureFolder,
     Resamples,
     Runtime,
+    TrustRemoteCode,
     listed,
     numbers,
 )
@@ -87,6 +88,7 @@ def command(
     split: Annotated[str | None, typer.Option(help="Of a folder with several splits.")] = None,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     dimensions: Annotated[
         str, typer.Option(help="Like 256,64; all, half and a quarter of the model's if none.")
     ] = "",
@@ -110,7 +112,7 @@ def command(
 
     wanted = numbers(dimensions)
     collection = read_retrieval_set(data, images=images, kinds=listed(kind), split=split)
-    encoder = wiring.load_encoder(model, runtime=runtime)
+    encoder = wiring.load_encoder(model, runtime=runtime, trust_remote_code=trust_remote_code)
     for number in wanted:
         check_dimensions(number, encoder.embed_dim)  # before the long part
     with named_bars() as progress:

@@ -18,11 +18,11 @@ from clip_text.evaluation.zero_shot import class_weights, classify
 from clip_text.progress import Progress
 from clip_text_cli.drawing.figure import check_drawable
 from clip_text_cli.evaluate.zero_shot_report import Evaluation, as_json, as_tables
-from clip_text_cli.options import AsJson, Model, Runtime, numbers
+from clip_text_cli.options import AsJson, Model, Runtime, TrustRemoteCode, numbers
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text import Encoder
+    from clip_text.loading import AnyEncoder
 
 DEFAULT_CACHE = user_cache_path("clip-text") / "class-weights"
 
@@ -47,7 +47,7 @@ class Probing:
 
 
 def evaluate_zero_shot(
-    encoder: "Encoder",
+    encoder: "AnyEncoder",
     pictures: Labelled,
     classes: Sequence[NamedClass] | None = None,
     templates: Sequence[str] = SETS["original"],
@@ -136,7 +136,7 @@ def _learnt(
 
 
 def _encode(
-    encoder: "Encoder", paths: Sequence[Path], batch_size: int, progress: Progress
+    encoder: "AnyEncoder", paths: Sequence[Path], batch_size: int, progress: Progress
 ) -> Features:
     from clip_text.evaluation.measure import encode_images
 
@@ -197,6 +197,7 @@ def command(
     ] = DEFAULT_CACHE,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json_: AsJson = False,
 ) -> None:
     """Sort pictures into classes by the classes' names: accuracy, mAP, which is taken for which.
@@ -223,7 +224,7 @@ def command(
             )
     taught = read_labelled(train, images, label_field) if train is not None else None
     evaluation = evaluate_zero_shot(
-        wiring.load_encoder(model, runtime=runtime),
+        wiring.load_encoder(model, runtime=runtime, trust_remote_code=trust_remote_code),
         pictures,
         read_classes(classes) if classes is not None else None,
         read_templates(templates),

@@ -18,6 +18,7 @@ from clip_text_cli.options import (
     Model,
     PictureFolder,
     Runtime,
+    TrustRemoteCode,
     listed,
 )
 from clip_text_cli.output import indexing_bar, out, print_json, reading_bar
@@ -48,6 +49,7 @@ def index(
     index_dir: IndexPlace = DEFAULT_INDEX,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     dimensions: Dimensions = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 64,
     workers: Annotated[
@@ -162,7 +164,13 @@ def index(
     if data is not None:
         _check_data(context, data)
     reader = wiring.text_reader() if ocr else None
-    encoder = wiring.load_encoder(model, runtime=runtime, rows_only=True, dimensions=dimensions)
+    encoder = wiring.load_encoder(
+        model,
+        runtime=runtime,
+        rows_only=True,
+        dimensions=dimensions,
+        trust_remote_code=trust_remote_code,
+    )
     if dimensions is None:
         encoder = wiring.as_indexed(encoder, index_dir)
     named = None if as_json else partial(wiring.runtime_name, encoder, "image")

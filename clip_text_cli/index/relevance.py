@@ -20,13 +20,14 @@ from clip_text_cli.options import (
     Model,
     PictureFolder,
     Runtime,
+    TrustRemoteCode,
     listed,
 )
 from clip_text_cli.output import err, named_bars, out, print_json
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help need not wait for it
-    from clip_text import Encoder
     from clip_text.evaluation import RetrievalSet
+    from clip_text.loading import AnyEncoder
     from retrieval.catalogue.store import ReadableStore
     from retrieval.protocols import Feature, Features
     from retrieval.search.calibrating import Discrimination, FitReport, Labelled
@@ -48,6 +49,7 @@ def calibrate(
     ] = False,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     report_only: Annotated[
         bool, typer.Option("--report", help="Only measure; the index stays as it is.")
     ] = False,
@@ -82,7 +84,9 @@ def calibrate(
     sets = [
         read_retrieval_set(each, kinds=listed(kind), images=images, split=split) for each in data
     ]
-    encoder = wiring.as_indexed(wiring.load_encoder(model, runtime=runtime), index_dir)
+    encoder = wiring.as_indexed(
+        wiring.load_encoder(model, runtime=runtime, trust_remote_code=trust_remote_code), index_dir
+    )
     with open_for_reading(index_dir) as catalogue:
         catalogue.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
         labelled = [labelled_of(collection, encoder, catalogue, alone=alone) for collection in sets]
@@ -113,7 +117,7 @@ def calibrate(
 
 def labelled_of(
     collection: "RetrievalSet",
-    encoder: "Encoder",
+    encoder: "AnyEncoder",
     catalogue: "ReadableStore",
     *,
     alone: bool = False,
@@ -165,7 +169,7 @@ def labelled_of(
 
 
 def _rows_of(
-    collection: "RetrievalSet", encoder: "Encoder", indexed: "Mapping[str, Feature]"
+    collection: "RetrievalSet", encoder: "AnyEncoder", indexed: "Mapping[str, Feature]"
 ) -> "tuple[Features, list[str]]":
     """Give the pictures' rows, [pictures, embed_dim], and what names the content of each.
 

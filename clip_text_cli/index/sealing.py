@@ -1,19 +1,30 @@
 """``clip-text index compact``, ``build``, ``advise``: how vectors of an index are searched."""
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from clip_text_cli import wiring
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, IndexPlace, Model, Runtime
+from clip_text_cli.options import (
+    DEFAULT_INDEX,
+    AsJson,
+    IndexDir,
+    IndexPlace,
+    Model,
+    Runtime,
+    TrustRemoteCode,
+)
 from clip_text_cli.output import err, out, print_json
 
 if TYPE_CHECKING:
+    from clip_text.loading import AnyEncoder
     from retrieval.catalogue.store import ReadableStore
     from retrieval.index import Manifest, Trial
     from retrieval.protocols import Features
@@ -21,6 +32,8 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _MOST_QUERIES = 300
+
+Loader = Callable[[], "AnyEncoder"]
 
 Queries = Annotated[
     Path | None,
@@ -64,6 +77,7 @@ def build(
     index_dir: IndexDir = DEFAULT_INDEX,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Seal the vectors by the recipe that measures best on your pictures and your queries.
@@ -78,7 +92,14 @@ def build(
     from retrieval.index import compact as seal_anew
 
     most = read_bytes(memory)
-    trials = _try(index_dir, queries, model, runtime)
+    load = partial(
+        wiring.load_encoder,
+        model,
+        runtime=runtime,
+        trust_remote_code=trust_remote_code,
+        queries_only=True,
+    )
+    trials = _try(index_dir, queries, load)
     chosen = best_of(trials, recall, most)
     if chosen is None:
         smallest = min(trials, key=lambda trial: trial.memory)
@@ -94,6 +115,7 @@ def advise(
     index_dir: IndexPlace = DEFAULT_INDEX,
     model: Model = "starter",
     runtime: Runtime = None,
+    trust_remote_code: TrustRemoteCode = False,
     picture: Annotated[
         Path | None, typer.Option("--draw", help="Also draw recall against time (png, svg).")
     ] = None,
@@ -107,6 +129,13 @@ def advise(
     Example:
         clip-text index advise --queries asked.txt --draw recipes.png
     """
+    load = partial(
+        wiring.load_encoder,
+        model,
+        runtime=runtime,
+        trust_remote_code=trust_remote_code,
+        queries_only=True,
+    )
     if picture is not None:
         from clip_text_cli.drawing.figure import check_drawable
 
@@ -116,9 +145,9 @@ def advise(
             raise typer.BadParameter(
                 "expected no --draw for an index on a server, got one. Leave it out."
             )
-        _advise_server(index_dir, queries, model, runtime, as_json=as_json)
+        _advise_server(index_dir, queries, load, as_json=as_json)
         return
-    trials = _try(index_dir, queries, model, runtime)
+    trials = _try(index_dir, queries, load)
     if picture is not None:
         _draw(trials, picture)
         err.print(f"drawn in {picture}")
@@ -140,8 +169,7 @@ def advise(
 def _advise_server(
     address: "StoreAddress",
     queries: Path | None,
-    model: str,
-    runtime: Any,  # noqa: ANN401
+    load: "Loader",
     *,
     as_json: bool,
 ) -> None:
@@ -149,7 +177,7 @@ def _advise_server(
     from retrieval.stores import connect
 
     with connect(address) as store:
-        trials = store.advise(_asked(address, store, queries, model, runtime))
+        trials = store.advise(_asked(address, store, queries, load))
     names = ("setting", "recall@10", "p50 ms")
     if as_json:
         print_json([dict(zip(("setting", "recall", "p50_ms"), one, strict=True)) for one in trials])
@@ -162,14 +190,14 @@ def _advise_server(
     out.print(table)
 
 
-def _try(index_dir: Path, queries: Path | None, model: str, runtime: Any) -> "list[Trial]":  # noqa: ANN401
+def _try(index_dir: Path, queries: Path | None, load: "Loader") -> "list[Trial]":
     """Measure recipes with the queries of a file, or captions of the index."""
     from retrieval.catalogue import Catalogue
     from retrieval.features import as_halves
     from retrieval.index import try_recipes
 
     with Catalogue.open(index_dir) as catalogue:
-        features = _asked(index_dir, catalogue, queries, model, runtime)
+        features = _asked(index_dir, catalogue, queries, load)
         halves = as_halves(catalogue.features(), len(catalogue), catalogue.embed_dim)
     return try_recipes(halves, features)
 
@@ -178,8 +206,7 @@ def _asked(
     place: "Location",
     store: "ReadableStore",
     queries: Path | None,
-    model: str,
-    runtime: Any,  # noqa: ANN401
+    load: "Loader",
 ) -> "Features":
     """Encode the queries of a file, or captions of the index."""
     from retrieval.errors import QueryError
@@ -192,7 +219,7 @@ def _asked(
             "expected queries to measure with, got no captions in the index. Name a file of "
             "them: --queries asked.txt"
         )
-    encoder = wiring.load_encoder(model, runtime=runtime, queries_only=True)
+    encoder = load()
     encoder = wiring.as_indexed(encoder, place)
     store.check_model(fingerprint=encoder.fingerprint, embed_dim=encoder.embed_dim)
     return encoder.encode_text(texts)
