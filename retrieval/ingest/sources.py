@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from retrieval.catalogue import StoredFeature
-from retrieval.catalogue.halves import encode
+from retrieval.catalogue.halves import is_kept
 from retrieval.catalogue.store import Store
 from retrieval.errors import ItemError
 from retrieval.ingest.batches import Batches, Due, Threads, run
@@ -262,8 +262,7 @@ class _DataSet:
     def _is_stored(self, stored: Feature | None, taken: Examined[_Subject]) -> bool:
         if stored is None or taken.feature is None:
             return False
-        width = self._width
-        return encode(stored, width) == encode(taken.feature, width)
+        return is_kept(stored, taken.feature)
 
     def _fail(self, subject: _Subject, reason: str) -> None:
         self.report.failed += 1

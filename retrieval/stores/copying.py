@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from retrieval.catalogue.halves import encode
+from retrieval.catalogue.halves import is_kept
 from retrieval.catalogue.store import Store
 from retrieval.errors import QueryError
 from retrieval.protocols import Feature
@@ -131,11 +131,11 @@ class _Copying:
         stored: Mapping[int, Feature],
     ) -> tuple[int, bool]:
         """Write a picture; gives its row, and whether it was not there as it is."""
-        picture, width = record.picture, self._held.embed_dim
+        picture = record.picture
         if there is None:
             return self._store.add(picture, feature), True
         old = stored.get(there.row)
-        if old is None or encode(old, width) != encode(feature, width):
+        if old is None or not is_kept(old, feature):
             self._store.replace(there.row, picture, feature)
         elif there.picture != picture:
             self._store.describe(there.row, picture)
