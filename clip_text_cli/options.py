@@ -71,7 +71,7 @@ def index_folder(text: str | Path) -> Path:
         return place
     raise typer.BadParameter(
         f"expected the folder of an index, got {place}, which is on a server: this command is for "
-        "folders alone. Name one."
+        "folders alone. Name one, or make one: clip-text index copy PLACE --index FOLDER."
     )
 
 

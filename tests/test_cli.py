@@ -28,6 +28,7 @@ GROUPS = {
         "info",
         "verify",
         "remove",
+        "copy",
         "compact",
         "build",
         "advise",

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.catalogue.halves import HALF, SINGLE, as_stored, decode, encode, to_halves
+from retrieval.catalogue.halves import HALF, SINGLE, as_stored, decode, encode, is_kept, to_halves
 from retrieval.errors import EncoderError
 
 
@@ -58,3 +58,15 @@ def test_a_damaged_row_of_zeros_stays_one():
 def test_another_width_is_refused():
     with pytest.raises(EncoderError, match=r"shape \[2\] .* got \[3\]"):
         encode(np.ones(3, np.float32), 2)
+
+
+def test_a_row_is_known_again_although_the_last_digit_of_a_half_is_another():
+    rows = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    kept = decode([encode(row, 8) for row in rows], HALF)
+    again = decode([encode(row, 8) for row in kept], HALF)
+    assert any(encode(a, 8) != encode(b, 8) for a, b in zip(again, rows, strict=True))
+    assert all(is_kept(a, b) for a, b in zip(again, rows, strict=True))
+    assert not any(is_kept(a, b) for a, b in zip(again, rows[1:], strict=False))
+    moved = rows + np.float32(0.01)
+    assert not any(is_kept(a, b) for a, b in zip(again, moved, strict=True))

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clip_text_cli.hits import printable
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Where
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexPlace, Where
 from clip_text_cli.output import check_sheet, err, named_bars, out, print_json
 from clip_text_cli.queries import parse_filter
 
@@ -26,7 +26,7 @@ DRAWN_PICTURES = 8
 
 
 def duplicates(
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     at: Annotated[
         float | None,
         typer.Option(

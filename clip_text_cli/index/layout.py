@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clip_text_cli.hits import printable
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Where
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexPlace, Where
 from clip_text_cli.output import err, print_json
 from clip_text_cli.queries import parse_filter
 
@@ -18,7 +18,7 @@ def draw(
     picture: Annotated[
         Path | None, typer.Argument(help="File to draw into (png, jpg, webp, pdf, svg).")
     ] = None,
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     where: Where = None,
     color_by: Annotated[
         str | None,

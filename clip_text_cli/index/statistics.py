@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, Where
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexPlace, Where
 from clip_text_cli.output import err, out, print_json
 from clip_text_cli.queries import parse_filter
 
@@ -24,7 +24,7 @@ _BARS = 12
 
 
 def stats(
-    index_dir: IndexDir = DEFAULT_INDEX,
+    index_dir: IndexPlace = DEFAULT_INDEX,
     where: Where = None,
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the counts into this file (png, pdf, svg).")

@@ -1,4 +1,4 @@
-"""``clip-text index info``, ``verify``, ``remove``, ``text``: looking after an index."""
+"""``clip-text index info``, ``verify``, ``remove``, ``copy``, ``text``: looking after an index."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, IndexPlace
-from clip_text_cli.output import out, print_json
+from clip_text_cli.options import DEFAULT_INDEX, AsJson, IndexDir, IndexPlace, index_place
+from clip_text_cli.output import named_bars, out, print_json
 
 UNSOUND = 1
 
@@ -50,7 +50,9 @@ def info(index_dir: IndexPlace = DEFAULT_INDEX, as_json: AsJson = False) -> None
         ),
     ]
     lines += [("file", f"{name} ({size:,} bytes)") for name, size in told.files.items()]
-    for name, value in [*lines, ("bytes", f"{told.total_bytes:,}")]:
+    if told.files:  # of a server's nothing is known
+        lines.append(("bytes", f"{told.total_bytes:,}"))
+    for name, value in lines:
         table.add_row(name, escape(value))
     out.print(table)
 
@@ -139,6 +141,36 @@ def remove(
         print_json(figures)
     else:
         out.print(f"{removed:,} pictures removed")
+
+
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="PLACE", help="Folder or address of the index that is there.")
+    ],
+    index_dir: IndexPlace = DEFAULT_INDEX,
+    as_json: AsJson = False,
+) -> None:
+    """Take an index somewhere else, to a server, say: no picture is read or encoded again.
+
+    What is there already stays; a copy that was stopped is continued by the same command.
+
+    Examples:
+        clip-text index copy photos.index --index postgresql://me@db/archive/photos
+
+        clip-text index copy milvus://localhost:19530/photos --index photos.index
+    """
+    from retrieval.stores import copy_index
+
+    with named_bars() as progress:
+        report = copy_index(
+            index_place(source), index_dir, lambda done, of: progress("copying", done, of)
+        )
+    if as_json:
+        print_json(asdict(report))
+        return
+    out.print(f"{report.pictures:,} pictures, {report.written:,} of them written")
+    if report.left_out:
+        out.print(f"text read in {report.left_out:,} pictures was left out: no text index there")
 
 
 def text(

@@ -7,11 +7,23 @@ from retrieval.errors import EncoderError
 from retrieval.features import unit_rows
 from retrieval.protocols import Feature, Features
 
-__all__ = ["HALF", "SINGLE", "StoredFeature", "as_stored", "decode", "encode", "to_halves"]
+__all__ = [
+    "HALF",
+    "SINGLE",
+    "StoredFeature",
+    "as_stored",
+    "decode",
+    "encode",
+    "is_kept",
+    "to_halves",
+]
 
 HALF = np.dtype("<f2")
 SINGLE = np.dtype("<f4")
 """What catalogues of schema 1 stored; rows of it are unit rows as they are."""
+
+_LAST_DIGIT = 1.1e-3  # of a half, 2**-10 of it at most, and what setting the length right adds
+_NOTHING = 1e-6
 
 StoredFeature = NDArray[np.float16]
 """One row in the very digits that are stored, float16 [embed_dim]; stored again it is the same."""
@@ -43,6 +55,17 @@ def decode(blobs: list[bytes], dtype: np.dtype[np.floating]) -> Features:
     """
     rows = np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), -1)
     return unit_rows(rows) if dtype == HALF else rows.astype(np.float32)
+
+
+def is_kept(stored: Feature, feature: Feature) -> bool:
+    """Say whether a unit row, [embed_dim], that a store gives back is what it keeps of a feature.
+
+    A server may keep the unit row of the halves, in which the last digit of some is another one.
+    """
+    blob = encode(feature, len(stored))
+    if encode(stored, len(stored)) == blob:
+        return True
+    return bool(np.allclose(stored, decode([blob], HALF)[0], rtol=_LAST_DIGIT, atol=_NOTHING))
 
 
 def as_stored(blob: bytes) -> StoredFeature:

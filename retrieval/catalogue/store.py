@@ -34,6 +34,10 @@ class Selection(Sized, Protocol):
     A catalogue gives their rows themselves; a server, what it makes of the filter.
     """
 
+    def tolist(self) -> list[int]:
+        """Read their rows, ascending."""
+        ...
+
 
 Among = Any
 """Where to look: :data:`~retrieval.protocols.Rows`, or the :class:`Selection` that a store's own
@@ -70,6 +74,21 @@ class StoreWords(Protocol):
 
     def rank(self, text: str, limit: int, among: Among | None = None) -> Worded:
         """Find the pictures of which the words of a text are said.
+
+        Raises:
+            QueryError: If the store has no text index.
+        """
+        ...
+
+    def keeps_texts(self) -> bool:
+        """Tell whether the store has room for what was read in pictures."""
+        ...
+
+    def unread(self, folder: bytes) -> list[tuple[bytes, bytes]]:
+        """Name contents below a folder of which nobody has said what text stands in them.
+
+        Returns:
+            Of each its hash and the path of a file that has it, in the order of the paths.
 
         Raises:
             QueryError: If the store has no text index.
@@ -239,6 +258,14 @@ class Store(ReadableStore, Protocol):
         """Change what is known about a picture whose content is the same."""
         ...
 
+    def keep_recognised(self, content_hash: bytes, text: str) -> None:
+        """Store the text that stands in the pictures of a content; empty where there is none.
+
+        Raises:
+            QueryError: If the store has no text index.
+        """
+        ...
+
     def remove(self, rows: Iterable[int]) -> None:
         """Forget pictures."""
         ...
@@ -260,7 +287,10 @@ class Store(ReadableStore, Protocol):
         ...
 
     def expect_items(self, image_ids: Sequence[str]) -> None:
-        """Take note, inside a transaction, that :meth:`find_item` will be asked for these."""
+        """Take note that :meth:`find_item`, and whose they are, will soon be asked of these.
+
+        Outside a transaction, what others write meanwhile may be missed then.
+        """
         ...
 
     def find_content(self, content_hash: bytes) -> tuple[Record, StoredFeature] | None:

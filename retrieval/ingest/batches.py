@@ -9,7 +9,7 @@ and what is stored of them, an :class:`Intake` knows.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
@@ -81,6 +81,10 @@ class Due(Generic[T]):
 
 class Intake(Protocol[T]):
     """What becomes of the outcomes of pictures: called inside a transaction, for each in order."""
+
+    def expect(self, due: Sequence[Due[T]]) -> None:
+        """Take note of what comes next, before the first of it is stored."""
+        ...
 
     def store(self, due: Due[T], feature: Feature | StoredFeature | None) -> None:
         """Store a picture, and count it.
@@ -230,6 +234,7 @@ class Batches(Generic[T]):
                 self._note_precision()
             if any(due.examined.verdict is Verdict.GIVEN for due in self._due):
                 self._catalogue.add_precision(None)  # nobody says of those
+            self._intake.expect(self._due)
             for due in self._due:
                 examined = due.examined
                 if examined.verdict in {Verdict.BROKEN, Verdict.UNREADABLE}:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue, IndexLock
+from retrieval.catalogue.store import Store
 from retrieval.ingest.examine import EXHAUSTED, hash_file, reason_of
 from retrieval.protocols import TextReader
+from retrieval.stores import Location, open_for_writing
 
 __all__ = ["RecognitionReport", "recognise_texts"]
 
@@ -49,7 +50,7 @@ class RecognitionReport:
 
 def recognise_texts(
     folder: Path,
-    index_dir: Path,
+    index_dir: Location,
     reader: TextReader,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RecognitionReport:
@@ -60,18 +61,18 @@ def recognise_texts(
 
     Args:
         folder: A folder whose pictures are in the index.
-        index_dir: Folder of the index.
+        index_dir: Where the index is, a folder or on a server.
         reader: What reads.
         on_progress: Called after each picture with how many are done, and of how many.
 
     Raises:
         IndexNotFoundError: If there is no index.
         IndexLockedError: If another process is writing to it.
+        QueryError: If it has no text index, as on Milvus.
     """
     report, started = RecognitionReport(), time.monotonic()
-    Catalogue.open(index_dir).close()  # no lock is made where there is no index
     root = os.fsencode(os.path.realpath(folder))
-    with IndexLock(index_dir), Catalogue.open_for_writing(index_dir) as catalogue:
+    with open_for_writing(index_dir, only_if_written=True) as (catalogue, _):
         due = catalogue.words.unread(root)
         batch: list[tuple[bytes, str]] = []
         stored = time.monotonic()
@@ -110,7 +111,7 @@ def _read(
         yield content_hash, text
 
 
-def _store(catalogue: Catalogue, batch: list[tuple[bytes, str]]) -> None:
+def _store(catalogue: Store, batch: list[tuple[bytes, str]]) -> None:
     if batch:
         with catalogue.transaction():
             for content_hash, text in batch:

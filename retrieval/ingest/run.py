@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from retrieval.catalogue import StoredFeature
@@ -108,6 +109,9 @@ class _Folder:
         self._moved = MovedPictures(catalogue)
         self._adopted: Counter[bytes] = Counter()  # by the folder that pictures belonged to
         self.report = IngestReport()
+
+    def expect(self, due: Sequence[Due[bytes]]) -> None:
+        """Do nothing: what is known of files is read ahead folder by folder."""
 
     def store(self, due: Due[bytes], feature: Feature | StoredFeature | None) -> None:
         """Store a picture, in its row where it has one."""

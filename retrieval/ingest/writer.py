@@ -100,8 +100,9 @@ class IndexWriter:
         *,
         fingerprint: str | None = None,
         embed_dim: int | None = None,
+        make: bool = True,
     ) -> Self:
-        """Open an index for writing; one that is not there is made.
+        """Open an index for writing; one that is not there is made, where that is allowed.
 
         Args:
             index_dir: Where the index is, a folder or on a server; pictures of folders may be in it
@@ -112,11 +113,12 @@ class IndexWriter:
                 the index if not given.
             embed_dim: Width of the features, where there is no encoder; that of the index if not
                 given.
+            make: Whether one that is not there is made.
 
         Raises:
             IndexLockedError: If another process is writing to the index.
-            IndexNotFoundError: If there is no index, and neither encoder nor fingerprint and
-                embed_dim say of which model it shall be.
+            IndexNotFoundError: If there is no index, and none is to be made, or neither encoder
+                nor fingerprint and embed_dim say of which model it shall be.
             IndexMismatchError: If the index is of another model.
         """
         if encoder is not None:
@@ -132,11 +134,13 @@ class IndexWriter:
             catalogue, sealer = held.enter_context(
                 open_for_writing(
                     index_dir,
-                    fingerprint=fingerprint,
-                    embed_dim=embed_dim,
+                    fingerprint=fingerprint if make else None,
+                    embed_dim=embed_dim if make else None,
                     only_if_written=True,
                 )
             )
+            if not make and fingerprint is not None and embed_dim is not None:
+                catalogue.check_model(fingerprint=fingerprint, embed_dim=embed_dim)
             return cls(index_dir, catalogue, sealer, encoder, held)
         except BaseException:
             held.close()

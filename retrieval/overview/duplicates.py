@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import ReadableStore
 from retrieval.errors import CorruptIndexError, QueryError
 from retrieval.features import Halves, as_halves
 from retrieval.filters import Filter
@@ -19,6 +19,7 @@ from retrieval.overview.looks import LEAST_CORRELATION, read_looks
 from retrieval.overview.selection import feature_pages, records_of, selected
 from retrieval.protocols import Rows, Scores
 from retrieval.records import Picture, Record, is_gone
+from retrieval.stores import Location, open_for_reading
 
 __all__ = ["ALIKE", "ALIKE_UNSEEN", "Copy", "Duplicates", "Group", "find_duplicates"]
 
@@ -94,7 +95,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    index_dir: Path,
+    index_dir: Location,
     at: float = ALIKE,
     where: Filter | None = None,
     *,
@@ -107,7 +108,7 @@ def find_duplicates(
     in its pixels. Works while another process writes: what that changes meanwhile is left out.
 
     Args:
-        index_dir: Folder of the index.
+        index_dir: Where the index is, a folder or on a server; files are opened here.
         at: Cosine of features, above 0; 1 groups only pictures of equal ones, as equal files have.
         where: Looks only at the pictures that this holds of.
         pixels: Whether files are opened of pictures that are near. Where not, or where a file
@@ -123,15 +124,15 @@ def find_duplicates(
         raise QueryError(f"expected a cosine above 0, up to 1, got {at}. Take 0.9, say.")
     near = at if pixels else max(at, ALIKE_UNSEEN)
     tell = on_progress or _untold
-    with Catalogue.open(index_dir) as catalogue:
+    with open_for_reading(index_dir) as catalogue:
         with catalogue.snapshot():
             generation = catalogue.generation
             rows = selected(catalogue, where)
             order = _best_first(rows, records_of(catalogue, rows))
-            halves = _halves(catalogue, rows)
+            halves = _halves(catalogue, rows, index_dir)
         leaders = find_leaders(halves, order, near, partial(tell, "comparing"))
         with catalogue.snapshot():
-            involved = np.setdiff1d(rows[leaders.near], catalogue.rows(generation))
+            involved = np.setdiff1d(rows[leaders.near], _changed(catalogue, generation))
             known = {record.row: record for record in records_of(catalogue, involved)}
     gone = [record for record in known.values() if is_gone(record.path)]
     files = _one_a_file(known, {record.row for record in gone})
@@ -161,10 +162,17 @@ def _agreeing(rows: Rows, known: dict[int, Record], tell: Callable[[int, int], N
     return agrees
 
 
-def _halves(catalogue: Catalogue, rows: Rows) -> Halves:
+def _changed(catalogue: ReadableStore, generation: int) -> Rows:
+    """Read the rows of pictures that are others since; servers do not tell."""
+    if isinstance(catalogue, Catalogue):
+        return catalogue.rows(generation)
+    return np.empty(0, np.int64)
+
+
+def _halves(catalogue: ReadableStore, rows: Rows, place: Location) -> Halves:
     halves = as_halves(feature_pages(catalogue, rows), len(rows), catalogue.embed_dim)
     if len(halves) != len(rows):
-        folder = shlex.quote(str(catalogue.connection.path.parent))
+        folder = shlex.quote(str(place))
         raise CorruptIndexError(
             f"expected features of {len(rows):,} pictures, got {len(halves):,}. Repair the index: "
             f"clip-text index verify --repair --index {folder}"

@@ -3,13 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.catalogue import Catalogue
 from retrieval.errors import MissingPackageError, QueryError
 from retrieval.filters import Filter, Scalar
 from retrieval.filters.matching import FieldsOf
@@ -17,6 +15,7 @@ from retrieval.filters.values import as_scalar
 from retrieval.overview.selection import feature_pages, records_of, selected
 from retrieval.protocols import Feature, Features
 from retrieval.records import Record, displayed
+from retrieval.stores import Location, open_for_reading
 
 __all__ = ["ROOT", "SAMPLE", "PictureMap", "map_pictures", "place", "values_by"]
 
@@ -55,7 +54,7 @@ class PictureMap:
 
 
 def map_pictures(
-    index_dir: Path,
+    index_dir: Location,
     where: Filter | None = None,
     *,
     field: str | None = None,
@@ -65,7 +64,7 @@ def map_pictures(
     """Place the pictures of an index on a map, those together that look alike.
 
     Args:
-        index_dir: Folder of the index.
+        index_dir: Where the index is, a folder or on a server.
         where: Places only pictures that this holds of.
         field: Also gives its values, as :func:`values_by` does.
         sample: How many at most; of more so many are drawn at random.
@@ -80,7 +79,7 @@ def map_pictures(
     if sample < 1:
         raise QueryError(f"expected a sample of at least 1, got {sample}. Ask for one or more.")
     _sklearn("manifold")
-    with Catalogue.open(index_dir) as catalogue, catalogue.snapshot():
+    with open_for_reading(index_dir) as catalogue, catalogue.snapshot():
         if field not in {None, ROOT}:
             catalogue.filters.check(field)
         every = selected(catalogue, where)

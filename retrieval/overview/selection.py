@@ -1,10 +1,10 @@
-"""Pictures of a catalogue that a filter holds of, read page by page."""
+"""Pictures of an index that a filter holds of, read page by page."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue.store import ReadableStore
 from retrieval.filters import Filter
 from retrieval.protocols import Features, Rows
 from retrieval.records import Record
@@ -14,22 +14,24 @@ __all__ = ["feature_pages", "records_of", "selected"]
 _PAGE = 16_384  # rows; 32 MiB of features at width 512
 
 
-def selected(catalogue: Catalogue, where: Filter | None) -> Rows:
+def selected(catalogue: ReadableStore, where: Filter | None) -> Rows:
     """Read which rows a filter holds of, ascending, int64 [n]; all of them without one.
 
     Raises:
         QueryError: If the filter cannot be used.
     """
-    return catalogue.rows() if where is None else catalogue.filters.rows(where)
+    if where is None:
+        return catalogue.rows()
+    return np.array(catalogue.filters.rows(where).tolist(), np.int64)
 
 
-def records_of(catalogue: Catalogue, rows: Rows) -> Iterator[Record]:
+def records_of(catalogue: ReadableStore, rows: Rows) -> Iterator[Record]:
     """Read the pictures of rows, in any order; those that are gone are left out."""
     for start in range(0, len(rows), _PAGE):
         yield from catalogue.records(rows[start : start + _PAGE].tolist()).values()
 
 
-def feature_pages(catalogue: Catalogue, rows: Rows) -> Iterator[tuple[Rows, Features]]:
+def feature_pages(catalogue: ReadableStore, rows: Rows) -> Iterator[tuple[Rows, Features]]:
     """Read features of rows, in the order of their rows; those that are gone are left out.
 
     Yields:

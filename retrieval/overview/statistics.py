@@ -6,16 +6,17 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from clip_text_pictures import ending_of
-from retrieval.catalogue import Catalogue, Field
+from retrieval.catalogue import Field
+from retrieval.catalogue.store import ReadableStore
 from retrieval.filters import Filter
 from retrieval.overview.selection import feature_pages, records_of, selected
 from retrieval.protocols import Rows
 from retrieval.records import Failure, Picture, Record, displayed, displayed_text
+from retrieval.stores import Location, open_as_store
 
 __all__ = ["FeatureSummary", "Spread", "Statistics", "take_statistics"]
 
@@ -119,18 +120,18 @@ class Statistics:
     failures: dict[str, int] = field(default_factory=dict)
 
 
-def take_statistics(index_dir: Path, where: Filter | None = None) -> Statistics:
+def take_statistics(index_dir: Location, where: Filter | None = None) -> Statistics:
     """Count what an index holds, all as of one moment; no file is opened.
 
     Args:
-        index_dir: Folder of the index.
+        index_dir: Where the index is, a folder or on a server.
         where: Counts only the pictures that this holds of.
 
     Raises:
         IndexNotFoundError: If there is no index.
         QueryError: If the filter cannot be used.
     """
-    with Catalogue.open(index_dir) as catalogue, catalogue.snapshot():
+    with open_as_store(index_dir) as catalogue, catalogue.snapshot():
         rows = selected(catalogue, where)
         told = _of_pictures(records_of(catalogue, rows))
         told.fields = catalogue.filters.fields(where)
@@ -213,7 +214,7 @@ def _of_pictures(records: Iterable[Record]) -> Statistics:
     )
 
 
-def _of_features(catalogue: Catalogue, rows: Rows) -> FeatureSummary | None:
+def _of_features(catalogue: ReadableStore, rows: Rows) -> FeatureSummary | None:
     """Sum features page by page: what it costs follows their number, not its square."""
     width, count = catalogue.embed_dim, 0
     total, products = np.zeros(width), np.zeros((width, width))

@@ -22,7 +22,7 @@ from retrieval.service.problems import ProblemError
 from retrieval.service.settings import Settings
 from retrieval.service.uploads import UPLOADS_NAME, Uploads
 from retrieval.service.writes import Outcome, Write, perform, weight_of
-from retrieval.stores import Location, StoreAddress, open_for_reading
+from retrieval.stores import Location, StoreAddress
 
 __all__ = ["Writing"]
 
@@ -112,7 +112,8 @@ class Writing:
         while self._writer is None:
             self._check_there()
             try:
-                self._writer = IndexWriter.open(self._location, self._encoder)
+                # writing where there is no index any more would begin another one
+                self._writer = IndexWriter.open(self._location, self._encoder, make=False)
             except IndexLockedError:
                 if time.monotonic() > deadline:
                     raise
@@ -129,10 +130,10 @@ class Writing:
         return self._writer
 
     def _check_there(self) -> None:
-        """Refuse to write where there is no index any more: writing would begin another one."""
+        """Say what is to be done where there is no index in a folder any more."""
         if isinstance(self._location, StoreAddress):
-            open_for_reading(self._location).close()
-        elif not (self._location / CATALOGUE_NAME).is_file():
+            return  # whose opening says so itself
+        if not (self._location / CATALOGUE_NAME).is_file():
             raise IndexNotFoundError(
                 f"expected an index in {self._location}, got none any more. Index again, or mount "
                 "the folder."

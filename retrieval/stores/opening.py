@@ -11,7 +11,14 @@ from retrieval.index import BackgroundSealer, disown_future, seal_if_due
 from retrieval.protocols import Features, Rows, Scores
 from retrieval.stores.address import Location, StoreAddress
 
-__all__ = ["RemoteStore", "Sealer", "connect", "open_for_reading", "open_for_writing"]
+__all__ = [
+    "RemoteStore",
+    "Sealer",
+    "connect",
+    "open_as_store",
+    "open_for_reading",
+    "open_for_writing",
+]
 
 # The class in the folder of each kind, imported when an address names it.
 _KINDS = {"milvus": "MilvusStore", "postgresql": "PostgresStore"}
@@ -118,6 +125,16 @@ def connect(
 
 def open_for_reading(location: Location) -> ReadableStore:
     """Open what is there, whichever model it is of; to be closed.
+
+    Raises:
+        IndexNotFoundError: If there is no index.
+        RetrievalError: As :func:`connect`.
+    """
+    return open_as_store(location)
+
+
+def open_as_store(location: Location) -> Store:
+    """Open what is there, with what only writers ask of it as well; to be closed, unwritten.
 
     Raises:
         IndexNotFoundError: If there is no index.

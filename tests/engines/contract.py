@@ -24,8 +24,9 @@ from retrieval.errors import (
 from retrieval.filters import Compare
 from retrieval.filters.language import parse_where
 from retrieval.ingest import IndexWriter, Item, index_folder, index_items, remove_pictures
+from retrieval.overview import find_duplicates, take_statistics
 from retrieval.search import Query, Searcher
-from retrieval.stores import open_for_reading, open_for_writing
+from retrieval.stores import copy_index, open_for_reading, open_for_writing
 
 WIDTH = 16
 COLOURS = ("红", "绿", "蓝")
@@ -65,6 +66,12 @@ def shown(hits):
     """
     told = [(hit.image_id, hit.caption, hit.metadata, round(hit.score, 2)) for hit in hits]
     return sorted(told, key=lambda one: (-one[3], one[0]))
+
+
+def pictured(record):
+    """What of a picture is the same in every index, in an order."""
+    picture = record.picture
+    return (picture.image_id, picture.path or b"", *map(str, picture))
 
 
 def ids(hits):
@@ -296,7 +303,59 @@ class EngineContract:
             assert store.sources.counts() == {"set": 20}
         assert remove_pictures(place, sources=["set"]) == 20
 
+    def test_a_copy_has_all_and_is_brought_up_to_date(self, place, folder, encoder, tmp_path):
+        first, back = tmp_path / "first", tmp_path / "back"
+        index_folder(folder, first, encoder)
+        rows = unit_rows(30)
+        items = [Item(f"d/{n}", None, None, rows[n], f"图{n}", {"n": n}) for n in range(30)]
+        index_items(items, first, encoder, source="set")
+        with open_for_writing(first) as (store, _), store.transaction():
+            store.set_calibration('{"a": 1}')
+        for here, there in ((first, place), (place, back)):
+            report = copy_index(here, there)
+            assert (report.pictures, report.written) == (42, 42)
+            assert copy_index(here, there).written == 0
+            with open_for_writing(here) as (one, _), open_for_writing(there) as (other, _):
+                assert sorted(map(pictured, one)) == sorted(map(pictured, other))
+                assert one.sources.counts() == other.sources.counts() == {"set": 30}
+                assert (one.calibration, one.precisions) == (other.calibration, other.precisions)
+                assert [failure[:4] for failure in one.failures()] == [
+                    failure[:4] for failure in other.failures()
+                ]
+        seen = encoder.seen
+        for index in (place, back):
+            report = index_folder(folder, index, encoder)
+            assert (report.unchanged, report.failed, encoder.seen) == (12, 1, seen)
+            assert index_items(items, index, encoder, source="set").unchanged == 30
+        for index in (first, place):
+            with open_for_writing(index) as (store, _), store.transaction():
+                store.set_calibration(None)  # no real one
+        with IndexWriter.open(first, encoder) as writer:
+            writer.delete(["d/3", "d/4"])
+            writer.add("d/3", feature=unit_rows(1, 77)[0])
+            writer.add("d/4", feature=rows[4], caption="另一张")
+        assert copy_index(first, place).written == 2
+        with Searcher.open(place, encoder) as searcher:
+            assert searcher.search_features(unit_rows(1, 77), 1)[0][0].image_id == "d/3"
+            assert searcher.search_features(rows[4:5], 1)[0][0].caption == "另一张"
+        other = tmp_path / "other"
+        IndexWriter.open(other, FakeEncoder(WIDTH, "fake-2")).close()
+        with pytest.raises(IndexMismatchError):
+            copy_index(other, place)
+
     # Searches
+
+    def test_a_collection_as_a_whole_is_that_of_a_folder(self, filled, twin):
+        for where in (None, parse_where("year >= 2010")):
+            here, there = (take_statistics(index, where) for index in (filled, twin))
+            assert (here.pictures, here.captioned) == (there.pictures, there.captioned)
+            assert (here.folders, here.scripts, here.fields) == (
+                *(there.folders, there.scripts, there.fields),
+            )
+            assert here.features.centroid_cosine == pytest.approx(there.features.centroid_cosine)
+            here, there = (find_duplicates(index, 0.5, where) for index in (filled, twin))
+            assert here.pictures == there.pictures
+            assert here.extra_pictures == there.extra_pictures
 
     def test_filters_facets_and_fields_are_those_of_a_folder(self, filled, twin, encoder):
         asked = (

@@ -4,6 +4,7 @@
 import itertools
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from retrieval.errors import (
     CorruptIndexError,
     IndexNotFoundError,
     ItemError,
+    QueryError,
     StoreAccessError,
     StoreAddressError,
     StoreUnavailableError,
 )
-from retrieval.ingest import IndexWriter
+from retrieval.ingest import IndexWriter, Item, index_items, recognise_texts
 from retrieval.stores import as_location, connect
+from retrieval.stores.milvus.server import Server
 
 pytestmark = pytest.mark.engines
 
@@ -228,3 +231,37 @@ def test_equal_pictures_stand_in_the_order_of_their_rows_and_compacting_tells(pl
         assert store.search(unit_row(1)[None], 10)[1].tolist() == found.tolist()
         among = np.array(sorted(rows)[5:8], np.int64)
         assert store.search(unit_row(1)[None], 10, among)[1].tolist() == [among.tolist()]
+
+
+def test_finished_features_are_loaded_by_few_questions(place, encoder, monkeypatch):
+    asked, run = [], Server.run
+
+    def counted_run(self, *given, **named):
+        asked.append(1)
+        return run(self, *given, **named)
+
+    monkeypatch.setattr(Server, "run", counted_run)
+    for counted in ("added", "unchanged"):
+        items = [Item(f"{n}", None, None, unit_row(n), None, {"n": n}) for n in range(600)]
+        report = index_items(items, place, encoder, source="set")
+        assert getattr(report, counted) == 600
+    assert len(asked) < 150
+
+
+def test_what_the_server_is_loading_is_not_loaded_again(place, monkeypatch):
+    """Asked to, 2.3 serves it as an empty one before it has its pictures."""
+    loaded, states = [], ["Loading", "NotLoad"]
+    with connect(place, fingerprint="f", embed_dim=WIDTH) as store:
+        server = store._collection.server
+        state = SimpleNamespace(name="")
+        monkeypatch.setattr(server._client, "get_load_state", lambda *_, **__: {"state": state})
+        monkeypatch.setattr(server._client, "load_collection", lambda *_, **__: loaded.append(1))
+        for state.name in states:
+            server._load("any")
+            assert len(loaded) == (state.name == "NotLoad")
+
+
+def test_text_in_pictures_has_no_room(place, encoder, tmp_path):
+    IndexWriter.open(place, encoder).close()
+    with pytest.raises(QueryError, match="no --ocr"):
+        recognise_texts(tmp_path, place, str)

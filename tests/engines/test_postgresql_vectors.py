@@ -42,6 +42,7 @@ def small(monkeypatch):
     monkeypatch.setattr(upkeep, "LEAST", 1000)
     monkeypatch.setattr(searching, "FEW", 200)
     monkeypatch.setattr(store, "_MANY", 400)
+    monkeypatch.setattr(store, "_BULK_SECONDS", 0.0)  # nothing here is a bulk load
 
 
 @pytest.fixture
@@ -51,6 +52,16 @@ def filled(table, small):
         rows = fill(opened, features)
         opened._builder.join()
         yield opened, features, rows
+
+
+def test_a_bulk_load_makes_the_index_at_its_end(table, small, monkeypatch):
+    monkeypatch.setattr(store, "_BULK_SECONDS", 60.0)
+    with connect(table, **MODEL) as opened:
+        fill(opened, unit(COUNT))
+        assert opened._builder is None
+        assert opened.vectors()["state"] == "exact"
+    with connect(table) as opened:
+        assert opened.vectors()["index_rows"] == COUNT
 
 
 def plan(opened, where, k=10):

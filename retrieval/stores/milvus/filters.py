@@ -64,6 +64,11 @@ class MilvusSelection:
             self._count = self._collection.count(self.expression)
         return self._count
 
+    def tolist(self) -> list[int]:
+        """Read their rows, ascending."""
+        pages = self._collection.pages(self.expression, ["row"])
+        return sorted(int(entity["row"]) for page in pages for entity in page)
+
 
 class MilvusFilters:
     """Selects pictures by what is said of them. Safe to use from several threads.

@@ -51,9 +51,13 @@ class Lookups:
         self._expected: set[int] = set()
         self._holders: dict[int, Record | None] = {}
         self._items: dict[str, list[Stored]] = {}
+        self._rows: dict[int, Stored] = {}  # of these
+        self._items_at = 0.0
 
     def expect_items(self, image_ids: Sequence[str]) -> None:
-        """Read the items of these ids, for the transaction at work."""
+        """Read the items of these ids, for the transaction at work, or for some seconds."""
+        self.forget_items()
+        self._items_at = time.monotonic()
         by_hash: dict[int, list[str]] = {}
         for image_id in image_ids:
             by_hash.setdefault(hash_of(image_id.encode()), []).append(image_id)
@@ -67,13 +71,24 @@ class Lookups:
                 name = stored.record.picture.image_id
                 if name in self._items and stored.record.picture.root is None:
                     self._items[name].append(stored)
+                    self._rows[stored.record.row] = stored
         for image_id in image_ids:
             if not self._items[image_id]:
                 self.expect(row_of(None, None, image_id))
 
     def item(self, image_id: str) -> list[Stored] | None:
         """Give the items of an id that was expected; None of one that was not."""
-        return self._items.get(image_id)
+        is_fresh = time.monotonic() - self._items_at < _SECONDS
+        return self._items.get(image_id) if is_fresh else None
+
+    def stored(self, row: int) -> Stored | None:
+        """Give an item that was expected by its row; None of one that was not."""
+        return self._rows.get(row) if time.monotonic() - self._items_at < _SECONDS else None
+
+    def forget_items(self) -> None:
+        """Forget what was read of items that were expected."""
+        self._items.clear()
+        self._rows.clear()
 
     def find(self, path: bytes) -> list[Stored]:
         """Find the picture of a folder at a path, with the others beside it."""
@@ -120,12 +135,12 @@ class Lookups:
     def start(self) -> None:
         """Forget, at the beginning of a transaction, who has which row."""
         self._holders.clear()
-        self._items.clear()
+        self.forget_items()
 
     def take_over(self, written: Pending) -> None:
         """Take over what was written."""
         self._holders.clear()
-        self._items.clear()
+        self.forget_items()
         gone = written.removed | written.drafts.keys()
         for _, there in self._folders.values():
             if there is not None:
@@ -147,7 +162,7 @@ class Lookups:
         self._folders.clear()
         self._failures = None
         self._holders.clear()
-        self._items.clear()
+        self.forget_items()
 
     def _read_folder(self, key: int) -> dict[bytes, Stored] | None:
         condition = all_of(f"folder_hash == {key}", "root_hash != 0")

@@ -46,22 +46,44 @@ class Pending:
     failures: dict[bytes, Failure | None] = field(default_factory=dict)
     sources: set[str] = field(default_factory=set)
     said: dict[str, str] = field(default_factory=dict)
+    _ids: dict[str, set[int]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.drafts or self.removed or self.failures or self.sources or self.said)
 
-    def over(self, stored: Iterable[Stored], is_asked: Callable[[Record], bool]) -> list[Stored]:
+    def draft(self, row: int, draft: Draft) -> None:
+        """Take what is to be in a row."""
+        self.drafts[row] = draft
+        self._ids.setdefault(draft.picture.image_id, set()).add(row)
+
+    def rows_of(self, image_id: str) -> set[int]:
+        """Name the rows that may be written with an id."""
+        return self._ids.get(image_id, set())
+
+    def is_new(self, row: int) -> bool:
+        """Say whether a row is to be written that is not stored."""
+        return row in self.drafts and self.drafts[row].is_new
+
+    def over(
+        self,
+        stored: Iterable[Stored],
+        is_asked: Callable[[Record], bool],
+        rows: Iterable[int] | None = None,
+    ) -> list[Stored]:
         """Put what is to be written over what was read.
 
         Args:
             stored: Read from the server.
             is_asked: Says whether a picture is one of those that were asked for.
+            rows: Those that may be asked for; all if not given.
 
         Returns:
             In the order of their rows.
         """
         there = {one.record.row: one for one in stored if one.record.row not in self.removed}
-        for row, draft in self.drafts.items():
+        for row in self.drafts if rows is None else rows:
+            if (draft := self.drafts.get(row)) is None:
+                continue
             before = there.pop(row, None)
             record = Record(row, draft.picture)
             if is_asked(record):

@@ -43,10 +43,25 @@ class _NoWords:
         Raises:
             QueryError: Always.
         """
-        raise QueryError(
+        raise self.refusal("Search without words (no --hybrid)")
+
+    def keeps_texts(self) -> bool:
+        """Say that there is no room for what was read in pictures."""
+        return False
+
+    def unread(self, folder: bytes) -> list[tuple[bytes, bytes]]:  # noqa: ARG002
+        """Refuse to name what was not read: there is nowhere to keep it.
+
+        Raises:
+            QueryError: Always.
+        """
+        raise self.refusal("Index without reading texts (no --ocr)")
+
+    def refusal(self, remedy: str) -> QueryError:
+        """Say that there is no text index, and what to do."""
+        return QueryError(
             f"expected an index with a text index, got {self._address}: indexes on Milvus have "
-            "none. Search without words (no --hybrid), or keep the index in a folder or in "
-            "PostgreSQL."
+            f"none. {remedy}, or keep the index in a folder or in PostgreSQL."
         )
 
 
@@ -206,9 +221,12 @@ class MilvusReader:
         def is_asked(record: Record) -> bool:
             return record.picture.image_id == image_id and record.picture.root is None
 
-        ahead = self._lookups.item(image_id) if self._now_pending() is not None else None
+        ahead = self._lookups.item(image_id)
         if ahead is not None:
-            stored = self._over(ahead, is_asked)
+            pending = self._now_pending()
+            stored = ahead
+            if pending is not None:
+                stored = pending.over(ahead, is_asked, pending.rows_of(image_id))
             return stored[0].record if stored else None
         condition = all_of(f"id_hash == {hash_of(image_id.encode())}", _NO_FOLDER)
         stored = self._asked(condition, is_asked)
@@ -310,14 +328,17 @@ class MilvusReader:
         return pending.over(stored, is_asked) if pending is not None else stored
 
     def _fetch(self, rows: Iterable[int], fields: list[str] = RECORD_FIELDS) -> list[Stored]:
-        wanted = sorted({int(row) for row in rows})
-        found: list[Stored] = []
+        asked, found = {int(row) for row in rows}, list[Stored]()
+        wanted, pending = sorted(asked), self._now_pending()
+        if pending is not None and fields is RECORD_FIELDS:
+            known = {row: one for row in wanted if (one := self._lookups.stored(row))}
+            found += known.values()
+            wanted = [row for row in wanted if row not in known and not pending.is_new(row)]
         with self._collection.held():
             for start in range(0, len(wanted), _ROWS_AT_ONCE):
                 part = wanted[start : start + _ROWS_AT_ONCE]
                 found += map(as_record, self._collection.entities(among_rows(part), fields))
-        asked = set(wanted)
-        return self._over(found, lambda record: record.row in asked)
+        return found if pending is None else pending.over(found, lambda _: True, asked)
 
     # Features
 

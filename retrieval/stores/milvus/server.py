@@ -43,7 +43,9 @@ _OLDEST = (2, 3)
 
 _NO_COLLECTION, _NOT_LOADED, _NO_DATABASE = 100, 101, 800
 # not ready, unavailable, not loaded yet, and nodes, channels and segments on their way
-_PASSING = frozenset({1, 2, 103, 400, 500, 501, 503, 600, 601, 602, 900, 901, 902, 1000})
+_PASSING = frozenset(
+    {1, 2, _NOT_LOADED, 103, 400, 500, 501, 503, 600, 601, 602, 900, 901, 902, 1000}
+)
 _PASSING_TEXT = re.compile(
     r"not ready|unavailable|not available|no available|not servic|connection refused|EOF"
     r"|deadline exceeded|Retry timeout|Fail connecting|not initialized|shutting down"
@@ -349,8 +351,14 @@ class Server:
             pause *= 2
 
     def _load(self, name: str) -> None:
+        """Load a collection, unless the server is at it, as it is for a while after it started.
+
+        Asked meanwhile, 2.3 serves the collection before it has its pictures: as an empty one.
+        """
         with self._loading:
-            self.run(self._client.load_collection, name, timeout=_MAKE_SECONDS)
+            told = self.run(self._client.get_load_state, name, timeout=_READ_SECONDS)
+            if getattr(told["state"], "name", "") != "Loading":
+                self.run(self._client.load_collection, name, timeout=_MAKE_SECONDS)
 
     def _as_ours(self, error: Exception) -> RetrievalError:
         code = getattr(error, "code", None)

@@ -222,7 +222,7 @@ class MilvusStore(MilvusReader):
         unit = as_feature(feature, self.embed_dim)
         row, is_new = self._free_row(picture, pending)
         pending.removed.discard(row)
-        pending.drafts[row] = Draft(picture, unit, is_new)
+        pending.draft(row, Draft(picture, unit, is_new))
         return row
 
     def expect_items(self, image_ids: Sequence[str]) -> None:
@@ -237,6 +237,14 @@ class MilvusStore(MilvusReader):
     def describe(self, row: int, picture: Picture) -> None:
         """Change what is known about a picture whose content is the same."""
         self._redraft(row, picture, None)
+
+    def keep_recognised(self, content_hash: bytes, text: str) -> None:  # noqa: ARG002
+        """Refuse to store the text that stands in pictures.
+
+        Raises:
+            QueryError: Always.
+        """
+        raise self.words.refusal("Index without reading texts (no --ocr)")
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget pictures."""
@@ -265,14 +273,16 @@ class MilvusStore(MilvusReader):
             return
         before = pending.drafts.get(row)
         if before is None:
-            pending.drafts[row] = Draft(picture, unit, is_new=False)
+            pending.draft(row, Draft(picture, unit, is_new=False))
         else:
             before.picture = picture
             before.feature = before.feature if unit is None else unit
 
     def _assign(self, stored: Stored, source: str) -> None:
         pending, record = self._write(), stored.record
-        draft = pending.drafts.setdefault(record.row, Draft(record.picture, None, is_new=False))
+        if (draft := pending.drafts.get(record.row)) is None:
+            draft = Draft(record.picture, None, is_new=False)
+            pending.draft(record.row, draft)
         draft.source, draft.has_source = source, True
 
     def _free_row(self, picture: Picture, pending: Pending) -> tuple[int, bool]:

@@ -1,13 +1,13 @@
 """Pictures read ahead of who asks for them one by one, in an order that can be guessed.
 
-A run over a folder asks for each file, path by path; one over a data set for each id, in the order
-in which the items came last time. A request to the server for each would take longer than all else.
+A run over a folder asks for each file, path by path; one over a data set for each id, and says
+before of which. A request to the server for each would take longer than all else.
 """
 
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from retrieval.records import Record
 
@@ -71,46 +71,43 @@ class PathsAhead:
 
 
 class ItemsAhead:
-    """Pictures from elsewhere by their id. Safe to use from several threads.
+    """Items that were expected, and whose they are, by their ids. Used by one thread at a time."""
 
-    Args:
-        find: Finds one.
-        find_from: Finds so many from a row on, in the order of their rows.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[str], Record | None],
-        find_from: Callable[[int, int], list[Record]],
-    ) -> None:
-        self._find = find
-        self._find_from = find_from
-        self._lock = threading.Lock()
-        self._records: dict[str, Record] = {}
+    def __init__(self) -> None:
+        self._records: dict[str, Record | None] = {}
+        self._owners: dict[int, str | None] = {}
         self._read_at = -_SECONDS
-        self._last = 0
-        self._size = 1
 
-    def get(self, image_id: str) -> Record | None:
-        """Find the picture of an id."""
-        with self._lock:
-            if time.monotonic() - self._read_at < _SECONDS and image_id in self._records:
-                record = self._records[image_id]
-                self._last = record.row
-                return record
-            found = self._find(image_id)
-            if found is None:
-                return None
-            ascends = found.row > self._last
-            self._size = min(2 * self._size, _LARGEST) if ascends else 1
-            self._last = found.row
-            if self._size > 1:
-                self._read_at = time.monotonic()
-                page = self._find_from(found.row, self._size)
-                self._records = {record.picture.image_id: record for record in page}
-            return found
+    def take(self, image_ids: Iterable[str], found: Iterable[tuple[Record, str | None]]) -> None:
+        """Take what was read of these ids: items, and of which data set each is."""
+        self._records = dict.fromkeys(image_ids)
+        self._owners = {}
+        for record, owner in found:
+            self._records[record.picture.image_id] = record
+            self._owners[record.row] = owner
+        self._read_at = time.monotonic()
+
+    def knows(self, key: str | int) -> bool:
+        """Say whether the item of an id, or the data set of a row, was read and still is so."""
+        is_fresh = time.monotonic() - self._read_at < _SECONDS
+        return is_fresh and key in (self._records if isinstance(key, str) else self._owners)
+
+    def item(self, image_id: str) -> Record | None:
+        """Give the item of an id that is known."""
+        return self._records[image_id]
+
+    def owner(self, row: int) -> str | None:
+        """Name the data set of an item that is known; None if it is of none."""
+        return self._owners[row]
+
+    def drop(self, image_id: str) -> None:
+        """Forget what was read of an id: it is written to."""
+        self._records.pop(image_id, None)
+
+    def drop_owner(self, row: int) -> None:
+        """Forget of which data set an item was."""
+        self._owners.pop(row, None)
 
     def forget(self) -> None:
-        """Forget what was read: it was written since."""
-        with self._lock:
-            self._read_at = -_SECONDS
+        """Forget all that was read."""
+        self._records, self._owners = {}, {}

@@ -175,10 +175,15 @@ class Reading:
             "WHERE i.id_hash = %s AND i.root IS NULL", (hash_of(image_id),), image_id
         )
 
-    def find_items_from(self, row: int, limit: int) -> list[Record]:
-        """Find the pictures from outside a folder from a row on, in the order of their rows."""
-        sql = f"{_SELECT} WHERE i.root IS NULL AND i.row >= %s ORDER BY i.row LIMIT %s"
-        return [record_of(values) for values in self.read(sql, (row, limit))]
+    def find_items(self, image_ids: Sequence[str]) -> list[tuple[Record, str | None]]:
+        """Find the pictures from outside a folder of some ids, and the data set of each."""
+        sql = (
+            f"SELECT i.row, {COLUMNS}, s.name FROM {{pictures}} i "  # noqa: S608
+            "LEFT JOIN {source_items} o ON o.row = i.row LEFT JOIN {sources} s USING (source) "
+            "WHERE i.id_hash = ANY(%s::bytea[]) AND i.root IS NULL"
+        )
+        found = self.read(sql, (list(map(hash_of, image_ids)),))
+        return [(record_of(values[:-1]), values[-1]) for values in found]
 
     def find_id(self, image_id: str, limit: int = 10) -> list[Record]:
         """Find the pictures that an id may mean, in the order of their rows.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from retrieval.stores.postgresql.ahead import ItemsAhead
 from retrieval.stores.postgresql.look import Read
 from retrieval.stores.postgresql.names import Names
 
@@ -23,6 +24,8 @@ class PostgresSources:
         """Notes, inside a transaction, that an item is of a data set; of who may write."""
         self.is_noted: Callable[[int], bool] = lambda _: False
         """Says whether a row was named since the store was opened."""
+        self.ahead: ItemsAhead | None = None
+        """What was read of items that are written to."""
 
     def counts(self) -> dict[str, int]:
         """Count the items of each data set, by its name, in the order of the names."""
@@ -34,6 +37,8 @@ class PostgresSources:
 
     def of(self, row: int) -> str | None:
         """Name the data set that an item is of; None if it is of none."""
+        if self.ahead is not None and self.ahead.knows(row):
+            return self.ahead.owner(row)
         sql = "SELECT s.name FROM {source_items} JOIN {sources} s USING (source) WHERE row = %s"
         selected = self._read(sql, (row,), row)
         return str(selected[0][0]) if selected else None

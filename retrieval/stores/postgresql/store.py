@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["PostgresStore"]
 
 _MANY = 4096  # pictures that come until somebody looks whether an index of vectors is due
+_BULK_SECONDS = 60.0  # in which so many come of a bulk load
+_POSTPONED = 900.0  # seconds that a bulk load may go on without one
 _LOCK_SECONDS = 60  # that a writer waits for another one's transaction
 _WRITE_SECONDS = 300  # that a statement of a transaction may take
 
@@ -44,14 +47,16 @@ class PostgresStore(Searching, Upkeep):
         self._local = threading.local()
         self._numbers = Numbers()
         self._field_names: dict[str, int] = {}
+        self._opened_at = self._looked_at = time.monotonic()
         self._unlooked = 0  # pictures that came since the index of vectors was looked at
         self._builder: threading.Thread | None = None
         self._seen_paths: set[bytes] = set()
         self._seen_rows: set[int] = set()
         self._paths = PathsAhead(super().find, super().find_from)
-        self._items = ItemsAhead(super().find_item, super().find_items_from)
-        self.sources.note = lambda row, name: self._inside().assign(row, name)
+        self._items = ItemsAhead()
+        self.sources.note = self._assign
         self.sources.is_noted = self._is_noted
+        self.sources.ahead = self._items
 
     @classmethod
     def open(
@@ -99,17 +104,18 @@ class PostgresStore(Searching, Upkeep):
                 keeps_texts=keeps_texts,
             )
             self._local.transaction = inside
+            self._items.forget()
             try:
                 yield
                 inside.flush()
             finally:
                 self._local.transaction = None
+                self._items.forget()
             self._end(connection, inside)
         self._field_names.update(inside.new_names)
         self._seen_paths |= inside.seen_paths
         self._seen_rows |= inside.seen_rows
         self._paths.forget()
-        self._items.forget()
         self._grown(inside.added)
 
     def close(self) -> None:
@@ -162,17 +168,21 @@ class PostgresStore(Searching, Upkeep):
         A picture that another writer has added meanwhile, at this path or under this id, is
         changed instead, and keeps its row.
         """
+        self._items.drop(picture.image_id)
         return self._inside().add(picture, encode(feature, self.embed_dim))
 
     def expect_items(self, image_ids: Sequence[str]) -> None:
-        """Do nothing: what is asked for is read ahead by itself."""
+        """Read these items, and whose they are, by one question instead of one each."""
+        self._items.take(image_ids, self.find_items(image_ids) if image_ids else ())
 
     def replace(self, row: int, picture: Picture, feature: Feature | StoredFeature) -> None:
         """Put new content in a row: the file changed."""
+        self._items.drop(picture.image_id)
         self._inside().replace(row, picture, encode(feature, self.embed_dim))
 
     def describe(self, row: int, picture: Picture) -> None:
         """Change what is known about a picture whose content is the same."""
+        self._items.drop(picture.image_id)
         self._inside().describe(row, picture)
 
     def keep_recognised(self, content_hash: bytes, text: str) -> None:
@@ -181,6 +191,7 @@ class PostgresStore(Searching, Upkeep):
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget pictures."""
+        self._items.forget()
         self._inside().remove(rows)
 
     def forget_under(self, folder: bytes) -> int:
@@ -204,13 +215,10 @@ class PostgresStore(Searching, Upkeep):
         return super().find(path) if self._transaction else self._paths.get(path)
 
     def find_item(self, image_id: str) -> Record | None:
-        """Find the picture from outside a folder that was added under an id.
-
-        While a data set is gone through, what others have written in the last seconds may be
-        missing outside a transaction.
-        """
-        is_run = bool(self._seen_rows) and not self._transaction
-        return self._items.get(image_id) if is_run else super().find_item(image_id)
+        """Find the picture from outside a folder that was added under an id."""
+        if self._items.knows(image_id):
+            return self._items.item(image_id)
+        return super().find_item(image_id)
 
     # Files that failed, and what a walk has seen
 
@@ -259,6 +267,10 @@ class PostgresStore(Searching, Upkeep):
         assert inside is not None, "all writing is done inside a transaction"
         return inside
 
+    def _assign(self, row: int, name: str) -> None:
+        self._items.drop_owner(row)
+        self._inside().assign(row, name)
+
     def _is_noted(self, row: int) -> bool:
         inside = self._transaction
         return row in self._seen_rows or (inside is not None and row in inside.seen_rows)
@@ -267,8 +279,14 @@ class PostgresStore(Searching, Upkeep):
         """Have the index of vectors be made beside who writes, where much has come."""
         self._unlooked += added
         is_building = self._builder is not None and self._builder.is_alive()
-        if self._unlooked >= _MANY and not is_building:
-            self._unlooked = 1
+        if self._unlooked < _MANY or is_building:
+            return
+        # With an index, each vector that comes is compared with the centre of every list: a bulk
+        # load has it made, or made anew, at its end.
+        now = time.monotonic()
+        is_bulk = now - self._looked_at < _BULK_SECONDS and now - self._opened_at < _POSTPONED
+        self._unlooked, self._looked_at = 1, now
+        if not is_bulk:
             self._builder = threading.Thread(target=self._build_if_due, name="clip-text-ivfflat")
             self._builder.start()
 
