@@ -101,7 +101,7 @@ def load_encoder(
         from clip_text.libraries.encoder import LibraryEncoder
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = _load(library, place, trust_remote_code)
+    model = _load(library, place, runtime, trust_remote_code)
     return LibraryEncoder(model, place, chosen, dimensions)
 
 
@@ -122,19 +122,24 @@ def _runtime(library: LibraryName, runtime: str | None) -> str:
     )
 
 
-def _load(library: LibraryName, device: "torch.device", trusted: bool) -> "LibraryModel":
+def _load(
+    library: LibraryName, device: "torch.device", runtime: str | None, trusted: bool
+) -> "LibraryModel":
     if library.library == "halves":
-        return _halves(library, device, trusted)
+        return _halves(library, device, runtime, trusted)
     with needs("clip-text", f"models of {library.library}"):
         adapter: Any = import_module(f"clip_text.libraries.{library.library}")
     model: LibraryModel = adapter.load(library.name, device, trust_remote_code=trusted)
     return model
 
 
-def _halves(name: LibraryName, device: "torch.device", trusted: bool) -> "LibraryModel":
+def _halves(
+    name: LibraryName, device: "torch.device", runtime: str | None, trusted: bool
+) -> "LibraryModel":
     from clip_text.libraries.halves import joined
 
     texts, pictures = (
-        load_encoder(half, device, trust_remote_code=trusted) for half in (name.name, name.image)
+        load_encoder(half, device, runtime=runtime, trust_remote_code=trusted)
+        for half in (name.name, name.image)
     )
     return joined(str(name), texts, pictures)

@@ -228,6 +228,10 @@ def query_classifier(encoder: "AnyEncoder", head: str | None) -> "EncodeAndClass
 
 def model_name(model: str) -> str:
     """Name a model as others are told of it: never where on the disk it is."""
+    from clip_text.libraries import parse
+
+    if library := parse(model):
+        return library.without_folders()
     path = Path(model).expanduser()
     return path.resolve().name if path.exists() else model
 

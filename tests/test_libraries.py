@@ -25,7 +25,9 @@ from clip_text.errors import DimensionsError
 from clip_text.images import ImageError
 from clip_text.libraries.encoder import LibraryEncoder
 from clip_text.libraries.names import LibraryName, parse
+from clip_text.libraries.sides import ImageSide, LibraryModel, pack, unpack
 from clip_text.loading import library_of
+from clip_text_cli.wiring import model_name
 from tests.library_models import (
     TRANSFORMERS,
     quiet,
@@ -394,6 +396,165 @@ def test_repositories_are_told_by_their_files(folders, monkeypatch):
     assert library_of("owner/model") == LibraryName("sentence_transformers", "owner/model")
     there = folders["chinese_clip"]
     assert library_of("owner/model") is None
+
+
+def test_code_of_a_tokenizer_runs_only_where_it_is_trusted(tmp_path):
+    code = {"hf_tokenizer_name": "own", "tokenizer_kwargs": {"trust_remote_code": True}}
+    folder = write_open_clip(tmp_path / "odd", vocab_size=len(VOCABULARY), **code)
+    tokenizer(20).save_pretrained(folder)
+    at = folder / "tokenizer_config.json"
+    config = json.loads(at.read_text(encoding="utf-8"))
+    config |= {"tokenizer_class": "Odd", "auto_map": {"AutoTokenizer": ["odd.Odd", "odd.Odd"]}}
+    at.write_text(json.dumps(config), encoding="utf-8")
+    (folder / "odd.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import BertTokenizerFast\n"
+        f"Path({str(tmp_path / 'ran')!r}).touch()\n"
+        "class Odd(BertTokenizerFast):\n    pass\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        quiet(lambda: load_encoder(folder))
+    assert not (tmp_path / "ran").exists()
+    trusted = quiet(lambda: load_encoder(folder, trust_remote_code=True))
+    assert trusted.encode_text(["狗"]).shape == (1, 24)
+
+
+def test_weights_that_were_trained_with_quick_gelu_compute_with_it(monkeypatch):
+    from clip_text.libraries import open_clip as adapter
+
+    assert adapter._is_quick_gelu("ViT-B-32", "openai")
+    assert not adapter._is_quick_gelu("ViT-B-32", "laion2b_s34b_b79k")
+    assert not adapter._is_quick_gelu("ViT-B-32", None)
+    asked = {}
+
+    def create(name, **options):
+        asked.update(options, name=name)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    with pytest.raises(CheckpointError):
+        load_encoder("open_clip:ViT-B-32/openai")
+    assert asked["force_quick_gelu"]
+
+
+def test_a_file_of_weights_is_prepared_for_as_its_architecture_is(tmp_path):
+    from clip_text.libraries import open_clip as adapter
+
+    file = tmp_path / "mine.pt"
+    file.touch()
+    looks = adapter._looks_of_tags("ViT-B-16-SigLIP2", str(file))
+    assert looks["image_mean"] == (0.5, 0.5, 0.5)
+    assert looks["image_resize_mode"] == "squash"
+    assert adapter._looks_of_tags("ViT-B-16-SigLIP2", "webli") == {}
+
+
+def test_texts_whose_pooler_was_not_saved_are_the_same_in_each_load(folders, encoders, tmp_path):
+    folder = shutil.copytree(folders["texts"], tmp_path / "less")
+    at = next(folder.rglob("model.safetensors"))
+    weights = load_file(at)
+    kept = {key: each for key, each in weights.items() if "pooler." not in key}
+    assert len(kept) < len(weights)
+    save_file(kept, at, metadata={"format": "pt"})
+    first, second = (quiet(lambda: load_encoder(folder)) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    expected = encoders["texts"].encode_text(TEXTS)
+    np.testing.assert_allclose(first.encode_text(TEXTS), expected, atol=1e-6)
+    del kept[next(key for key in kept if "query.weight" in key)]
+    save_file(kept, at, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="got 1 missing"):
+        quiet(lambda: load_encoder(folder))
+
+
+def test_settings_of_another_release_change_no_fingerprint(folders, encoders, monkeypatch):
+    real = hf.CLIPTextConfig.to_dict
+    monkeypatch.setattr(
+        hf.CLIPTextConfig, "to_dict", lambda self: real(self) | {"of_a_later_release": 1}
+    )
+    assert load_encoder(folders["clip"]).fingerprint == encoders["clip"].fingerprint
+
+
+def test_rows_cut_by_sentence_transformers_are_cut_on_both_sides(folders, encoders, tmp_path):
+    folder = shutil.copytree(folders["sentence_transformers"], tmp_path / "cut")
+    at = folder / "config_sentence_transformers.json"
+    config = json.loads(at.read_text(encoding="utf-8")) | {"truncate_dim": 8}
+    at.write_text(json.dumps(config), encoding="utf-8")
+    cut = quiet(lambda: load_encoder(folder))
+    assert cut.encode_text(TEXTS).shape == (len(TEXTS), 8)
+    whole = encoders["sentence_transformers"]
+    expected = whole.encode_image(pictures(), dimensions=8)
+    np.testing.assert_allclose(cut.encode_image(pictures()), expected, atol=1e-5)
+    assert cut.fingerprint != whole.fingerprint
+
+
+def test_texts_without_a_mask_are_padded_alike(folders, tmp_path):
+    folder = shutil.copytree(folders["clip"], tmp_path / "unmasked")
+    at = folder / "tokenizer_config.json"
+    config = json.loads(at.read_text(encoding="utf-8"))
+    at.write_text(json.dumps(config | {"model_input_names": ["input_ids"]}), encoding="utf-8")
+    encoder = quiet(lambda: load_encoder(folder))
+    alone = encoder.encode_text(TEXTS, batch_size=1)
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), alone, atol=1e-6)
+
+
+def test_more_than_one_row_of_a_text_is_refused(folders, monkeypatch):
+    def get_text_features(self, **_):
+        return torch.zeros(1, 5, 24)
+
+    monkeypatch.setattr(hf.CLIPModel, "get_text_features", get_text_features)
+    with pytest.raises(CheckpointError, match=r"expected one row of each .* got \[1, 5, 24\]"):
+        load_encoder(folders["clip"]).encode_text(["狗"])
+
+
+def test_halves_say_what_each_computes_in(folders):
+    both = load_encoder(
+        f"text=starter,image=open_clip:{folders['open_clip']}", runtime="torch-bf16"
+    )
+    assert both.text_precision == "bf16"
+    assert load_encoder("text=starter,image=starter", runtime="torch").text_precision == "fp32"
+
+
+def test_others_are_not_told_where_a_model_is(folders, tmp_path):
+    file = tmp_path / "mine.pt"
+    file.touch()
+    told = {
+        f"open_clip:{folders['open_clip']}": "open_clip:open_clip",
+        f"open_clip:ViT-B-32/{file}": "open_clip:ViT-B-32/mine.pt",
+        "open_clip:ViT-B-32/openai": "open_clip:ViT-B-32/openai",
+        "transformers:owner/model": "transformers:owner/model",
+        f"text={folders['texts']},image=open_clip:ViT-B-32/{file}": (
+            "text=texts,image=open_clip:ViT-B-32/mine.pt"
+        ),
+        str(folders["clip"]): "clip",
+        "starter": "starter",
+    }
+    assert {name: model_name(name) for name in told} == told
+
+
+def test_a_home_is_expanded_and_no_folder_hides_a_tag(tmp_path, monkeypatch):
+    from clip_text.libraries import open_clip as adapter
+
+    assert "~" not in parse("transformers:~/models/x").name
+    (tmp_path / "ViT-B-32" / "openai").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert adapter._where("ViT-B-32/openai") == ("ViT-B-32", "openai")
+
+
+def test_pictures_in_parts_of_several_numbers_are_encoded_each():
+    def prepare(image):
+        parts = torch.arange(float(image.width * 4)).reshape(1, image.width, 4)
+        return pack({"parts": parts, "size": torch.tensor([image.size]), "none": None})
+
+    def encode(seen):
+        stacked = unpack(seen, torch.device("cpu"))
+        return stacked["parts"].sum(1) + stacked["size"][:, :1]
+
+    side = ImageSide(torch.nn.Module(), "parts", prepare, encode)
+    encoder = LibraryEncoder(LibraryModel("parts", "parts", None, side), torch.device("cpu"))
+    rows = encoder.encode_image(pictures())
+    alone = np.concatenate([encoder.encode_image([image]) for image in pictures()])
+    np.testing.assert_allclose(rows, alone, atol=1e-6)
+    assert pack({"values": torch.zeros(2, 3)}) is None  # not one of one picture
 
 
 REAL = {

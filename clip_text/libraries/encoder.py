@@ -106,10 +106,10 @@ class LibraryEncoder:
         widths: dict[str, int] = {}
         with torch.inference_mode(), self._precision():
             if self.model.text:
-                widths["text"] = self.model.text.encode(["一"]).shape[1]
+                widths["text"] = self._width_of(self.model.text.encode(["一"]))
             if self.model.image:
                 grey = self.model.image.prepare(Image.new("RGB", (64, 48), (128, 128, 128)))
-                widths["image"] = self.model.image.encode([grey]).shape[1]
+                widths["image"] = self._width_of(self.model.image.encode([grey]))
         if len(set(widths.values())) > 1:
             raise CheckpointError(
                 f"expected texts and pictures in one space, got {self.model.name}, whose texts "
@@ -117,6 +117,20 @@ class LibraryEncoder:
                 "that were trained together."
             )
         return next(iter(widths.values()))
+
+    def _width_of(self, rows: object) -> int:
+        """Check that a side gives one row of each.
+
+        Raises:
+            CheckpointError: If it gives something else.
+        """
+        if isinstance(rows, Tensor) and rows.ndim == 2:
+            return rows.shape[1]
+        shape = list(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        raise CheckpointError(
+            f"expected one row of each text and picture from {self.model.name}, got {shape}. "
+            "Name a model that puts both into one space."
+        )
 
     @property
     def context_length(self) -> int | None:
@@ -193,12 +207,17 @@ class LibraryEncoder:
     @property
     def text_precision(self) -> Precision:
         """What rows of texts are computed in: ``fp32`` or ``bf16``."""
-        return "bf16" if self.runtime.name == "torch-bf16" else "fp32"
+        return self._precision_of(self.model.text)
 
     @property
     def image_precision(self) -> Precision:
         """What rows of pictures are computed in, which an index remembers."""
-        return self.text_precision
+        return self._precision_of(self.model.image)
+
+    def _precision_of(self, side: TextSide | ImageSide | None) -> Precision:
+        if side is not None and side.precision is not None:
+            return side.precision()
+        return "bf16" if self.runtime.name == "torch-bf16" else "fp32"
 
     @property
     def text_side(self) -> TextSide:
@@ -327,9 +346,13 @@ class LibraryEncoder:
         at_once = len(pixels) if self.device.type != "cpu" else 16
         rows = []
         for start in range(0, len(pixels), at_once):
-            with torch.inference_mode(), self._precision():
-                features = self.image_side.encode(pixels[start : start + at_once])
-            rows.append(_unit_rows(features))
+            chunk = pixels[start : start + at_once]
+            # pictures that a model reads in as many parts as they are large are no stack
+            is_stack = len({picture.dtype for picture in chunk}) == 1
+            for part in [chunk] if is_stack else [[picture] for picture in chunk]:
+                with torch.inference_mode(), self._precision():
+                    features = self.image_side.encode(part)
+                rows.append(_unit_rows(features))
         return truncate(np.concatenate(rows), self.embed_dim)
 
     def _width(self, dimensions: int | None) -> int:

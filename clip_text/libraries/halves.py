@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clip_text.libraries.encoder import LibraryEncoder
 from clip_text.libraries.sides import ImageSide, LibraryModel, Prepared, TextSide
+from clip_text.names import Precision
 
 __all__ = ["joined"]
 
@@ -29,6 +30,10 @@ class _Encoder(Protocol):
     def context_length(self) -> int | None: ...
     @property
     def logit_scale(self) -> float | None: ...
+    @property
+    def text_precision(self) -> Precision: ...
+    @property
+    def image_precision(self) -> Precision: ...
     def load_pixels(self, source: Any) -> Prepared: ...  # noqa: ANN401
     def encode_pixels(self, pixels: Sequence[Prepared]) -> Features: ...
     def encode_text(self, texts: Sequence[str]) -> Features: ...
@@ -62,7 +67,13 @@ def _text_side(encoder: _Encoder) -> TextSide:
         return torch.from_numpy(encoder.encode_text(texts))
 
     # an empty module: its weights are in its fingerprint
-    return TextSide(nn.Module(), encoder.fingerprint, encode, encoder.context_length)
+    return TextSide(
+        nn.Module(),
+        encoder.fingerprint,
+        encode,
+        encoder.context_length,
+        precision=lambda: encoder.text_precision,
+    )
 
 
 def _image_side(encoder: _Encoder) -> ImageSide:
@@ -72,4 +83,10 @@ def _image_side(encoder: _Encoder) -> ImageSide:
     def encode(pictures: Sequence[Prepared]) -> Tensor:
         return torch.from_numpy(encoder.encode_pixels(pictures))
 
-    return ImageSide(nn.Module(), encoder.fingerprint, encoder.load_pixels, encode)
+    return ImageSide(
+        nn.Module(),
+        encoder.fingerprint,
+        encoder.load_pixels,
+        encode,
+        precision=lambda: encoder.image_precision,
+    )

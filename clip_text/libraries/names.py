@@ -47,6 +47,16 @@ class LibraryName:
     name: str
     image: str = ""
 
+    def without_folders(self) -> str:
+        """Write it for others, who are not told where on the disk a model is."""
+        if self.library == "halves":
+            sides = (
+                each.without_folders() if (each := parse(name)) else _last(name)
+                for name in (self.name, self.image)
+            )
+            return "text={},image={}".format(*sides)
+        return f"{self.library}:{_last(self.name)}"
+
     def __str__(self) -> str:
         """Write it as it is asked for."""
         if self.library == "halves":
@@ -75,7 +85,16 @@ def parse(name: str | Path) -> LibraryName | None:
             "open_clip:ViT-B-32/openai."
         )
     library: Any = _PREFIXES[prefix]
-    return LibraryName(library, rest)
+    return LibraryName(library, str(Path(rest).expanduser()) if rest[0] == "~" else rest)
+
+
+def _last(name: str) -> str:
+    """Keep the last part of a path; of ARCHITECTURE/FILE both; a name of no file as it is."""
+    if Path(name).expanduser().exists():
+        return Path(name).name
+    architecture, _, file = name.partition("/")
+    there = Path(file).expanduser()
+    return f"{architecture}/{there.name}" if file and there.is_file() else name
 
 
 def _halves(said: str) -> LibraryName:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from clip_text.names import Precision
+
 __all__ = ["ImageSide", "LibraryModel", "Prepared", "TextSide", "pack", "unpack"]
 
 Prepared = NDArray[Any]
@@ -27,6 +29,7 @@ class TextSide:
             time calls it.
         context_length: Longest text in tokens; None where the library does not say.
         vocabulary: How many tokens there are; None where that is not known.
+        precision: Says what rows are computed in, of a side with a runtime of its own.
     """
 
     module: nn.Module
@@ -34,6 +37,7 @@ class TextSide:
     encode: Callable[[list[str]], Tensor]
     context_length: int | None = None
     vocabulary: int | None = None
+    precision: Callable[[], Precision] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,14 @@ class ImageSide:
         identity: What rows depend on beside weights: how a picture is resized and normalised.
         prepare: An RGB picture → what the model reads of it. Many threads call it at once.
         encode: Some of those → features [n, embed_dim], not unit rows yet.
+        precision: Says what rows are computed in, of a side with a runtime of its own.
     """
 
     module: nn.Module
     identity: object
     prepare: Callable[[Image.Image], Prepared]
     encode: Callable[[Sequence[Prepared]], Tensor]
+    precision: Callable[[], Precision] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,29 @@
 Whatever has ``get_text_features`` and ``get_image_features``, with its own processor.
 """
 
+import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 
 from clip_text.errors import CheckpointError
 from clip_text.libraries.sides import ImageSide, LibraryModel, Prepared, TextSide, pack, unpack
 from clip_text.libraries.tokens import vocabulary_of
 from clip_text.libraries.trouble import quietly, told
 
-__all__ = ["described", "load"]
+__all__ = ["check_whole", "described", "load", "looks_of", "without_unused"]
 
 # Trained on texts that were padded to the end: docs of SiglipModel.
 _PADDED_TO_THE_END = ("siglip", "siglip2")
@@ -51,7 +58,7 @@ def load(name: str, device: torch.device, *, trust_remote_code: bool = False) ->
         model, said = AutoModel.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, **options
         )
-    _check_whole(full, said)
+    check_whole(full, said["missing_keys"], said["mismatched_keys"])
     reads_texts = hasattr(model, "get_text_features")
     reads_pictures = hasattr(model, "get_image_features")
     if not reads_texts and not reads_pictures:
@@ -74,14 +81,22 @@ def load(name: str, device: torch.device, *, trust_remote_code: bool = False) ->
     )
 
 
-def _check_whole(name: str, said: Mapping[str, Any]) -> None:
-    """Refuse a model of which some weights are random: transformers only warns of it."""
-    missing = sorted(said.get("missing_keys", ()))
-    odd = sorted(str(each) for each in said.get("mismatched_keys", ()))
-    if missing or odd:
-        shown = ", ".join((missing + odd)[:4])
+def check_whole(name: str, missing: Iterable[str], mismatched: Iterable[object] = ()) -> None:
+    """Refuse a model of which some weights are random: transformers only warns of it.
+
+    Args:
+        name: Of the model.
+        missing: Names of weights that its files do not have.
+        mismatched: What they have in another shape.
+
+    Raises:
+        CheckpointError: If there is any.
+    """
+    less, odd = sorted(missing), sorted(map(str, mismatched))
+    if less or odd:
+        shown = ", ".join((less + odd)[:4])
         raise CheckpointError(
-            f"expected all weights of {name}, got {len(missing)} missing and {len(odd)} of another "
+            f"expected all weights of {name}, got {len(less)} missing and {len(odd)} of another "
             f"shape ({shown}, …). Check that its files are whole, and of this kind of model."
         )
 
@@ -94,8 +109,10 @@ def _processors(
     looks_of: Any = AutoImageProcessor
     try:
         both = both_of.from_pretrained(name, **options)
-    except (OSError, ValueError):  # a folder that holds the two, and nothing that joins them
-        both = None
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):  # its own code joins them, perhaps in another way
+            raise
+        both = None  # a folder that holds the two, and nothing that joins them
     words = looks = None
     if texts:
         words = (
@@ -110,7 +127,12 @@ def _processors(
 def _text_side(model: Any, words: Any, device: torch.device) -> TextSide:  # noqa: ANN401
     tokenizer = getattr(words, "tokenizer", words)
     length = _context_length(model.config, tokenizer)
-    padding = "max_length" if model.config.model_type in _PADDED_TO_THE_END else True
+    defaults = getattr(type(words), "text_kwargs", None) or {}
+    length = min(length, int(defaults.get("max_length") or length))
+    # without a mask, rows depend on how many others were longer
+    has_mask = "attention_mask" in tokenizer.model_input_names
+    to_the_end = model.config.model_type in _PADDED_TO_THE_END or not has_mask
+    padding = "max_length" if to_the_end else defaults.get("padding", True)
     lock = threading.Lock()  # fast tokenizers cut and pad by their own state
 
     def tokenise(texts: list[str]) -> Any:  # noqa: ANN401
@@ -140,24 +162,44 @@ def _image_side(model: Any, looks: Any, device: torch.device) -> ImageSide:  # n
             inputs = dict(looks(images=images, return_tensors="pt").to(device))
         return _rows(model.get_image_features(**inputs))
 
-    about = ("transformers", type(_look(looks)).__name__, _looks(looks), described(model))
+    about = ("transformers", type(_look(looks)).__name__, looks_of(looks), described(model))
     return ImageSide(model, about, prepare, encode)
 
 
 def described(model: Any) -> str:  # noqa: ANN401
     """Say what a model of transformers computes, its weights aside.
 
-    That is where its config differs from the defaults of its kind, so that a newer release, with
-    settings that there were none of before, says the same.
+    That is where its config, and each within it, differs from the defaults of its kind, so that a
+    newer release, with settings that there were none of before, says the same.
     """
-    return f"{type(model).__name__} {_told(model.config.to_diff_dict())}"
+    return f"{type(model).__name__} {json.dumps(_settings(model.config), default=str)}"
 
 
-def _told(settings: Any) -> Any:  # noqa: ANN401
-    if isinstance(settings, dict):
-        kept = {key: each for key, each in settings.items() if key not in _NOT_COMPUTED}
-        return sorted((str(key), _told(each)) for key, each in kept.items())
-    return settings
+def _settings(config: PreTrainedConfig) -> list[tuple[str, Any]]:
+    try:
+        defaults = type(config)().to_dict()
+    except (TypeError, ValueError):  # one of two configs, which it does not make up
+        defaults = {}
+    kept: list[tuple[str, Any]] = []
+    for key, value in sorted(config.to_dict().items()):
+        inner = getattr(config, key, None)
+        if isinstance(inner, PreTrainedConfig):
+            kept.append((key, _settings(inner)))
+        elif key not in _NOT_COMPUTED and (key not in defaults or value != defaults[key]):
+            kept.append((key, value))
+    return kept
+
+
+def without_unused(model: Any, missing: Sequence[str]) -> list[str]:  # noqa: ANN401
+    """Take a pooler without weights out of an encoder of texts; give what else is missing.
+
+    Its random weights compute nothing that anybody reads, and would be others in each process.
+    """
+    poolers = [key for key in missing if key.startswith("pooler.")]
+    if poolers and hasattr(model, "pooler"):
+        model.pooler = None
+        return [key for key in missing if key not in poolers]
+    return list(missing)
 
 
 def _context_length(config: Any, tokenizer: Any) -> int:  # noqa: ANN401
@@ -174,13 +216,24 @@ def _look(looks: Any) -> Any:  # noqa: ANN401
     return getattr(looks, "image_processor", looks)
 
 
-def _looks(looks: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+def looks_of(looks: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+    """List how an image processor, or a processor that has one, changes pictures.
+
+    Settings that change nothing are left out, and so are those of releases to come.
+    """
     known = _look(looks).to_dict()
-    return [(name, known[name]) for name in _LOOKS if known.get(name) is not None]
+    return [(name, _plain(known[name])) for name in _LOOKS if known.get(name) is not None]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Write sizes as they are stored: without the sides that are not said."""
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {str(key): each for key, each in sorted(value.items()) if each is not None}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _words(looks: Any) -> str:  # noqa: ANN401
-    told = ", ".join(f"{name} {value}" for name, value in _looks(looks) if value is not True)
+    told = ", ".join(f"{name} {value}" for name, value in looks_of(looks) if value is not True)
     return f"{type(_look(looks)).__name__}: {told}"
 
 

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
 from clip_text.errors import CheckpointError, ClipTextError
@@ -38,7 +39,11 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Have transformers draw no bars over what is there in a moment."""
+    """Have transformers draw no bars over what is there in a moment, and ask nobody anything.
+
+    Where a caller does not say whether a model's own code may run, it would ask on the terminal.
+    """
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     was = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
