@@ -47,6 +47,8 @@ def cases(folder, tiny):
         ["index", "advise", "--queries", texts, "--index", index, *model],
         ["index", "text", "--index", index],
         ["index", "stats", "--index", index],
+        ["index", "copy", index, "--index", folder / "copied"],
+        ["index", "migrate", "--to", tiny, "--dimensions", 8, "--index", folder / "copied"],
         ["index", "duplicates", "--index", index, "--sheet", folder / "sheet.png"],
         ["index", "remove", "--root", folder / "images", "--index", index],
         ["index", folder / "images", "--index", index, *model],

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -93,7 +94,10 @@ def search(client, query="狗"):
 def workers_of(process):
     """Process numbers of the workers, by what the system says of children."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    commands = {int(each): Path(f"/proc/{each}/cmdline").read_bytes() for each in children}
+    commands: dict[int, bytes] = {}
+    for each in children:
+        with suppress(OSError):  # it has just ended
+            commands[int(each)] = Path(f"/proc/{each}/cmdline").read_bytes()
     return sorted(pid for pid, command in commands.items() if b"spawn_main" in command)
 
 
