@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -96,7 +95,7 @@ def workers_of(process):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     commands: dict[int, bytes] = {}
     for each in children:
-        with suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # it has just ended
             commands[int(each)] = Path(f"/proc/{each}/cmdline").read_bytes()
     return sorted(pid for pid, command in commands.items() if b"spawn_main" in command)
 
