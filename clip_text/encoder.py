@@ -5,17 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from copy import copy
 from functools import cached_property
 from itertools import islice
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clip_text.errors import CheckpointError, needs
-from clip_text.images import ImageSource, Preprocessing, load_square
-from clip_text.lengths import by_length
+from clip_text.images import ImageSource, Preprocessing, check_several, load_square
+from clip_text.lengths import by_length, check_batch_size
 from clip_text.names import Compat, Precision
 from clip_text.runtimes import ExportedModel, Features, Pixels, Runtime, TokenIds
 from clip_text.runtimes.auto import AutoRuntime, Tower
@@ -27,7 +25,7 @@ from clip_text.runtimes.names import (
     precision_of,
 )
 from clip_text.runtimes.processor import available_cores
-from clip_text.text_heads import TextHeads, check_batch_size
+from clip_text.text_heads import TextHeads
 from clip_text.tokenizer import TokenReport
 from clip_text.tokenizer.tokenizer import check_texts
 from clip_text.vectors import check_dimensions, truncate
@@ -432,12 +430,7 @@ class Encoder(TextHeads):
         """
         check_batch_size(batch_size)
         width = self._checked(dimensions)
-        one = isinstance(images, str | bytes | PathLike | Image.Image)
-        if one or (isinstance(images, np.ndarray) and images.ndim < 4):
-            raise TypeError(
-                f"expected a list of images, got one {type(images).__name__}. "
-                "Wrap it in a list: encode_image([image])."
-            )
+        check_several(images)
         pixels = self._decoded(images, depth=batch_size)
         batches = iter(lambda: list(islice(pixels, batch_size)), [])
         chunks = [truncate(self.encode_pixels(batch), width) for batch in batches]

@@ -38,6 +38,7 @@ __all__ = [
     "ImageSource",
     "MissingDecoderError",
     "Preprocessing",
+    "check_several",
     "is_read",
     "load_image",
     "load_square",
@@ -133,6 +134,20 @@ def load_square(source: ImageSource, size: int) -> NDArray[np.uint8]:
         turn = turn_of(image)
         small = over_white(to_8_bit(image)).resize((size, size), Image.Resampling.BICUBIC, box)
         return np.array(small if turn is None else small.transpose(turn), np.uint8)
+
+
+def check_several(images: object) -> None:
+    """Refuse one picture where a list of pictures is wanted.
+
+    Raises:
+        TypeError: If it is one.
+    """
+    one = isinstance(images, str | bytes | os.PathLike | Image.Image)
+    if one or (isinstance(images, np.ndarray) and images.ndim < 4):
+        raise TypeError(
+            f"expected a list of images, got one {type(images).__name__}. "
+            "Wrap it in a list: encode_image([image])."
+        )
 
 
 def is_read(path: Path) -> bool:

@@ -5,7 +5,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_length"]
+__all__ = ["by_length", "check_batch_size"]
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch of nothing.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Leave it out.")
 
 
 def by_length(lengths: Sequence[int] | NDArray[np.integer], batch_size: int) -> Iterator[list[int]]:

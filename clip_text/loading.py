@@ -1,6 +1,5 @@
 """Any dual encoder by its name: this package's own, or one of another library."""
 
-import logging
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,8 +20,6 @@ if TYPE_CHECKING:  # seconds to import, and not there where only an exported mod
 AnyEncoder: TypeAlias = "Encoder | LibraryEncoder"
 
 __all__ = ["AnyEncoder", "library_of", "load_encoder"]
-
-_log = logging.getLogger(__name__)
 
 
 def library_of(name: str | Path) -> LibraryName | None:

@@ -338,9 +338,7 @@ def _of_library(name: str, encoder: "LibraryEncoder", measure: bool) -> ModelInf
         bytes=_size(place) if place else 0,
         licence=_licence(place) if place else None,
         languages=_languages(place) if place else (),
-        looks=model.facts.get("pictures", "as its library does")
-        if model.image
-        else "it reads none",
+        looks=model.looks if model.image else "it reads none",
         fingerprint=encoder.fingerprint,
         runtimes={tower: _library_runtime(encoder, tower, measure) for tower in encoder.parameters},
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from clip_text.lengths import check_batch_size
 from clip_text.runtimes import Features
 from clip_text.tokenizer.tokenizer import check_texts
 from clip_text.vectors import truncate
@@ -39,16 +40,6 @@ def _on_towers(
             return method(self, *args, **kwargs)
 
     return call
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch of nothing.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
-    """
-    if batch_size < 1:
-        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}. Leave it out.")
 
 
 class TextHeads(ABC):

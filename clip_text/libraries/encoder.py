@@ -7,7 +7,6 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from os import PathLike
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -19,8 +18,8 @@ from torch.nn.functional import normalize
 
 from clip_text.errors import CheckpointError
 from clip_text.features import ahead, hash_weights
-from clip_text.images import ImageSource, load_image
-from clip_text.lengths import by_length
+from clip_text.images import ImageSource, check_several, load_image
+from clip_text.lengths import by_length, check_batch_size
 from clip_text.libraries.sides import ImageSide, LibraryModel, Prepared, TextSide
 from clip_text.names import Precision
 from clip_text.tokenizer.tokenizer import check_texts
@@ -76,9 +75,8 @@ class LibraryEncoder:
         self.device = device
         self.runtime = _Named(runtime)
         self._dimensions: int | None = None
-        if dimensions is not None:
-            check_dimensions(dimensions, self.embed_dim)
-            self._dimensions = int(dimensions)
+        if dimensions is not None:  # the model's own width is told when it is asked for
+            self._dimensions = self._width(dimensions)
 
     def truncated(self, dimensions: int) -> "LibraryEncoder":
         """Give another encoder of the same model, which keeps only so many dimensions of rows.
@@ -86,9 +84,8 @@ class LibraryEncoder:
         Raises:
             DimensionsError: If this one's rows have not so many.
         """
-        check_dimensions(dimensions, self.embed_dim)
         other = copy(self)
-        other._dimensions = int(dimensions)
+        other._dimensions = self._width(dimensions)
         return other
 
     @property
@@ -303,16 +300,8 @@ class LibraryEncoder:
             DimensionsError: If ``dimensions`` is not from 1 to ``embed_dim``.
             ValueError: If ``batch_size`` is below 1.
         """
-        if batch_size < 1:
-            raise ValueError(
-                f"expected a batch_size of at least 1, got {batch_size}. Leave it out."
-            )
-        one = isinstance(images, str | bytes | PathLike | Image.Image)
-        if one or (isinstance(images, np.ndarray) and images.ndim < 4):
-            raise TypeError(
-                f"expected a list of images, got one {type(images).__name__}. "
-                "Wrap it in a list: encode_image([image])."
-            )
+        check_batch_size(batch_size)
+        check_several(images)
         width = self._width(dimensions)
         prepared = self._prepared(images, batch_size)
         batches: Iterator[list[Prepared]] = iter(lambda: list(islice(prepared, batch_size)), [])

@@ -82,7 +82,7 @@ def load(name: str, device: torch.device, *, trust_remote_code: bool = False) ->
         text=text,
         image=image,
         logit_scale=float(model.logit_scale.detach().exp()),
-        facts={"pictures": ", ".join(f"{key} {value}" for key, value in preprocess.items())},
+        looks=", ".join(f"{key} {value}" for key, value in preprocess.items()),
     )
 
 

@@ -1,7 +1,7 @@
 """What an adapter makes of a library's model: what reads texts, and what reads pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class LibraryModel:
         image: None of a model of texts alone.
         logit_scale: The factor that turned cosines into logits in training; None where there is
             none.
-        facts: What else there is to say of it, by name.
+        looks: How pictures are prepared, in words.
     """
 
     name: str
@@ -78,7 +78,7 @@ class LibraryModel:
     text: TextSide | None
     image: ImageSide | None
     logit_scale: float | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
+    looks: str = "as its library does"
 
 
 def pack(features: Mapping[str, Any]) -> Prepared | None:

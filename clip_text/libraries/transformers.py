@@ -77,7 +77,7 @@ def load(name: str, device: torch.device, *, trust_remote_code: bool = False) ->
         text=_text_side(model, words, device) if reads_texts else None,
         image=_image_side(model, looks, device) if reads_pictures else None,
         logit_scale=float(scale.detach().exp()) if isinstance(scale, Tensor) else None,
-        facts={"pictures": _words(looks)} if reads_pictures else {},
+        looks=_words(looks) if reads_pictures else "",
     )
 
 
