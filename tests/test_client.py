@@ -222,6 +222,34 @@ def test_what_fails_for_a_moment_is_asked_again():
     assert [json.loads(body) for body in bodies] == [{"query": "狗", "top_k": 10}]
 
 
+class BreakingOff(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The beginning of a body, of a service that dies as it answers."""
+
+    def __iter__(self):
+        yield b'{"hits": ['
+        raise httpx.ReadError("connection reset")
+
+    async def __aiter__(self):
+        for part in self:
+            yield part
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    def answers(count):
+        broken = [httpx.Response(200, stream=BreakingOff()) for _ in range(count)]
+        return Answers(*broken, httpx.Response(200, json=NOTHING))
+
+    assert answers(2).client().search("狗").hits == ()
+    assert asyncio.run(awaited(answers(2))).hits == ()
+    with pytest.raises(UnreachableError, match="connection reset"):
+        answers(2).client(retries=1).search("狗")
+
+
+async def awaited(answers):
+    async with AsyncClient("http://service/", transport=httpx.MockTransport(answers)) as client:
+        return await client.search("狗")
+
+
 def test_the_service_says_when_to_come_again():
     answers = Answers(refused(429, headers={"retry-after": "1"}), httpx.Response(200, json=NOTHING))
     answers.client().search("狗")

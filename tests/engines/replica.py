@@ -78,26 +78,30 @@ class Balancer(httpx.BaseTransport):
     """Sends requests to replicas in turn, and none to one that did not answer.
 
     A request that failed is not sent again here: who asked does that, and it goes to another.
+    It serves several clients, and stays open when one of them closes: :meth:`end` ends it.
     """
 
     def __init__(self, replicas: list[Replica]) -> None:
         self._turn = [httpx.URL(replica.address) for replica in replicas]
+        self._choosing = threading.Lock()
         self._sending = httpx.HTTPTransport()
         self.failed = 0
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        self._turn.append(self._turn.pop(0))
-        at = self._turn[0]
+        with self._choosing:
+            self._turn.append(self._turn.pop(0))
+            at = self._turn[0]
         request.url = request.url.copy_with(host=at.host, port=at.port)
         request.headers["host"] = f"{at.host}:{at.port}"
         try:
             return self._sending.handle_request(request)
         except httpx.TransportError:
-            self.failed += 1
-            if at in self._turn and len(self._turn) > 1:
-                self._turn.remove(at)
+            with self._choosing:
+                self.failed += 1
+                if at in self._turn and len(self._turn) > 1:
+                    self._turn.remove(at)
             raise
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End its connections."""
         self._sending.close()

@@ -254,7 +254,7 @@ class TestTwo:
             stop.set()
             for thread in threads:
                 thread.join()
-        balancer.close()
+        balancer.end()
         assert wrong == []
         assert balancer.failed > 0  # it had been asked when it died, or was asked then
         with open_for_reading(as_location(place)) as store:

@@ -56,7 +56,7 @@ class AsyncClient:
         retries: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._way = Way(collection, retries)
+        self._way = Way(collection, retries, httpx.Response.aread)
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=headers(api_key),

@@ -56,7 +56,7 @@ class Client:
         retries: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._way = Way(collection, retries)
+        self._way = Way(collection, retries, httpx.Response.read)
         self._http = httpx.Client(
             base_url=base_url,
             headers=headers(api_key),

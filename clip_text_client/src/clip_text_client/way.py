@@ -1,7 +1,7 @@
 """How requests go out and answers come in, for both clients."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar, cast
 
 import httpx
 from httpx_retries import Retry
@@ -25,9 +25,15 @@ class Way:
     Args:
         collection: Asked where a call names none.
         retries: How often a request is sent again at most.
+        read: Reads the whole body of an answer, so that one that breaks off is asked for again.
     """
 
-    def __init__(self, collection: str | None, retries: int) -> None:
+    def __init__(
+        self,
+        collection: str | None,
+        retries: int,
+        read: Callable[[httpx.Response], bytes | Awaitable[bytes]],
+    ) -> None:
         self.collection = collection
         # 429 was not begun; of others nobody knows: only what may come twice is repeated
         self.repeatable = Retry(
@@ -36,6 +42,7 @@ class Way:
             status_forcelist=(429, 502, 503, 504),
             backoff_factor=_BACKOFF_S,
             max_backoff_wait=_LONGEST_S,
+            validate_response=cast("Callable[[httpx.Response], None]", read),
         )
         self.once = self.repeatable.copy_with(
             status_forcelist=(429,),
