@@ -93,7 +93,7 @@ def check_data(
         )
         for other in other_splits
     ]
-    tokenizer = wiring.load_own(model).tokenizer
+    tokenizer = wiring.load_own(model, tokens_only=True).tokenizer
     with named_bars() as progress:
         report = check(
             collection,

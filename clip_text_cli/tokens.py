@@ -36,7 +36,8 @@ def command(
 
         clip-text tokens captions.txt --compat cn_clip
     """
-    report = wiring.load_own(model, compat).text_report(read_texts(file))
+    texts = read_texts(file)
+    report = wiring.load_own(model, compat, tokens_only=True).text_report(texts)
     if json:
         print_json(as_json(report))
         return

@@ -66,12 +66,14 @@ def load_encoder(
     )
 
 
-def load_own(model: str, compat: Compat | None = None) -> "Encoder":
+def load_own(model: str, compat: Compat | None = None, *, tokens_only: bool = False) -> "Encoder":
     """Load a model whose tokens follow the tokeniser contract: not one of another library.
 
     Args:
         model: As ``--model`` names it.
         compat: Whose tokens a text becomes, if not those the model was saved with.
+        tokens_only: Whether nothing but its tokens is asked of it. The starter's exported form
+            then stands for it, as in :func:`load_encoder`.
 
     Raises:
         ClipTextError: If it is one of another library.
@@ -84,6 +86,10 @@ def load_own(model: str, compat: Compat | None = None) -> "Encoder":
             f"expected a model with this package's tokeniser, got {library}, which has another "
             "library's. Name a Chinese-CLIP, or leave --model out."
         )
+    if tokens_only and compat is None:
+        family = kept_form(model, checked_runtime(None), in_number=False)
+        if family and (kept := _kept_starter(family)):
+            return kept
     return Encoder.from_pretrained(model, compat=compat)
 
 

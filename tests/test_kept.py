@@ -51,6 +51,12 @@ def test_the_starter_is_exported_once_and_then_found(starter, tmp_path, monkeypa
     written = manifest.stat().st_mtime_ns
     assert is_exported(load("starter", "auto"))
     assert manifest.stat().st_mtime_ns == written
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "auto")
+    own = wiring.load_own("starter", tokens_only=True)
+    assert is_exported(own)
+    said = [*texts, "一只“狗”，𪚥", "很长" * 40]
+    assert own.text_report(said) == starter.text_report(said)
+    assert own.tokenizer.token_ids(said) == starter.tokenizer.token_ids(said)
     # one that is truncated while another process makes it anew is not used
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes()[:-1])
@@ -85,6 +91,9 @@ def test_other_models_and_runtimes_are_loaded_as_they_are(tmp_path, monkeypatch,
     assert not is_exported(load(str(tiny_folder), "auto"))
     assert not is_exported(wiring.load_encoder("starter", runtime="auto"))
     assert not is_exported(wiring.load_encoder("starter", "hf", "auto", queries_only=True))
+    monkeypatch.setenv("CLIP_TEXT_RUNTIME", "auto")
+    assert not is_exported(wiring.load_own("starter", "hf", tokens_only=True))
+    assert not is_exported(wiring.load_own(str(tiny_folder), tokens_only=True))
     assert not (tmp_path / "exported").exists()
 
 
