@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from asking import asking
 from fakes import FakeEncoder, save_picture
 from listening import listening
 from test_api import eventually
@@ -76,29 +77,8 @@ def address(index):
 
 @pytest.fixture(params=["at once", "awaited"])
 def ask(request, address):
-    """Call a method of one of the clients; gives what it gives, what it iterates over as a list."""
-    # nothing of this machine's, such as a proxy, has business between the two
-    if request.param == "at once":
-        with Client(address, transport=httpx.HTTPTransport()) as client:
-
-            def call(name, *args, **options):
-                given = getattr(client, name)(*args, **options)
-                return list(given) if inspect.isgenerator(given) else given
-
-            yield call
-        return
-
-    def call_async(name, *args, **options):
-        async def work():
-            async with AsyncClient(address, transport=httpx.AsyncHTTPTransport()) as client:
-                given = getattr(client, name)(*args, **options)
-                if inspect.isasyncgen(given):
-                    return [one async for one in given]
-                return await given
-
-        return asyncio.run(work())
-
-    yield call_async
+    with asking(address, request.param) as call:
+        yield call
 
 
 # What is there

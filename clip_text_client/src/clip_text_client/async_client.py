@@ -17,7 +17,7 @@ from clip_text_client.answers import (
     Suggestion,
 )
 from clip_text_client.calls import ABSENT, Absent, Call, NewItem, Picture, SearchOptions
-from clip_text_client.way import LOCAL, Way, checked, given, headers, parts_of, unreachable
+from clip_text_client.way import LOCAL, Way, checked, given, headers, unreachable
 
 __all__ = ["AsyncClient"]
 
@@ -101,17 +101,13 @@ class AsyncClient:
         Raises:
             PageGoneError: If the service has forgotten the order; ask again.
         """
-        size, offset = min(page_size, most), 0
-        answer = await self._ask(calls.search(text, options, size, 0, paged=True))
-        while answer.hits:
+        pages = calls.Pages(text, options, page_size, most)
+        call: Call[Answer] | None = pages.first
+        while call is not None:
+            answer = await self._ask(call)
             for hit in answer.hits:
                 yield hit
-            offset += size  # those removed meanwhile are passed over, too
-            if offset >= most or answer.page is None:
-                return
-            size = min(page_size, most - offset)
-            collection = options.get("collection")
-            answer = await self._ask(calls.next_page(answer.page, offset, size, collection))
+            call = pages.after(answer)
 
     async def embed(
         self, texts: Sequence[str], *, model: str | None = None, dimensions: int | None = None
@@ -123,19 +119,15 @@ class AsyncClient:
             model: Name of a collection or of a model; None for the service's first.
             dimensions: How many of the first dimensions to keep; all if None.
         """
-        parts = parts_of(checked(texts), calls.MOST_TEXTS)
-        return [
-            row for part in parts for row in await self._ask(calls.embed(part, model, dimensions))
-        ]
+        asked = calls.embed(checked(texts), model, dimensions)
+        return [row for call in asked for row in await self._ask(call)]
 
     async def embed_images(
         self, images: Sequence[Picture], *, model: str | None = None, dimensions: int | None = None
     ) -> list[list[float]]:
         """Give pictures their unit rows in the same space, in order; see :meth:`embed`."""
-        parts = map(calls.as_inputs, parts_of(list(images), calls.MOST_PICTURES))
-        return [
-            row for part in parts for row in await self._ask(calls.embed(part, model, dimensions))
-        ]
+        asked = calls.embed_images(images, model, dimensions)
+        return [row for call in asked for row in await self._ask(call)]
 
     async def classify(
         self,
@@ -186,8 +178,9 @@ class AsyncClient:
     async def add_many(
         self, items: Sequence[NewItem], *, collection: str | None = None
     ) -> list[Outcome]:
-        """Add up to 1,000 pictures, each as if it were alone."""
-        return await self._ask(calls.add_many(items, collection))
+        """Add pictures, each as if it were alone; many are sent in several requests."""
+        asked = calls.add_many(items, collection)
+        return [outcome for call in asked for outcome in await self._ask(call)]
 
     async def get(self, id: str, *, collection: str | None = None) -> Item:  # noqa: A002
         """Tell what is stored of a picture.

@@ -4,7 +4,7 @@ import base64
 import json
 import sys
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -24,9 +24,10 @@ from clip_text_client.answers import (
     read_all,
 )
 
-__all__ = ["ABSENT", "Absent", "Call", "NewItem", "Picture", "SearchOptions", "Term"]
+__all__ = ["ABSENT", "Absent", "Call", "NewItem", "Pages", "Picture", "SearchOptions", "Term"]
 
 Given = TypeVar("Given")
+Thing = TypeVar("Thing")
 
 Picture = str | PathLike[str] | bytes
 """A picture: its file, or what is in it."""
@@ -35,8 +36,13 @@ Safety = Literal["repeatable", "once"]
 
 MOST_TEXTS: Final = 2_048
 MOST_PICTURES: Final = 32
+MOST_ITEMS: Final = 1_000
+MOST_BYTES: Final = 24 * 1024 * 1024
+"""Of one of several requests, some; a service takes 32 MiB unless it is told otherwise."""
 MOST_HITS: Final = 1_000
 """Of all pages of an answer."""
+MOST_AT_ONCE: Final = 200
+"""Of one page."""
 
 
 class Absent:
@@ -136,23 +142,56 @@ def search(
     return Call("POST", "/v1/search/upload", _answer, params, form=form, files=files)
 
 
-def next_page(page: str, offset: int, top_k: int, collection: str | None) -> Call[Answer]:
-    """Go on with an order that the service keeps."""
-    body = {"page": page, "offset": offset, "top_k": top_k}
-    return Call("POST", "/v1/search", _answer, {"collection": collection}, body)
+class Pages:
+    """What to ask for, one after the other, to go through an answer.
+
+    Args:
+        text: As for :func:`search`.
+        options: As for :func:`search`.
+        page_size: How many hits are asked for at once.
+        most: How many hits at most.
+    """
+
+    def __init__(self, text: str | None, options: SearchOptions, page_size: int, most: int) -> None:
+        self._page_size, self._most = page_size, most
+        self._offset, self._size = 0, min(page_size, most)
+        self._end = 0
+        self._collection = options.get("collection")
+        self.first: Final = search(text, options, self._size, 0, paged=True)
+
+    def after(self, answer: Answer) -> Call[Answer] | None:
+        """Ask for what follows a page; None at the end.
+
+        A page has fewer hits, or none, where pictures were removed after the order was made, so an
+        empty one is the end only where the order cannot be longer.
+        """
+        if self._offset == 0 and answer.hits:
+            self._end = min(answer.total, MOST_HITS)
+        self._offset += self._size
+        is_over = self._offset >= (self._most if answer.hits else min(self._most, self._end))
+        if is_over or answer.page is None:
+            return None
+        # what follows an empty page is mostly the end: it is reached in few steps
+        size = self._page_size if answer.hits else max(self._page_size, MOST_AT_ONCE)
+        self._size = min(size, self._most - self._offset)
+        body = {"page": answer.page, "offset": self._offset, "top_k": self._size}
+        return Call("POST", "/v1/search", _answer, {"collection": self._collection}, body)
 
 
 def embed(
-    inputs: Sequence[str] | Sequence[Mapping[str, str]], model: str | None, dimensions: int | None
-) -> Call[list[list[float]]]:
-    """Ask for rows; in base64, which is a third of the bytes and no digit less."""
-    body = {"input": inputs, "encoding_format": "base64", "model": model, "dimensions": dimensions}
-    return Call("POST", "/v1/embeddings", _rows, body=body)
+    texts: Iterable[str], model: str | None, dimensions: int | None
+) -> Iterator[Call[list[list[float]]]]:
+    """Ask for rows of texts."""
+    return (_embed(part, model, dimensions) for part in _parts(texts, MOST_TEXTS))
 
 
-def as_inputs(pictures: Sequence[Picture]) -> list[dict[str, str]]:
-    """Say pictures as inputs of embeddings."""
-    return [{"image": base64.b64encode(_bytes(one)).decode()} for one in pictures]
+def embed_images(
+    images: Iterable[Picture], model: str | None, dimensions: int | None
+) -> Iterator[Call[list[list[float]]]]:
+    """Ask for rows of pictures."""
+    inputs = ({"image": _base64(picture)} for picture in images)
+    parts = _parts(inputs, MOST_PICTURES, lambda one: len(one["image"]))
+    return (_embed(part, model, dimensions) for part in parts)
 
 
 def classify(
@@ -202,7 +241,7 @@ def add(item: NewItem, collection: str | None) -> Call[Item]:
     """Add a picture: by a form where its bytes are sent, else as JSON; twice is as once."""
     params = {"collection": collection}
     said = {name: value for name, value in item.items() if value is not None}
-    if "image" not in item:
+    if "image" not in said:
         return Call("POST", "/v1/items", _item, params, said)
     del said["image"]
     form = {
@@ -213,15 +252,11 @@ def add(item: NewItem, collection: str | None) -> Call[Item]:
     return Call("POST", "/v1/items", _item, params, form=form, files=files)
 
 
-def add_many(items: Sequence[NewItem], collection: str | None) -> Call[list[Outcome]]:
+def add_many(items: Iterable[NewItem], collection: str | None) -> Iterator[Call[list[Outcome]]]:
     """Add pictures, each as if it were alone."""
-    body = [
-        {**item, "image": base64.b64encode(_bytes(item["image"])).decode()}
-        if "image" in item
-        else dict(item)
-        for item in items
-    ]
-    return Call("POST", "/v1/items/bulk", _outcomes, {"collection": collection}, body)
+    params = {"collection": collection}
+    parts = _parts(map(_in_json, items), MOST_ITEMS, _size_of)
+    return (Call("POST", "/v1/items/bulk", _outcomes, params, part) for part in parts)
 
 
 def get(id: str, collection: str | None) -> Call[Item]:  # noqa: A002
@@ -252,8 +287,48 @@ def delete_many(ids: Sequence[str], collection: str | None) -> Call[list[Outcome
     return Call("POST", "/v1/items/delete", _outcomes, params, body, safety="once")
 
 
+def _parts(
+    things: Iterable[Thing], most: int, weigh: Callable[[Thing], int] = lambda _: 0
+) -> Iterator[list[Thing]]:
+    """Divide things into lists of so many, and of :data:`MOST_BYTES` unless one alone is more."""
+    part: list[Thing] = []
+    weight = 0
+    for thing in things:
+        more = weigh(thing)
+        if part and (len(part) == most or weight + more > MOST_BYTES):
+            yield part
+            part, weight = [], 0
+        part.append(thing)
+        weight += more
+    if part:
+        yield part
+
+
+def _embed(
+    inputs: Sequence[str] | Sequence[Mapping[str, str]], model: str | None, dimensions: int | None
+) -> Call[list[list[float]]]:
+    """Ask for rows; in base64, which is a third of the bytes and no digit less."""
+    body = {"input": inputs, "encoding_format": "base64", "model": model, "dimensions": dimensions}
+    return Call("POST", "/v1/embeddings", _rows, body=body)
+
+
+def _in_json(item: NewItem) -> dict[str, Any]:
+    said = {name: value for name, value in item.items() if value is not None}
+    return said if "image" not in said else {**said, "image": _base64(item["image"])}
+
+
+def _size_of(item: Mapping[str, Any]) -> int:
+    """Give how many bytes an item is in JSON, without writing its picture once more."""
+    said = {name: value for name, value in item.items() if name != "image"}
+    return len(json.dumps(said)) + len(item.get("image", ""))
+
+
 def _at(image_id: str) -> str:
-    return f"/v1/items/{quote(image_id, safe='/')}"
+    """Say where an item is, so that no part of its id is taken for a step on the way there."""
+    is_way = any(part in ("", ".", "..") for part in image_id.split("/"))
+    name = quote(image_id, safe="" if is_way else "/")
+    # nothing is quoted in these two, and httpx would go up a folder for them
+    return f"/v1/items/{name.replace('.', '%2E') if name in ('.', '..') else name}"
 
 
 def _answer(response: httpx.Response) -> Answer:
@@ -284,6 +359,10 @@ def _rows(response: httpx.Response) -> list[list[float]]:
 
 def _bytes(picture: Picture) -> bytes:
     return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+
+
+def _base64(picture: Picture) -> str:
+    return base64.b64encode(_bytes(picture)).decode()
 
 
 def _named(picture: Picture) -> tuple[str, bytes]:

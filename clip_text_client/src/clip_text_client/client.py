@@ -17,7 +17,7 @@ from clip_text_client.answers import (
     Suggestion,
 )
 from clip_text_client.calls import ABSENT, Absent, Call, NewItem, Picture, SearchOptions
-from clip_text_client.way import LOCAL, Way, checked, given, headers, parts_of, unreachable
+from clip_text_client.way import LOCAL, Way, checked, given, headers, unreachable
 
 __all__ = ["Client"]
 
@@ -101,16 +101,12 @@ class Client:
         Raises:
             PageGoneError: If the service has forgotten the order; ask again.
         """
-        size, offset = min(page_size, most), 0
-        answer = self._ask(calls.search(text, options, size, 0, paged=True))
-        while answer.hits:
+        pages = calls.Pages(text, options, page_size, most)
+        call: Call[Answer] | None = pages.first
+        while call is not None:
+            answer = self._ask(call)
             yield from answer.hits
-            offset += size  # those removed meanwhile are passed over, too
-            if offset >= most or answer.page is None:
-                return
-            size = min(page_size, most - offset)
-            collection = options.get("collection")
-            answer = self._ask(calls.next_page(answer.page, offset, size, collection))
+            call = pages.after(answer)
 
     def embed(
         self, texts: Sequence[str], *, model: str | None = None, dimensions: int | None = None
@@ -122,15 +118,15 @@ class Client:
             model: Name of a collection or of a model; None for the service's first.
             dimensions: How many of the first dimensions to keep; all if None.
         """
-        parts = parts_of(checked(texts), calls.MOST_TEXTS)
-        return [row for part in parts for row in self._ask(calls.embed(part, model, dimensions))]
+        asked = calls.embed(checked(texts), model, dimensions)
+        return [row for call in asked for row in self._ask(call)]
 
     def embed_images(
         self, images: Sequence[Picture], *, model: str | None = None, dimensions: int | None = None
     ) -> list[list[float]]:
         """Give pictures their unit rows in the same space, in order; see :meth:`embed`."""
-        parts = map(calls.as_inputs, parts_of(list(images), calls.MOST_PICTURES))
-        return [row for part in parts for row in self._ask(calls.embed(part, model, dimensions))]
+        asked = calls.embed_images(images, model, dimensions)
+        return [row for call in asked for row in self._ask(call)]
 
     def classify(
         self,
@@ -179,8 +175,9 @@ class Client:
         return self._ask(calls.add(item, collection))
 
     def add_many(self, items: Sequence[NewItem], *, collection: str | None = None) -> list[Outcome]:
-        """Add up to 1,000 pictures, each as if it were alone."""
-        return self._ask(calls.add_many(items, collection))
+        """Add pictures, each as if it were alone; many are sent in several requests."""
+        asked = calls.add_many(items, collection)
+        return [outcome for call in asked for outcome in self._ask(call)]
 
     def get(self, id: str, *, collection: str | None = None) -> Item:  # noqa: A002
         """Tell what is stored of a picture.

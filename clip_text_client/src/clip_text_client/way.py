@@ -1,6 +1,6 @@
 """How requests go out and answers come in, for both clients."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import httpx
@@ -9,7 +9,7 @@ from httpx_retries import Retry
 from clip_text_client.calls import Call
 from clip_text_client.errors import ClientError, UnreachableError, error_of
 
-__all__ = ["LOCAL", "Way", "checked", "given", "headers", "parts_of", "unreachable"]
+__all__ = ["LOCAL", "Way", "checked", "given", "headers", "unreachable"]
 
 Given = TypeVar("Given")
 
@@ -88,11 +88,6 @@ def unreachable(error: httpx.TransportError) -> UnreachableError:
 def headers(api_key: str | None) -> dict[str, str]:
     """Say who asks."""
     return {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-
-
-def parts_of(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Divide a list into shorter ones."""
-    return (things[start : start + size] for start in range(0, len(things), size))
 
 
 def checked(texts: Sequence[str]) -> list[str]:
