@@ -225,9 +225,55 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
         answers(2).client(retries=1).search("狗")
 
 
-async def awaited(answers):
+class BrokenGzip(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that is not what its header says; keeps whether its connection was let go of."""
+
+    is_closed = False
+
+    def __iter__(self):
+        yield b"no gzip at all"
+
+    async def __aiter__(self):
+        for part in self:
+            yield part
+
+    def close(self):
+        self.is_closed = True
+
+    async def aclose(self):
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("way", ["at once", "awaited"])
+def test_an_answer_that_cannot_be_unpacked_is_asked_for_again(way):
+    def ask(name, answers):
+        if way == "at once":
+            return getattr(answers.client(), name)("狗")
+        return asyncio.run(awaited(answers, name))
+
+    def answers(count, then):
+        broken = [BrokenGzip() for _ in range(count)]
+        gzip = {"content-encoding": "gzip"}
+        return broken, Answers(*(httpx.Response(200, stream=b, headers=gzip) for b in broken), then)
+
+    bodies, answering = answers(2, httpx.Response(200, json=NOTHING))
+    assert ask("search", answering).hits == ()
+    assert all(body.is_closed for body in bodies)
+    bodies, answering = answers(5, None)
+    with pytest.raises(UnreachableError, match="decompressing"):
+        ask("search", answering)
+    assert all(body.is_closed for body in bodies)
+    # what is not asked for again lets go of its connection, too
+    (body,), answering = answers(1, None)
+    with pytest.raises(UnreachableError, match="decompressing"):
+        ask("delete", answering)
+    assert body.is_closed
+    assert len(answering.asked) == 1
+
+
+async def awaited(answers, name="search"):
     async with AsyncClient("http://service/", transport=httpx.MockTransport(answers)) as client:
-        return await client.search("狗")
+        return await getattr(client, name)("狗")
 
 
 def test_the_service_says_when_to_come_again():
@@ -296,6 +342,55 @@ def test_an_answer_of_something_else():
     with pytest.raises(UnavailableError) as caught:
         answers.client(retries=1).search("狗")
     assert (caught.value.status, caught.value.type) == (502, "http_error")
+
+
+@pytest.mark.parametrize("said", [{"facets": [1, 2]}, {"hits": [1]}, {"category": "x"}])
+def test_an_answer_of_something_like_it(said):
+    with pytest.raises(ClientError, match="expected an answer of a clip-text service"):
+        Answers(httpx.Response(200, json={**NOTHING, **said})).client().search("狗")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("api_key", ["键", "clé", "key\n", "two words", ""])
+def test_a_key_that_no_header_carries(kind, api_key):
+    with pytest.raises(ValueError, match=r"^expected an api_key of .* got another\. ") as caught:
+        kind("http://service/", api_key)
+    assert not api_key or api_key not in str(caught.value)
+
+
+def test_half_a_character_is_refused_before_it_is_sent(ask):
+    half = "a\ud800"
+    for name, args, options in (
+        ("get", (half,), {}),
+        ("delete", (half,), {}),
+        ("update", (half,), {"caption": "x"}),
+        ("delete_many", ([half],), {}),
+        ("add", (), {"id": half, "path": "x"}),
+        ("add", (), {"id": half, "image": b"x"}),
+        ("search", (half,), {}),
+        ("search", ("狗",), {"collection": half}),
+    ):
+        with pytest.raises(ValueError, match=r"^expected text that UTF-8 .*ud800.*Leave") as caught:
+            ask(name, *args, **options)
+        assert type(caught.value) is ValueError, name
+
+
+def test_a_file_whose_name_is_no_text(tmp_path):
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xc4.png"))
+    try:
+        file.write_bytes(b"picture")
+    except OSError:
+        pytest.skip("names are text here")
+    answers = Answers(httpx.Response(201, json=ITEM))
+    answers.client().add(id="a/1", image=file)
+    assert b'filename="?.png"' in answers.asked[0].read()
+
+
+def test_an_item_without_a_picture_may_say_so():
+    answers = Answers(httpx.Response(201, json=ITEM))
+    answers.client().add(id="a/1", image=None, feature=[1.0])
+    assert answers.asked[0].url.path == "/v1/items"
+    assert json.loads(answers.asked[0].read()) == {"id": "a/1", "feature": [1.0]}
 
 
 def test_key_and_collection_go_with_every_request():

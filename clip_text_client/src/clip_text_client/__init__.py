@@ -1,7 +1,7 @@
 """Asks a clip-text service, at once or asynchronously; needs neither a model nor torch.
 
 ClientError                 all that goes wrong
-├── UnreachableError        no answer came
+├── UnreachableError        no answer came, or a broken one
 └── ServiceError            the service said no: status, type, message
 ├── InvalidRequestError     400, 413, 415, 416, 422
 ├── UnauthorizedError       401

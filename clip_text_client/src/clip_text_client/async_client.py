@@ -17,7 +17,16 @@ from clip_text_client.answers import (
     Suggestion,
 )
 from clip_text_client.calls import ABSENT, Absent, Call, NewItem, Picture, SearchOptions
-from clip_text_client.way import LOCAL, Way, checked, given, headers, unreachable
+from clip_text_client.errors import unwritable
+from clip_text_client.way import (
+    LOCAL,
+    Way,
+    checked,
+    given,
+    headers,
+    read_async,
+    unreachable,
+)
 
 __all__ = ["AsyncClient"]
 
@@ -56,7 +65,7 @@ class AsyncClient:
         retries: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._way = Way(collection, retries, httpx.Response.aread)
+        self._way = Way(collection, retries, read_async)
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=headers(api_key),
@@ -235,6 +244,8 @@ class AsyncClient:
     async def _ask(self, call: Call[Given]) -> Given:
         try:
             response = await self._http.request(call.method, call.path, **self._way.options(call))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unreachable(error) from error
+        except UnicodeEncodeError as error:
+            raise unwritable(error) from error
         return given(call, response)

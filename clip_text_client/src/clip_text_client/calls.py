@@ -23,6 +23,7 @@ from clip_text_client.answers import (
     read,
     read_all,
 )
+from clip_text_client.errors import unwritable
 
 __all__ = ["ABSENT", "Absent", "Call", "NewItem", "Pages", "Picture", "SearchOptions", "Term"]
 
@@ -326,7 +327,10 @@ def _size_of(item: Mapping[str, Any]) -> int:
 def _at(image_id: str) -> str:
     """Say where an item is, so that no part of its id is taken for a step on the way there."""
     is_way = any(part in ("", ".", "..") for part in image_id.split("/"))
-    name = quote(image_id, safe="" if is_way else "/")
+    try:
+        name = quote(image_id, safe="" if is_way else "/")
+    except UnicodeEncodeError as error:
+        raise unwritable(error) from error
     # nothing is quoted in these two, and httpx would go up a folder for them
     return f"/v1/items/{name.replace('.', '%2E') if name in ('.', '..') else name}"
 
@@ -367,4 +371,7 @@ def _base64(picture: Picture) -> str:
 
 def _named(picture: Picture) -> tuple[str, bytes]:
     """Give a picture as part of a form; never where on this machine it lies."""
-    return "picture" if isinstance(picture, bytes) else Path(picture).name, _bytes(picture)
+    if isinstance(picture, bytes):
+        return "picture", picture
+    name = Path(picture).name.encode("utf-8", "replace")  # a file's may be no text at all
+    return name.decode(), _bytes(picture)

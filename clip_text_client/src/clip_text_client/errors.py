@@ -17,6 +17,7 @@ __all__ = [
     "UnavailableError",
     "UnreachableError",
     "error_of",
+    "unwritable",
 ]
 
 
@@ -25,7 +26,7 @@ class ClientError(Exception):
 
 
 class UnreachableError(ClientError):
-    """No answer came: no service there, no network, or not in time."""
+    """No answer came whole: no service there, no network, not in time, or broken on its way."""
 
 
 class ServiceError(ClientError):
@@ -100,6 +101,14 @@ def error_of(response: httpx.Response) -> ServiceError:
     )
     of_status = UnavailableError if status >= 500 else InvalidRequestError
     return _BY_TYPE.get(kind, _BY_STATUS.get(status, of_status))(status, kind, message)
+
+
+def unwritable(error: UnicodeEncodeError) -> ValueError:
+    """Say that a text has half a character, which no request can carry."""
+    half = error.object[error.start : error.end]
+    return ValueError(
+        f"expected text that UTF-8 can write, got one with {half!a}. Leave lone surrogates out."
+    )
 
 
 def _said(response: httpx.Response) -> dict[str, Any]:

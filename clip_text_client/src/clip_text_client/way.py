@@ -1,7 +1,8 @@
 """How requests go out and answers come in, for both clients."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import httpx
 from httpx_retries import Retry
@@ -9,7 +10,16 @@ from httpx_retries import Retry
 from clip_text_client.calls import Call
 from clip_text_client.errors import ClientError, UnreachableError, error_of
 
-__all__ = ["LOCAL", "Way", "checked", "given", "headers", "unreachable"]
+__all__ = [
+    "LOCAL",
+    "Way",
+    "checked",
+    "given",
+    "headers",
+    "read",
+    "read_async",
+    "unreachable",
+]
 
 Given = TypeVar("Given")
 
@@ -17,6 +27,7 @@ LOCAL: Final = "http://127.0.0.1:8000"
 _METHODS: Final = ("GET", "POST", "PATCH", "DELETE")
 _BACKOFF_S: Final = 0.25
 _LONGEST_S: Final = 30.0
+_KEY: Final = re.compile(r"[!-~]+")
 
 
 class Way:
@@ -25,14 +36,14 @@ class Way:
     Args:
         collection: Asked where a call names none.
         retries: How often a request is sent again at most.
-        read: Reads the whole body of an answer, so that one that breaks off is asked for again.
+        read: Reads the whole body of an answer, so that a broken one is asked for again.
     """
 
     def __init__(
         self,
         collection: str | None,
         retries: int,
-        read: Callable[[httpx.Response], bytes | Awaitable[bytes]],
+        read: Callable[[httpx.Response], Awaitable[None] | None],
     ) -> None:
         self.collection = collection
         # 429 was not begun; of others nobody knows: only what may come twice is repeated
@@ -40,9 +51,10 @@ class Way:
             total=retries,
             allowed_methods=_METHODS,
             status_forcelist=(429, 502, 503, 504),
+            retry_on_exceptions=(*Retry.RETRYABLE_EXCEPTIONS, httpx.DecodingError),
             backoff_factor=_BACKOFF_S,
             max_backoff_wait=_LONGEST_S,
-            validate_response=cast("Callable[[httpx.Response], None]", read),
+            validate_response=read,
         )
         self.once = self.repeatable.copy_with(
             status_forcelist=(429,),
@@ -63,21 +75,39 @@ class Way:
         return {**said, "extensions": {"retry": retry}}
 
 
+def read(response: httpx.Response) -> None:
+    """Read the whole body of an answer, or let go of its connection."""
+    try:
+        response.read()
+    except BaseException:
+        response.close()
+        raise
+
+
+async def read_async(response: httpx.Response) -> None:
+    """Do what :func:`read` does, and be awaited."""
+    try:
+        await response.aread()
+    except BaseException:
+        await response.aclose()
+        raise
+
+
 def given(call: Call[Given], response: httpx.Response) -> Given:
     """Read an answer, or raise what it tells of."""
     if response.status_code >= 300:
         raise error_of(response)
     try:
         return call.reader(response)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClientError(
             f"expected an answer of a clip-text service, got another ({error!r}). "
             "Check the address."
         ) from error
 
 
-def unreachable(error: httpx.TransportError) -> UnreachableError:
-    """Say that no answer came."""
+def unreachable(error: httpx.RequestError) -> UnreachableError:
+    """Say that no answer came, or none that can be read."""
     reason = str(error) or type(error).__name__
     return UnreachableError(
         f"expected an answer of the service, got none: {reason}. Check its address, and whether it "
@@ -86,8 +116,19 @@ def unreachable(error: httpx.TransportError) -> UnreachableError:
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """Say who asks."""
-    return {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    """Say who asks.
+
+    Raises:
+        ValueError: If a header cannot carry the key.
+    """
+    if api_key is None:
+        return {}
+    if not _KEY.fullmatch(api_key):
+        raise ValueError(
+            "expected an api_key of letters, digits and signs of ASCII, got another. Give it as "
+            "the service made it, without spaces or line ends, or None where it wants none."
+        )
+    return {"authorization": f"Bearer {api_key}"}
 
 
 def checked(texts: Sequence[str]) -> list[str]:
