@@ -393,6 +393,44 @@ def test_an_item_without_a_picture_may_say_so():
     assert json.loads(answers.asked[0].read()) == {"id": "a/1", "feature": [1.0]}
 
 
+@pytest.fixture
+def proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch.setenv
+
+
+def test_the_environment_names_a_proxy(proxies, address):
+    proxy_of = clip_text_client.way.proxy_of
+    assert proxy_of("http://pictures.example") is None
+    proxies("HTTPS_PROXY", "one.example:3128")
+    proxies("ALL_PROXY", "http://other.example:3128")
+    proxies("NO_PROXY", "inside.example,10.0.0.1,fd00::1,here.example:81")
+    assert proxy_of("https://pictures.example/at/") == "http://one.example:3128"
+    assert proxy_of("http://pictures.example:8000") == "http://other.example:3128"
+    for host in ("inside.example", "a.inside.example:8000", "10.0.0.1", "[fd00::1]:8000"):
+        assert proxy_of(f"http://{host}/") is None, host
+    assert proxy_of("http://here.example:81") is None
+    assert proxy_of("http://here.example:82") is not None
+    for host in ("localhost", "127.0.0.1:8000", "127.8.8.8", "[::1]:8000"):
+        assert proxy_of(f"http://{host}") is None, host
+    proxies("NO_PROXY", "*")
+    assert proxy_of("https://pictures.example") is None
+
+
+def test_a_proxy_is_asked(proxies, address):
+    proxies("HTTP_PROXY", address)  # which answers what is asked of another just as well
+    with Client("http://pictures.invalid", retries=0) as client:
+        assert client.search("狗").total == NUMBER
+
+    async def work():
+        async with AsyncClient("http://pictures.invalid", retries=0) as client:
+            return (await client.search("狗")).total
+
+    assert asyncio.run(work()) == NUMBER
+
+
 def test_key_and_collection_go_with_every_request():
     answers = Answers(
         httpx.Response(200, json=NOTHING),

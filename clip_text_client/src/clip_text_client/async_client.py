@@ -24,6 +24,7 @@ from clip_text_client.way import (
     checked,
     given,
     headers,
+    proxy_of,
     read_async,
     unreachable,
 )
@@ -66,6 +67,8 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._way = Way(collection, retries, read_async)
+        if transport is None:
+            transport = httpx.AsyncHTTPTransport(proxy=proxy_of(base_url))
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=headers(api_key),

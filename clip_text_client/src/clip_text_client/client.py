@@ -24,6 +24,7 @@ from clip_text_client.way import (
     checked,
     given,
     headers,
+    proxy_of,
     read,
     unreachable,
 )
@@ -66,6 +67,8 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._way = Way(collection, retries, read)
+        if transport is None:
+            transport = httpx.HTTPTransport(proxy=proxy_of(base_url))
         self._http = httpx.Client(
             base_url=base_url,
             headers=headers(api_key),

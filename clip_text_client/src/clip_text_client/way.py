@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from httpx_retries import Retry
@@ -16,6 +17,7 @@ __all__ = [
     "checked",
     "given",
     "headers",
+    "proxy_of",
     "read",
     "read_async",
     "unreachable",
@@ -28,6 +30,7 @@ _METHODS: Final = ("GET", "POST", "PATCH", "DELETE")
 _BACKOFF_S: Final = 0.25
 _LONGEST_S: Final = 30.0
 _KEY: Final = re.compile(r"[!-~]+")
+_HERE: Final = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 
 class Way:
@@ -129,6 +132,21 @@ def headers(api_key: str | None) -> dict[str, str]:
             "the service made it, without spaces or line ends, or None where it wants none."
         )
     return {"authorization": f"Bearer {api_key}"}
+
+
+def proxy_of(base_url: str) -> str | None:
+    """Tell which proxy the environment wants before a service; None for none.
+
+    What it says is read as Python's own urllib does; this machine itself is reached without one.
+    """
+    url = httpx.URL(base_url)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or _HERE.fullmatch(url.host):
+        return None
+    if any(map(proxy_bypass, (url.host, url.netloc.decode()))):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def checked(texts: Sequence[str]) -> list[str]:
