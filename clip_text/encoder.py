@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from copy import copy
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +92,7 @@ class Encoder(TextHeads):
         from clip_text.runtimes.choice import Parts, make_runtime
 
         self._checkpoint = checkpoint
+        self._hashed: tuple[object, str] | None = None
         on_gpu = torch.cuda.is_available() and computes_on(runtime, "cuda")
         self._device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         checkpoint.model.eval().to(self._device)
@@ -274,7 +274,7 @@ class Encoder(TextHeads):
         said = repr((self._model_fingerprint, self.embed_dim)).encode()
         return hashlib.blake2b(said, digest_size=16).hexdigest()
 
-    @cached_property
+    @property
     def _model_fingerprint(self) -> str:
         """Digest of the model's whole rows, whatever is kept of them."""
         if self._exported:
@@ -283,11 +283,14 @@ class Encoder(TextHeads):
 
         return rows_of(self._runtime_name, self._weights_fingerprint)
 
-    @cached_property
+    @property
     def _weights_fingerprint(self) -> str:
-        """Digest of what the modules compute with, whatever the runtime."""
-        from clip_text.features import hash_weights
+        """Digest of what the modules compute with, whatever the runtime; anew once they learnt."""
+        from clip_text.features import hash_weights, weights_state
 
+        state = weights_state(self.model)
+        if self._hashed and self._hashed[0] == state:
+            return self._hashed[1]
         digest = hashlib.blake2b(digest_size=16)
         config = self.checkpoint.config
         shape = (config.pooler, config.projection, config.context_length, config.quick_gelu)
@@ -295,7 +298,8 @@ class Encoder(TextHeads):
         contract = self.tokenizer.contract
         digest.update(repr((contract, shape, self.preprocessing, vocabulary)).encode())
         hash_weights(self.model, digest)
-        return digest.hexdigest()
+        self._hashed = state, digest.hexdigest()
+        return self._hashed[1]
 
     def runtime_of(self, tower: Tower) -> Runtime:
         """Give what computes a tower; ``auto`` chooses that now, if it has not yet."""

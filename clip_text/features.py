@@ -41,6 +41,14 @@ def hash_weights(module: "nn.Module", digest: "hashlib.blake2b") -> None:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
+def weights_state(module: "nn.Module") -> list[tuple[int, int]]:
+    """Say where a module's weights lie and how often each was written to; equal where none was."""
+    return [
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        for tensor in module.state_dict(keep_vars=True).values()
+    ]
+
+
 def module_digest(module: "nn.Module") -> str:
     """Digest of a module's weights, 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)

@@ -171,9 +171,10 @@ def _kept_starter(family: "Family") -> "Encoder | None":
     if is_exported(folder):
         with suppress(ClipTextError):  # truncated, say: it is made anew
             return Encoder.from_pretrained(folder, runtime=runtime)
-    if not _make_kept(folder, family):
-        return None
-    return Encoder.from_pretrained(folder, runtime=runtime)
+    if _make_kept(folder, family):
+        with suppress(ClipTextError):  # gone again: another process empties the cache
+            return Encoder.from_pretrained(folder, runtime=runtime)
+    return None
 
 
 def _make_kept(folder: Path, family: "Family") -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import compare_process
@@ -340,6 +341,12 @@ def test_the_same_again_goes_on_from_what_was_kept(compare, two_models, captions
         encoded.clear()
         compare(tiny_folder, *arguments, *change)
         assert encoded == [str(tiny_folder)], change
+    # another folder has its own size and pace, whatever its rows
+    twin = captions.parent / "twin"
+    shutil.copytree(tiny_folder, twin)
+    encoded.clear()
+    compare(twin, *arguments)
+    assert encoded == [str(twin)]
     # other data are other rows
     encoded.clear()
     lines = captions.read_text(encoding="utf-8").splitlines()[:-1]

@@ -432,3 +432,21 @@ def test_public_names():
         assert getattr(clip_text, name).__name__ == name
     with pytest.raises(AttributeError, match="no_such"):
         clip_text.no_such  # noqa: B018
+
+
+def test_what_has_learnt_has_another_fingerprint_and_poisons_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path))
+    encoder = Encoder(tiny_checkpoint(), device="cpu", runtime="openvino")
+    before = encoder.fingerprint
+    encoder.encode_text(["狗"])
+    with torch.no_grad():
+        for weight in encoder.model.visual.parameters():
+            weight.add_(torch.randn_like(weight))
+    picture = Image.new("RGB", (40, 40), "red")
+    learnt = encoder.encode_image([picture])  # its graph is made now, and kept
+    assert encoder.fingerprint != before
+    untouched = Encoder(tiny_checkpoint(), device="cpu", runtime="openvino")
+    assert untouched.fingerprint == before
+    exact = Encoder(tiny_checkpoint(), device="cpu", runtime="torch").encode_image([picture])
+    np.testing.assert_allclose(untouched.encode_image([picture]), exact, rtol=0, atol=1e-5)
+    assert np.abs(learnt - exact).max() > 0.01

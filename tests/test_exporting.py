@@ -25,7 +25,7 @@ from clip_text import CheckpointError, Encoder
 from clip_text.checkpoints import load_checkpoint, save_checkpoint
 from clip_text.conversion import TEXTS
 from clip_text.errors import MissingPackageError
-from clip_text.exporting import export, immich, parity
+from clip_text.exporting import card, export, immich, parity
 from clip_text.model_info import describe_model
 from clip_text.runtimes.exported import MANIFEST_FILE, load_exported, read_manifest, verify
 from clip_text.runtimes.processor import has_bf16
@@ -456,3 +456,10 @@ def test_the_command_prints_the_comparison_and_measures_recall(run, tmp_path, ti
     code, _, err = run("export", tiny_folder, out, "--to", "onnx")
     assert code == 1
     assert "expected a new folder" in err
+
+
+def test_a_card_in_another_encoding_keeps_no_export_from_being_made(tmp_path):
+    (tmp_path / "README.md").write_bytes("# 模型\n\n很好 model".encode("gb18030"))
+    front, body = card._parts(tmp_path)
+    assert front == ""
+    assert body.endswith("model\n")

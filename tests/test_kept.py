@@ -10,8 +10,10 @@ import pytest
 from filelock import FileLock
 
 from clip_text import CheckpointError, Encoder
+from clip_text.exporting.kept import keep_starter
 from clip_text.exporting.run import export
 from clip_text.runtimes import kept, processor
+from clip_text.runtimes.cache import Stamp
 from clip_text.runtimes.kept import kept_family, kept_starter
 from clip_text_cli import wiring
 
@@ -50,6 +52,7 @@ def test_the_starter_is_exported_once_and_then_found(starter, tmp_path, monkeypa
     manifest = folder / "clip_text_model.json"
     written = manifest.stat().st_mtime_ns
     assert is_exported(load("starter", "auto"))
+    assert keep_starter(folder, kept_family())  # by another process that saw none, and waited
     assert manifest.stat().st_mtime_ns == written
     monkeypatch.setenv("CLIP_TEXT_RUNTIME", "auto")
     own = wiring.load_own("starter", tokens_only=True)
@@ -142,3 +145,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path / "file"))
     assert not is_exported(load("starter", "auto"))
+
+
+def test_a_cache_that_others_filled_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_TEXT_CACHE", str(tmp_path))
+    stamp = Stamp.here("0" * 32)
+    stamp.keep("graph.blob", b"compiled")
+
+    def refused(*_):
+        raise PermissionError(1, "not ours")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert stamp.fetch("graph.blob") == b"compiled"

@@ -45,7 +45,7 @@ def searcher(tmp_path_factory):
 def test_who_only_this_machine_reaches_is_called_by_its_names(host, names):
     decided = for_host(DEFAULTS, host)
     assert decided.allowed_hosts == names
-    assert decided.without_keys == ("search" if names is None else "admin")
+    assert decided.without_keys == ("search" if names is None else None)
     assert is_loopback(host) == (names is not None)
     own = Settings(allowed_hosts=("pictures.example",), without_keys="write")
     assert for_host(own, host) == own

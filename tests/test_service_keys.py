@@ -88,6 +88,25 @@ def test_without_keys_others_may_only_search_where_they_reach_the_service(search
     assert [kind(answer) for answer in opened] == [(403, "not_writable"), (403, "forbidden")]
 
 
+def test_without_keys_what_a_proxy_hands_on_may_only_search(searcher):
+    ask = asking(searcher, **for_host(Settings(), "127.0.0.1").model_dump(exclude_unset=True))
+
+    def reload(**headers):
+        own = {"host": "127.0.0.1"} | headers
+        return ("POST", "/v1/admin/reload", {"json": {}, "headers": own})
+
+    handed_on = {"x-forwarded-for": "203.0.113.9"}
+    own, strangers, via, found = ask(
+        reload(),
+        reload(**handed_on),
+        reload(via="1.1 x"),
+        search({"host": "localhost"} | handed_on),
+    )
+    assert kind(own) != (403, "forbidden")
+    assert kind(strangers) == kind(via) == (403, "forbidden")
+    assert found.status_code == 200
+
+
 def test_with_keys_only_the_page_and_health_are_open(searcher, keys):
     ask = asking(searcher, keys=keys[0])
     shut = ("/v1/images/0", "/metrics", "/docs", "/openapi.json", "/redoc", "/version", "/nothing")

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def _read_files(collection: RetrievalSet) -> None:
         return
     for file, size in zip(files, sizes, strict=True):
         if size:
-            with file.open("rb") as stream:
+            # what cannot be read is told of when it is decoded
+            with suppress(OSError), file.open("rb") as stream:
                 while stream.read(_CHUNK):
                     pass

@@ -68,7 +68,7 @@ def _parts(source: Path) -> tuple[str, str]:
     path = source / CARD_FILE
     if not path.is_file():
         return "", ""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     front = ""
     if text.startswith("---\n") and "\n---\n" in text[4:]:
         end = text.index("\n---\n", 4) + len("\n---\n")

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from clip_text.errors import ClipTextError
 from clip_text.exporting.run import export
-from clip_text.runtimes.exported import Family
+from clip_text.runtimes.exported import Family, verify
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ def keep_starter(folder: Path, family: Family) -> bool:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / "lock", timeout=0):
+            if _is_whole(folder):  # another process has made it meanwhile
+                return True
             shutil.rmtree(folder, ignore_errors=True)  # there is one that cannot be used
             export("starter", folder, family)
             for older in folder.parent.glob(f"starter-{family}-*"):
@@ -37,6 +40,13 @@ def keep_starter(folder: Path, family: Family) -> bool:
         _log.debug("the starter's exported form was not kept: %s", error)
         return False
     return True
+
+
+def _is_whole(folder: Path) -> bool:
+    with suppress(ClipTextError, OSError):
+        verify(folder)
+        return True
+    return False
 
 
 if __name__ == "__main__":  # by a process that shall not hold torch itself

@@ -98,9 +98,10 @@ class Stamp:
         file = self.file(name)
         try:
             found = file.read_bytes()
-            os.utime(file)
         except OSError:
             return None
+        with suppress(OSError):  # of a cache that others filled
+            os.utime(file)
         named, content = found[:_DIGEST_SIZE], found[_DIGEST_SIZE:]
         return content if named.hex() == digest(content) else None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_text.errors import needs
 from clip_text.runtimes.calibration import GROUPS
+from clip_text.runtimes.processor import saturates_int8
 
 if TYPE_CHECKING:
     import openvino
@@ -44,7 +45,8 @@ def quantize(model: "openvino.Model", samples: Sequence[Inputs]) -> "openvino.Mo
     In float stay, as cosines decided: the first convolution with what lies before it (mean and
     deviation of pixels), convolutions of more than :data:`GROUPS` groups, sums of residual
     branches, and what lies behind the last product (the row's length); embeddings, LayerNorm and
-    softmax, where a graph has any.
+    softmax, where a graph has any. Where products of int8 may overflow, weights take half of their
+    range.
 
     Args:
         model: Of :func:`clip_text.runtimes.openvino.convert`; it is left as it is.
@@ -58,12 +60,17 @@ def quantize(model: "openvino.Model", samples: Sequence[Inputs]) -> "openvino.Mo
     """
     with needs(_EXTRA, _PURPOSE), _silent():
         import nncf
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            OverflowFix,
+        )
     from openvino._offline_transformations import apply_moc_transformations
 
     graph = model.clone()
     # folds batch norms, and gives constant biases, which NNCF corrects
     apply_moc_transformations(graph, cf=True)
     attends = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
+    fix = OverflowFix.ENABLE if saturates_int8() else OverflowFix.FIRST_LAYER
     with _silent():
         return nncf.quantize(
             graph,
@@ -71,12 +78,13 @@ def quantize(model: "openvino.Model", samples: Sequence[Inputs]) -> "openvino.Mo
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER if attends else None,
             ignored_scope=nncf.IgnoredScope(names=_in_float(graph), validate=False),
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
         )
 
 
 def quantizer() -> str:
     """Name what quantises, with its version: another one gives other rows."""
-    return f"nncf {version('nncf')}"
+    return f"nncf {version('nncf')}{', half the range' if saturates_int8() else ''}"
 
 
 def _in_float(graph: "openvino.Model") -> list[str]:

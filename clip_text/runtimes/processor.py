@@ -8,7 +8,7 @@ from ctypes.util import find_library
 from functools import cache
 from pathlib import Path
 
-__all__ = ["available_cores", "describe_processor", "has_bf16", "may_have_gpu"]
+__all__ = ["available_cores", "describe_processor", "has_bf16", "may_have_gpu", "saturates_int8"]
 
 # NVIDIA's driver, the one Windows lends to Linux, AMD's
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
@@ -72,6 +72,12 @@ def has_bf16() -> bool:
     info = _cpu_info()
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def saturates_int8() -> bool:
+    """Say whether products of int8 may overflow: x86 without VNNI adds pairs of them in 16 bits."""
+    flags = set(_cpu_info().get("flags", "").split())
+    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def may_have_gpu() -> bool:

@@ -140,6 +140,7 @@ def measure_model(job: Job, progress: Progress, *, may_choose: bool = False) -> 
         DataError: If the data has changed since it was read first.
     """
     from clip_text.data.identity import collection_digest
+    from clip_text.model_info import model_size
     from clip_text.runtimes.processor import describe_processor
     from clip_text.storage import digest, keep
 
@@ -162,7 +163,9 @@ def measure_model(job: Job, progress: Progress, *, may_choose: bool = False) -> 
         "image": wiring.runtime_name(encoder, "image"),
     }
     machine = [describe_processor(), _gpu()]
-    key = [encoder.fingerprint, runtimes, job.digest, job.batch_size, machine]
+    # an export has its source's fingerprint, and another pace and size
+    size = model_size(job.model, encoder)
+    key = [encoder.fingerprint, job.model, size, runtimes, job.digest, job.batch_size, machine]
     made = False
 
     def make(folder: Path) -> None:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.service.batching import OverloadedError
 from retrieval.service.collection import Collection
-from retrieval.service.hosts import check_host
+from retrieval.service.hosts import check_host, is_handed_on
 from retrieval.service.keys import Access, is_open
 from retrieval.service.problems import ProblemError, overloaded, problem
 from retrieval.service.rates import Rates, is_counted
@@ -27,7 +27,9 @@ class Gate:
         self._service = service
         rate = service.settings.rate
         self._rates = None if rate is None else Rates(rate)
-        self._of_everybody = Access(None, service.settings.without_keys or "admin")
+        scope = service.settings.without_keys
+        self._of_everybody = Access(None, scope or "admin")
+        self._of_strangers = Access(None, scope or "search")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or answer it."""
@@ -82,7 +84,7 @@ class Gate:
         """Say what the caller may do, or why nothing; an open address needs nothing."""
         keys = self._service.keys
         if keys is None:
-            return self._of_everybody, None
+            return self._of_strangers if is_handed_on(headers) else self._of_everybody, None
         if is_open(path):
             return None, None
         try:

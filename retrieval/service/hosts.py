@@ -13,10 +13,11 @@ from starlette.datastructures import Headers
 from retrieval.service.problems import ProblemError, shorten
 from retrieval.service.settings import Settings
 
-__all__ = ["HERE", "check_host", "for_host", "is_loopback"]
+__all__ = ["HERE", "check_host", "for_host", "is_handed_on", "is_loopback"]
 
 HERE: Final = ("localhost", "127.0.0.1", "[::1]")
 """The names by which a machine calls itself."""
+_HANDED_ON: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 def for_host(settings: Settings, host: str) -> Settings:
@@ -27,8 +28,9 @@ def for_host(settings: Settings, host: str) -> Settings:
         host: Name or address.
 
     Returns:
-        The same, with the names that the service may be called by, and what everybody may do
-        where there are no keys: all of it where only this machine reaches the service, else search.
+        The same, with the names that the service may be called by, and, where others reach the
+        service, that everybody may search where there are no keys. Where only this machine
+        reaches it that is left open: what a proxy hands on may have come from elsewhere.
     """
     is_here = is_loopback(host)
     allowed, scope = settings.allowed_hosts, settings.without_keys
@@ -37,9 +39,14 @@ def for_host(settings: Settings, host: str) -> Settings:
     return settings.model_copy(
         update={
             "allowed_hosts": names if allowed is None and is_here else allowed,
-            "without_keys": scope or ("admin" if is_here else "search"),
+            "without_keys": scope or (None if is_here else "search"),
         }
     )
+
+
+def is_handed_on(headers: Headers) -> bool:
+    """Say whether a proxy tells that a request came by it."""
+    return any(name in headers for name in _HANDED_ON)
 
 
 def is_loopback(host: str) -> bool:

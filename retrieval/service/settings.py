@@ -97,7 +97,7 @@ class Settings(BaseModel):
     without_keys: Literal["search", "write", "admin"] | None = Field(
         default=None,
         description="The scope that everybody has where there are no keys; by default admin where "
-        "only this machine reaches the service, else search.",
+        "only this machine reaches the service and no proxy says that it hands on, else search.",
     )
     session_s: float = Field(
         default=12 * 3600.0, gt=0, description="Seconds that the page may go on with a key."
