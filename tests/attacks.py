@@ -208,9 +208,11 @@ SEARCHES = [
     Attack("large k", search({"query": "x", "top_k": 10**9}), (422,)),
     Attack("large offset", search({"query": "x", "offset": 10**12}), (422,)),
     Attack("long text", search({"query": "狗" * 1_001}), (413,)),
-    Attack("many terms", search({"terms": [{"text": "x"}] * 2_000}), (400,)),
+    Attack("many terms", search({"terms": [{"text": "x"}] * 2_000}), (422,)),
+    Attack("many things that are no pictures", search({"like": [[]] * 15_000}), (422,)),
+    Attack("many unknown keys", search({str(n): 0 for n in range(4_000)}), (422,)),
     Attack(
-        "many texts to stay away from", search({"query": "x", "without": ["y"] * 9_000}), (400,)
+        "many texts to stay away from", search({"query": "x", "without": ["y"] * 9_000}), (422,)
     ),
     Attack("long id", search({"like": ["x" * 60_000]}), (400, 413, 422)),
     Attack("id of NULs", search({"like": ["\0" * 100]}), (400, 422)),

@@ -19,6 +19,7 @@ from fakes import FakeEncoder, save_picture
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from stub_searcher import CAPTIONS, METADATA, ROWS, StubSearcher
 
 from retrieval.errors import (
@@ -35,6 +36,7 @@ from retrieval.search import LikeTerm, Query, Searcher, TextTerm
 from retrieval.service import guard
 from retrieval.service.app import Served, create_app
 from retrieval.service.messages import search as messages
+from retrieval.service.messages.search import SearchRequest
 from retrieval.service.routes import images
 from retrieval.service.settings import DEFAULTS, Settings
 from retrieval.service.thumbnails import ThumbnailCache
@@ -322,7 +324,7 @@ def test_what_the_end_of_the_service_cuts_off_is_told_so_once(searcher, begun):
         ({"query": 7, "top_k": 0}, ["query", "top_k"]),
         ([], ["the body"]),
         ("狗", ["the body"]),
-        ({str(n): n for n in range(50)}, ["and 47 more"]),
+        ({str(n): n for n in range(32)}, ["and 29 more"]),
     ],
 )
 def test_invalid_bodies_name_the_field(client, body, words):
@@ -895,7 +897,7 @@ def test_a_query_of_blanks_is_refused_by_the_engine(indexed):
         ({"terms": [{}]}, ["either text or like", "got neither"]),
         ({"terms": [{"text": "狗", "weight": 0}]}, ["finite weight other than 0, got 0"]),
         ({"terms": [{"like": 1}, {"like": 1, "weight": -1}]}, ["cancel one another"]),
-        ({"like": [1] * 33}, ["at most 32"]),
+        ({"like": [1] * 20, "without": ["雪"] * 13}, ["at most 32", "got 33"]),
         ({"query": "狗", "fold": 2}, ["fold to be a cosine above 0 and up to 1, got 2"]),
         ({"query": "狗", "diversity": 1}, ["diversity to be"]),
         ({"query": "狗", "page": "x"}, ["offset and top_k alone beside page, got query"]),
@@ -904,6 +906,27 @@ def test_a_query_of_blanks_is_refused_by_the_engine(indexed):
 def test_a_query_that_cannot_be_used_is_told(indexed, body, words):
     response = indexed[2]("POST", "/v1/search", json=body)
     assert_error(response, 400, "invalid_query", *words)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"like": [1] * 33}, ["like", "at most 32"]),
+        ({"like": [[]] * 10_000}, ["like", "at most 32"]),
+        ({"without": [0] * 10_000}, ["without", "at most 32"]),
+        ({"terms": [0] * 10_000}, ["terms", "at most 32"]),
+        ({"terms": [{"text": [0] * 10_000}]}, ["terms.0.text", "a valid string"]),
+        ({str(number): 0 for number in range(5_000)}, ["the body", "at most 32 keys"]),
+        ({"terms": [dict.fromkeys(map(str, range(5_000)))]}, ["terms.0", "at most 32 keys"]),
+    ],
+)
+def test_of_however_much_that_is_wrong_few_mistakes_are_made(indexed, body, words):
+    response = indexed[2]("POST", "/v1/search", json=body)
+    assert_error(response, 422, "invalid_request", *words)
+    assert "more" not in response.json()["error"]["message"]
+    with pytest.raises(ValidationError) as caught:
+        SearchRequest.model_validate(body)
+    assert caught.value.error_count() == 1
 
 
 def test_texts_pictures_of_the_index_and_weights_make_one_query(indexed):

@@ -57,6 +57,57 @@ def test_a_room_is_shared_and_given_back():
     assert room.used == 0
 
 
+def test_large_requests_leave_room_for_small_ones():
+    room = Room(800, small=10)
+    large, growing, small = Held(room), Held(room), Held(room)
+    large.take(600)
+    with pytest.raises(RoomFullError):
+        growing.check(101)  # as it says beforehand
+    growing.take(5)
+    growing.take(95)
+    assert room.used == 700
+    with pytest.raises(RoomFullError):
+        growing.take(1)
+    for _ in range(10):
+        Held(room).take(10)
+    with pytest.raises(RoomFullError):
+        small.take(1)
+    large.give_back()
+    small.take(10)
+    with pytest.raises(RoomFullError):
+        small.take(600)  # it is no small one any more
+
+
+def test_searches_go_on_while_pictures_take_all_the_room_that_they_may(stub):
+    app = create_app(stub, settings=Settings(held_bytes=80_000, body_bytes=1024))
+    room = app.state.service.room
+    taken = asyncio.Event()
+
+    async def run():
+        end = asyncio.Event()
+
+        async def picture():
+            yield b" " * 70_000
+            taken.set()
+            await end.wait()
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            sent = {"content": picture(), "headers": JSON}
+            slow = asyncio.ensure_future(client.post("/v1/embeddings", **sent))
+            await asyncio.wait_for(taken.wait(), 20)
+            found = await client.post("/v1/search", json={"query": "红"})
+            refused = await client.post("/v1/embeddings", json={"input": ["x" * 1_100]})
+            end.set()
+            return found, refused, await slow
+
+    found, refused, slow = asyncio.run(run())
+    assert found.status_code == 200
+    assert_error(refused, 503, "overloaded")
+    assert slow.status_code == 422
+    assert room.used == 0
+
+
 def test_bodies_that_wait_have_a_bound_together(stub):
     encoder = SlowEncoder()
     app = create_app(Served(stub, encoder=encoder), settings=Settings(held_bytes=10_000))

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import threading
 import time
 from dataclasses import replace
@@ -243,6 +244,11 @@ def test_a_body_of_millions_of_parts_is_refused_before_it_is_parsed(http):
         )
         assert_error(answer, 413, "request_too_large", "lists and objects")
         assert time.monotonic() - begun < 2  # parsing took longer
+    keys = {"input": "x"} | {str(number): 0 for number in range(99_000)}
+    assert_error(http.post("/v1/embeddings", json=keys), 422, "invalid_request", "at most 32 keys")
+    assert_error(http.post("/v1/embeddings", json={"input": keys}), 422, "invalid_request")
+    many = json.dumps(keys | {f"-{number}": 0 for number in range(1_000)}).replace(":", " \n:")
+    assert_error(http.post("/v1/embeddings", content=many), 413, "request_too_large", "keys")
     bracketed = http.post("/v1/embeddings", json={"input": ["[[狗]], {猫}"] * 100})
     assert bracketed.status_code == 200
 

@@ -6,6 +6,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -179,6 +180,26 @@ def test_a_body_has_longer_the_more_of_it_has_come(searcher, monkeypatch):
     (late,) = ask(("POST", "/v1/search", {"content": slowly(6), "headers": headers}))
     assert kind(late) == (408, "request_too_slow")
     assert late.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("drops", [0, 40], ids=["nothing more", "a drop at a time"])
+def test_what_came_fast_is_no_patience_for_what_does_not_come(searcher, monkeypatch, drops):
+    monkeypatch.setattr(guard, "_BYTES_A_SECOND", 100)
+
+    async def body():
+        yield json.dumps({"query": "红"}).encode() + b" " * 10_000  # 100 seconds' worth
+        for _ in range(drops):
+            await asyncio.sleep(0.1)
+            yield b" "
+        if not drops:
+            await asyncio.sleep(4)
+
+    headers = {"content-type": "application/json"}
+    ask = asking(searcher, body_s=0.5)
+    began = time.monotonic()
+    (answer,) = ask(("POST", "/v1/search", {"content": body(), "headers": headers}))
+    assert kind(answer) == (408, "request_too_slow")
+    assert time.monotonic() - began < 3
 
 
 # Its log

@@ -1,6 +1,7 @@
 """Items over HTTP: added, read, changed, removed; and the indexes that there are."""
 
 import base64
+import errno
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from test_full_disk import full_after
 from retrieval.errors import EncoderError, IndexLockedError, StorageError
 from retrieval.ingest import IndexWriter, index_folder, remove_pictures
 from retrieval.search import Searcher
-from retrieval.service import writing
+from retrieval.service import wanted, writing
 from retrieval.service.app import Served, create_app
 from retrieval.service.routes import items as routes_of_items
 from retrieval.service.uploads import UPLOADS_NAME
@@ -203,6 +204,7 @@ def test_what_pictures_are_saved_as_ends_no_header(service, image_id, name):
         ({"metadata": "{"}, png(1), 422, "invalid_request", ["JSON"]),
         ({"metadata": "[]"}, png(1), 422, "invalid_request", ["metadata"]),
         ({"metadata": '{"a": NaN}'}, png(1), 422, "invalid_request", []),
+        ({"metadata": '{"a": 1e999}'}, png(1), 422, "invalid_item", ["metadata that JSON"]),
         ({"feature": "[1, 0]"}, png(1), 422, "invalid_item", ["width 16"]),
         ({"feature": json.dumps([1.0] * 16)}, png(1), 422, "invalid_item", ["unit"]),
         ({"path": "/etc/passwd"}, png(1), 422, "invalid_request", ["both"]),
@@ -366,14 +368,26 @@ def test_paths_are_taken_only_below_allowed_folders(tmp_path):
             *("/etc/passwd", "..", "../nothing", "../root-2/a.png", "escape/nothing.png"),
         ):
             assert_error(add(path, "b"), 403, "path_not_allowed")
-        for path in ("nothing.png", ".", "图 片", "round", "text.png"):
+        for path in ("nothing.png", ".", "图 片", "round", "text.png", "a" * 300, "fine.png/a"):
             response = add(path, "b")
             assert response.status_code in (403, 422), path
             assert str(tmp_path) not in response.text
         assert add("a\0b", "b").status_code == 403
+        assert_error(add("a" * 300, "b"), 422, "picture_unreadable", "the path of a file")
         assert service.ids() == ["a"]
         service.client.delete("/v1/items/a")
         assert inside.exists(), "only what was sent is deleted"
+
+
+def test_a_file_that_cannot_be_looked_at_hinders_no_other(service, monkeypatch, caplog):
+    def look(path, roots):
+        raise OSError(errno.EIO, "failing")
+
+    monkeypatch.setattr(wanted, "allowed_file", look)
+    items = [{"id": "a", "path": "a.png"}, {"id": "b", "feature": unit_row(1).tolist()}]
+    told = service.client.post("/v1/items/bulk", json=items).json()
+    assert [each["status"] for each in told["items"]] == [500, 201]
+    assert [record.exc_info[1].errno for record in caplog.records if record.exc_info] == [errno.EIO]
 
 
 def test_without_allowed_folders_there_are_no_paths(empty, tmp_path):
@@ -593,10 +607,29 @@ def test_many_are_forgotten(service):
         service.add(str(number), png(number))
     body = {"ids": ["0", "nothing", "2", "2", "a\nb"]}
     answer = service.client.post("/v1/items/delete", json=body).json()
-    assert [each["status"] for each in answer["items"]] == [204, 404, 204, 204, 422]
+    assert [each["status"] for each in answer["items"]] == [204, 404, 204, 404, 422]
+    assert (answer["deleted"], answer["failed"]) == (2, 3)
     assert service.ids() == ["1"]
     assert len(service.files) == 1
     assert service.client.post("/v1/items/delete", json={"ids": []}).json()["deleted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "told", "words"),
+    [
+        (b'{"ids": [' + b"[]," * 200_000 + b"[]]}", 413, "request_too_large", ["lists"]),
+        (json.dumps({"ids": [1] * 10_000}).encode(), 422, "invalid_request", ["ids.0 to be"]),
+        (json.dumps({"ids": ["a"] * 10_001}).encode(), 422, "invalid_request", ["at most 10000"]),
+        (b'{"ids": ["%s"]}' % (b"a" * 1_001), 413, "text_too_long", ["1000"]),
+        (b"{", 422, "invalid_request", ["JSON"]),
+        (b"[]", 422, "invalid_request", ["the body to be an object"]),
+    ],
+)
+def test_wrong_lists_of_what_to_forget(empty, content, status, told, words):
+    headers = {"content-type": "application/json"}
+    answer = empty.client.post("/v1/items/delete", content=content, headers=headers)
+    assert_error(answer, status, told, *words)
+    assert " more" not in answer.json()["error"]["message"].replace("got more", "")
 
 
 # Who writes, and when
@@ -876,7 +909,15 @@ def test_what_openapi_says_of_bodies_is_there(empty):
     content = paths["/v1/items"]["post"]["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "application/json"}
     assert "/v1/items/{id}" in paths
-    for path in ("/v1/items", "/v1/items/bulk", "/v1/search/upload"):
+    forgotten = paths["/v1/items/delete"]["post"]["requestBody"]
+    assert forgotten["required"]
+    assert (
+        forgotten["content"]["application/json"]["schema"]["properties"]["ids"]["maxItems"]
+        == 10_000
+    )
+    changed = paths["/v1/items/{id}"]["patch"]["requestBody"]["content"]["application/json"]
+    assert set(changed["schema"]["properties"]) == {"caption", "metadata"}
+    for path in ("/v1/items", "/v1/items/bulk", "/v1/items/delete", "/v1/search/upload"):
         assert paths[path]["post"]["responses"]["429"]["description"]
 
 
@@ -889,7 +930,7 @@ def nested(depth):
 
 @pytest.mark.parametrize(
     ("depth", "statuses", "is_added"),
-    [(90, {200}, True), (150, {422}, False), (900, {400, 422}, False), (100_000, {400}, False)],
+    [(90, {200}, True), (150, {422}, False), (900, {422}, False), (100_000, {422}, False)],
 )
 def test_metadata_that_is_nested_deep(service, depth, statuses, is_added):
     service.add("a")

@@ -173,6 +173,15 @@ def test_no_body_is_read_of_who_has_no_key(searcher, keys):
     assert (answer.status_code, read) == (401, [])
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/items/delete"), ("PATCH", "/v1/items/a")]
+)
+def test_no_write_is_read_of_who_may_not_write(searcher, keys, method, path):
+    sent = {"content": b"{" * 1_000, "headers": bearer(keys[1]["search"])}
+    (answer,) = asking(searcher, keys=keys[0])((method, path, sent))
+    assert kind(answer) == (403, "forbidden")
+
+
 def test_keys_made_and_taken_away_hold_without_a_restart(searcher, keys):
     path, by_scope = keys
     ask = asking(searcher, keys=path)
@@ -276,6 +285,18 @@ def test_a_session_is_closed(searcher, keys):
     assert re.search(rf'{COOKIE}="";.*max-age=0', answer.headers["set-cookie"], re.IGNORECASE)
     (answer,) = asking(searcher)(("POST", "/v1/session", {}))
     assert (answer.status_code, "set-cookie" in answer.headers) == (204, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('prefs={"a": 1}; ', ""), ("", '; prefs={"a": 1}'), ("foo; ", "; bar"), ('a="b; ', ";;=;")],
+)
+def test_cookies_of_other_applications_of_this_host_do_no_harm(searcher, keys, before, after):
+    ask = asking(searcher, keys=keys[0])
+    good = cookie_of(ask(opening(keys[1]["search"]))[0])
+    for value, status in ((good, 200), (good[:-1], 401)):
+        cookie = {"cookie": f"{before}{COOKIE}={value}{after}"}
+        assert ask(search(cookie))[0].status_code == status
 
 
 # Every route

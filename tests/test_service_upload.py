@@ -149,6 +149,15 @@ def test_requests_that_cannot_be_used(service, said, status, kind):
     assert_error(service.client.post("/v1/search/upload", files=parts), status, kind)
 
 
+def test_words_beside_pictures_have_the_bound_of_words(service):
+    said = json.dumps({"query": "猫", "where": "n = 1"})
+    for spaces, status in ((64 * 1024 - len(said), 200), (64 * 1024, 413)):
+        parts = {"image": png(1), "request": (None, said + " " * spaces)}
+        answer = service.client.post("/v1/search/upload", files=parts)
+        assert answer.status_code == status
+    assert_error(answer, 413, "request_too_large", "part request", "65536")
+
+
 def test_other_parts_and_types(service):
     post = service.client.post
     assert_error(post("/v1/search/upload", json={"query": "x"}), 415, "unsupported_media_type")

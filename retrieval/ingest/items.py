@@ -160,8 +160,8 @@ def metadata_text(metadata: object) -> str:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ItemError(
-            f"expected metadata that JSON can hold, got: {error}. Use texts, finite numbers, "
-            "booleans, None, lists and dicts."
+            f"expected metadata that JSON can hold, got what it cannot: {error}. Use texts, finite "
+            "numbers, booleans, None, lists and dicts."
         ) from error
     _check_unicode("metadata", text)
     return text

@@ -25,7 +25,7 @@ _REQUEST_ID: Final = b"x-request-id"
 # Who sends a picture by mistake reads the answer only after sending all of it.
 _MOST_HEARD_BYTES: Final = 16 * 1024 * 1024
 _BYTES_A_SECOND: Final = 16 * 1024
-"""How fast a body has to come, once it has taken a while."""
+"""How fast a body has to come; what comes faster is no patience beyond ``body_s`` for the rest."""
 
 _ENDING: Final = JSONResponse(
     {
@@ -108,22 +108,25 @@ class Guard:
             most = min(most, _MOST_PATCH_BYTES)
         declared, can_wait = _declared_length(scope)
         received, is_whole = 0, False
-        began = asyncio.get_running_loop().time()
+        patience_s, clock = settings.body_s, asyncio.get_running_loop().time
 
         async def receive_bounded() -> Message:
-            nonlocal received, is_whole
+            nonlocal received, is_whole, patience_s
             if is_whole:  # what comes now is that the caller has left
                 return await receive()
             if declared > most and can_wait:
                 raise _too_large(most)
-            patience_s = settings.body_s + received / _BYTES_A_SECOND
+            began = clock()
             try:
-                async with asyncio.timeout_at(began + patience_s):
+                async with asyncio.timeout(patience_s):
                     message = await receive()
             except TimeoutError:
-                raise _too_slow(patience_s) from None
+                raise _too_slow(settings.body_s) from None
             came = len(message.get("body", b""))
             received += came
+            # what came fast is no reason to hold it for long while nothing comes
+            earned_s = patience_s - (clock() - began) + came / _BYTES_A_SECOND
+            patience_s = min(settings.body_s, earned_s)
             is_whole = not message.get("more_body", False)
             refusal = _too_large(most) if received > most else None
             try:
@@ -168,9 +171,9 @@ async def _hear_out(receive: Receive, message: Message) -> None:
         heard += len(message.get("body", b""))
 
 
-def _too_slow(patience_s: float) -> HTTPException:
+def _too_slow(body_s: float) -> HTTPException:
     headers = {"connection": "close"}
-    return HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"{patience_s:.0f}", headers=headers)
+    return HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"{body_s:.0f}", headers=headers)
 
 
 def _no_room() -> HTTPException:

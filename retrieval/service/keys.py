@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any, Final, cast
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from retrieval.errors import KeyFileError
 from retrieval.service.key_file import Key, KeyFile, Scope, digest_of, is_within, read_keys
@@ -205,12 +205,8 @@ def _given_key(headers: Headers) -> str | None:
 
 
 def _cookie_of(headers: Headers) -> str:
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    session = cookies.get(COOKIE)
-    return "" if session is None else session.value
+    """Give our cookie, whatever else of this host is in the header: others' values may be none."""
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def _seal(file: KeyFile, key: Key, until: str) -> str:

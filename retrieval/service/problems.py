@@ -7,6 +7,7 @@ import re
 import reprlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final, get_args
 
 from fastapi import Request, Response
@@ -112,7 +113,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         ),
         408: (
             "request_too_slow",
-            f"expected a body within {error.detail} seconds, got a part of it. Send faster.",
+            f"expected a body, or more of it, within {error.detail} seconds, got a part of it. "
+            "Send faster.",
         ),
         413: (
             "request_too_large",
@@ -217,9 +219,16 @@ def _known_fields(message: Any, way: Sequence[int | str]) -> list[str]:  # noqa:
     return list(getattr(message, "model_fields", ())) or ["what /docs names", "nothing else"]
 
 
+class _Shortener(reprlib.Repr):
+    """Looks at no more of an object than it shows, however many keys it has."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        return super().repr_dict(dict(islice(x.items(), self.maxdict + 1)), level)
+
+
 def shorten(value: object) -> str:
     """Write a value as Python does, in at most one short line."""
-    shortener = reprlib.Repr()
+    shortener = _Shortener()
     shortener.maxstring = shortener.maxother = 40
     shortener.maxdict = shortener.maxlist = 3
     shortener.maxlevel = 2

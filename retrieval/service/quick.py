@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from retrieval.service.problems import ProblemError
 from retrieval.service.service import service_of
 
-__all__ = ["SparseRoute", "quick_route"]
+__all__ = ["SparseRoute", "check_sparse", "quick_route"]
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -60,31 +60,40 @@ def quick_route(message: type[BaseModel]) -> type[APIRoute]:
     return Quick
 
 
-_MOST_LISTS, _MOST_PARTS = 100_000, 1_000_000
+_MOST_LISTS, _MOST_KEYS, _MOST_PARTS = 100_000, 100_000, 1_000_000
+_ENDS_OF_KEYS = (b'":', b" :", b"\t:", b"\n:", b"\r:")  # of texts as well: never too few
+
+
+def check_sparse(body: bytes) -> None:
+    """Count the marks of a body of JSON, which takes milliseconds, before it is parsed.
+
+    Millions of tiny lists fit into the bytes of a picture; to parse them takes seconds, in which
+    nothing else is answered, also where another thread does it, and thirty times their memory.
+
+    Raises:
+        ProblemError: 413, if it is of more parts than anything has that is asked here.
+    """
+    lists = body.count(b"[") + body.count(b"{")
+    keys = sum(map(body.count, _ENDS_OF_KEYS)) if body.count(b":") > _MOST_KEYS else 0
+    if lists > _MOST_LISTS or keys > _MOST_KEYS or body.count(b",") > _MOST_PARTS:
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "request_too_large",
+            f"expected a body of at most {_MOST_LISTS} lists and objects with {_MOST_PARTS} parts "
+            f"and {_MOST_KEYS} keys, got more. Send several requests.",
+        )
 
 
 class SparseRoute(APIRoute):
-    """A route whose bodies are large for what is in their texts, not for how many parts they have.
-
-    Millions of tiny lists fit into the bytes of a picture; to parse them takes seconds, in which
-    nothing else is answered, and thirty times their memory.
-    """
+    """A route whose bodies are large for what is in their texts, not for their many parts."""
 
     def get_route_handler(self) -> Handler:
-        """Give what counts the marks of a body, which takes milliseconds, before it is parsed."""
+        """Give what looks at how many parts a body has before it is parsed."""
         parse = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             with suppress(ClientDisconnect):  # is told so on the usual way
-                body = await request.body()
-                lists = body.count(b"[") + body.count(b"{")
-                if lists > _MOST_LISTS or body.count(b",") > _MOST_PARTS:
-                    raise ProblemError(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                        "request_too_large",
-                        f"expected a body of at most {_MOST_LISTS} lists and objects with "
-                        f"{_MOST_PARTS} parts, got more. Send several requests.",
-                    )
+                check_sparse(await request.body())
             return await parse(request)
 
         return handle

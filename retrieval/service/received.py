@@ -24,6 +24,7 @@ from retrieval.pictures import NoDecoderError, PictureError, PictureSizeError, e
 from retrieval.service.problems import ProblemError, shorten
 
 __all__ = [
+    "Message",
     "as_message",
     "as_picture",
     "check_picture",

@@ -21,10 +21,14 @@ class Room:
     Args:
         most: How many all of them may hold. One by itself may hold any number: what a request may
             have is bounded elsewhere.
+        small: Up to how many bytes a request is a small one. An eighth of the room is for these
+            alone, whatever large ones hold.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, small: int = 0) -> None:
+        self.most, self.small = most, small
+        self.most_beside_large = most - most // 8 if small else most
+        """How many all may hold for a large one to have more."""
         self.used = 0
         """Bytes that are held now."""
 
@@ -46,8 +50,9 @@ class Held:
         Raises:
             RoomFullError: If others hold some, and there is not.
         """
-        others = self._room.used - self._own
-        if others and self._room.used + coming > self._room.most:
+        room, others = self._room, self._room.used - self._own
+        is_small = self._own + coming <= room.small
+        if others and room.used + coming > (room.most if is_small else room.most_beside_large):
             raise RoomFullError
 
     def take(self, more: int) -> None:

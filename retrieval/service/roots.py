@@ -35,13 +35,20 @@ def allowed_file(path: str, roots: Sequence[Path]) -> Path:
             + ("Send the picture itself." if roots else "There is none; send the picture itself."),
         )
     for place in inside:
-        if place.is_file():
+        if _is_file(place):
             return place
     raise ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "picture_unreadable",
         "expected the path of a file, got one where there is none. Correct it.",
     )
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # a name that is too long, a folder that is closed to the service
+        return False
 
 
 def _resolved(path: Path) -> Path | None:

@@ -88,7 +88,7 @@ class Service:
     ) -> None:
         self.settings, self.measures = settings, measures
         self.turnover = Turnover()
-        self.room: Final = Room(settings.held_bytes)
+        self.room: Final = Room(settings.held_bytes, settings.body_bytes)
         """For the bodies of all requests, and what is fetched for them."""
         self.crew: Final = crew
         self.elsewhere: Final = None if crew is None else _elsewhere(crew, settings)

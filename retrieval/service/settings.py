@@ -85,7 +85,7 @@ class Settings(BaseModel):
         default=10.0,
         gt=0,
         description="Seconds within which a request's body has to come, and one more for each 16 "
-        "KiB that have.",
+        "KiB that have, but never more than these without any.",
     )
     send_s: float = Field(
         default=30.0, gt=0, description="Seconds that a caller may leave an answer unread."

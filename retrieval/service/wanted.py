@@ -68,7 +68,7 @@ def wanted_or_why(value: object, settings: Settings) -> Wanted | Exception:
         faults = [fault | {"loc": ("body", *fault["loc"])} for fault in error.errors()]
         beyond = next(filter(None, map(too_long, faults)), None)
         return beyond or _wrong(f"{explain(faults, NewItem)}. Correct it; see /docs.")
-    except ProblemError as error:
+    except (ProblemError, OSError) as error:  # the others are stored all the same
         return error
 
 

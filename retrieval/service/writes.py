@@ -174,7 +174,7 @@ def _add(writer: IndexWriter, uploads: Uploads | None, wanted: Sequence[Wanted])
     )
     outcomes = iter(stored)
     return [
-        _explained(next(outcomes) if isinstance(item, Item) else item, each)
+        _explained(next(outcomes), each) if isinstance(item, Item) else item
         for each, item in zip(wanted, read, strict=True)
     ]
 
@@ -229,7 +229,17 @@ def _remove(writer: IndexWriter, uploads: Uploads | None, ids: Sequence[str]) ->
     if isinstance(failure, Exception):
         return [failure if isinstance(each, Record) else each for each in found]
     _release(uploads, writer, [each.path for each in found if isinstance(each, Record)])
-    return [Stored(each.row) if isinstance(each, Record) else each for each in found]
+    outcomes: list[Outcome] = []
+    gone: set[int] = set()
+    for image_id, each in zip(ids, found, strict=True):
+        if isinstance(each, Exception):
+            outcomes.append(each)
+        elif each.row in gone:  # it was named twice, and is not there the second time
+            outcomes.append(_not_found(image_id))
+        else:
+            outcomes.append(Stored(each.row))
+            gone.add(each.row)
+    return outcomes
 
 
 def _check_size(metadata: str) -> None:
@@ -253,12 +263,7 @@ def the_one(image_id: str, records: Sequence[Record]) -> Record:
         ProblemError: 404 or 409, if there is none, or several have it.
     """
     if not records:
-        raise ProblemError(
-            HTTPStatus.NOT_FOUND,
-            "item_not_found",
-            f"expected the id of a picture in the index, got {shorten(image_id)}. Take the "
-            "image_id of a hit.",
-        )
+        raise _not_found(image_id)
     if len(records) > 1:
         raise ProblemError(
             HTTPStatus.CONFLICT,
@@ -267,6 +272,15 @@ def the_one(image_id: str, records: Sequence[Record]) -> Record:
             "folders have. Name another, or index the folders apart.",
         )
     return records[0]
+
+
+def _not_found(image_id: str) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.NOT_FOUND,
+        "item_not_found",
+        f"expected the id of a picture in the index, got {shorten(image_id)}. Take the "
+        "image_id of a hit.",
+    )
 
 
 def _alone(do: Callable[[], T]) -> T | Exception:

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from retrieval.service.messages.asked import Asked
 from retrieval.service.messages.embeddings import MAX_TEXT_CHARACTERS, check_length
 from retrieval.service.messages.numbers import WholeNumber
 
@@ -20,10 +21,10 @@ _Text = Annotated[
 ]
 
 
-class ClassifyRequest(BaseModel):
+class ClassifyRequest(Asked):
     """Texts whose labels are asked for."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": _EXAMPLE})
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     texts: list[_Text] = Field(
         min_length=1, max_length=MAX_CLASSIFIED, description="What to classify."

@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from retrieval.service.messages.asked import Asked
 from retrieval.service.messages.numbers import WholeNumber
 
 __all__ = [
@@ -124,10 +125,10 @@ _INPUT_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(Asked):
     """What to embed: the shapes that clients of OpenAI, of Jina and of Infinity send."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": _EXAMPLE})
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     # of Any, for what is read is none of the messages
     input: Annotated[list[Any], PlainValidator(_read_input), WithJsonSchema(_INPUT_SCHEMA)]

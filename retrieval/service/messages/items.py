@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
+from retrieval.service.messages.asked import Asked
 from retrieval.service.messages.errors import ErrorDetail
 
 __all__ = [
@@ -54,10 +55,10 @@ def _shallow(metadata: dict[str, Any]) -> dict[str, Any]:
 Metadata = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
-class NewItem(BaseModel):
+class NewItem(Asked):
     """A picture to add. It has an image, a path or a feature, or an image or path and a feature."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": _EXAMPLE})
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     id: str = Field(
         min_length=1,
@@ -80,6 +81,7 @@ class NewItem(BaseModel):
     feature: list[float] | None = Field(
         default=None,
         max_length=MAX_NUMBERS,
+        fail_fast=True,  # else each number may be a mistake
         description="Its unit row, if it is finished; of the model that /version names.",
         examples=[None],
     )
@@ -96,12 +98,10 @@ class NewItem(BaseModel):
     )
 
 
-class ItemPatch(BaseModel):
+class ItemPatch(Asked):
     """What is to change, as a merge patch (RFC 7386): what is absent stays, null takes away."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"example": {"metadata": {"price": 20}}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {"metadata": {"price": 20}}})
 
     caption: str | None = Field(
         default=None,
@@ -162,13 +162,14 @@ class BulkResponse(BaseModel):
     items: list[BulkOutcome] = Field(description="Each one's outcome, in the order of the request.")
 
 
-class RemovalRequest(BaseModel):
+class RemovalRequest(Asked):
     """Pictures to forget."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
     ids: list[Annotated[str, Field(max_length=MAX_ID_CHARACTERS)]] = Field(
-        max_length=MAX_REMOVED, description="Their image_ids.", examples=[["shop/42", "shop/43"]]
+        max_length=MAX_REMOVED,
+        fail_fast=True,  # else 10,000 mistakes would be told
+        description="Their image_ids.",
+        examples=[["shop/42", "shop/43"]],
     )
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from retrieval.search.query import MAX_TERMS
+from retrieval.service.messages.asked import Asked
 from retrieval.service.messages.numbers import WholeNumber
 
 MAX_QUERY_CHARACTERS: Final = 1_000
@@ -16,10 +18,8 @@ _EXAMPLE: Final[dict[str, JsonValue]] = {"query": "红色的心", "top_k": 10}
 SEND_EXAMPLE: Final = f"Send {json.dumps(_EXAMPLE, ensure_ascii=False)} as application/json"
 
 
-class SearchTerm(BaseModel):
+class SearchTerm(Asked):
     """One of the things that a query looks for, with a weight of its own."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str | None = Field(
         default=None, max_length=MAX_QUERY_CHARACTERS, description="Words.", examples=["狗"]
@@ -34,11 +34,10 @@ class SearchTerm(BaseModel):
     )
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(Asked):
     """What to look for."""
 
-    # Strict: JSON has types of its own, and top_k: true is a mistake, not a 1.
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": _EXAMPLE})
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     query: str | None = Field(
         default=None,
@@ -68,15 +67,20 @@ class SearchRequest(BaseModel):
     )
     like: list[str | WholeNumber] = Field(
         default=[],
+        max_length=MAX_TERMS,
         description="Pictures of the index to find more like, by image_id or row; they are no "
         "hits themselves.",
         examples=[[]],
     )
     without: list[Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS)]] = Field(
-        default=[], description="Words to stay away from.", examples=[["雪"]]
+        default=[],
+        max_length=MAX_TERMS,
+        description="Words to stay away from.",
+        examples=[["雪"]],
     )
     terms: list[SearchTerm] = Field(
         default=[],
+        max_length=MAX_TERMS,
         description="More to look for, each with a weight: query and like have weight 1, "
         "without -0.4.",
         examples=[[]],

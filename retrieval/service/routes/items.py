@@ -23,7 +23,9 @@ from retrieval.service.messages.items import (
     StoredItem,
 )
 from retrieval.service.problems import ProblemError, describe
+from retrieval.service.quick import check_sparse
 from retrieval.service.received import (
+    Message,
     as_message,
     media_type_of,
     parsed,
@@ -73,6 +75,12 @@ _PARTS: Final[dict[str, Any]] = {
     },
 }
 _WRITES: Final = (403, 413, 415, 422, 429, 501, 503, 507)
+
+
+def _takes(message: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body that is read by hand: FastAPI reads one before it looks who sent it."""
+    content = {_JSON: {"schema": message.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post(
@@ -147,16 +155,19 @@ async def add_items(request: Request, service: TheService, collection: TheCollec
     "/v1/items/delete",
     summary="Forget many pictures",
     responses=describe(404, *_WRITES),
+    openapi_extra=_takes(RemovalRequest),
     dependencies=[needs("write"), Depends(check_origin), Depends(check_charset)],
 )
 async def delete_items(
-    body: RemovalRequest, request: Request, service: TheService, collection: TheCollection
+    request: Request, service: TheService, collection: TheCollection
 ) -> RemovalResponse:
     """Forget pictures, each as if it were alone; those of folders come back when these are indexed.
 
     10,000 at most.
     """
     writing = _writing(collection)
+    check_sparse(await read_body(request))
+    body = await _read(request, RemovalRequest)
     outcomes = await _written(request, service.settings, writing, Remove(tuple(body.ids)))
     items = [
         bulk_outcome(image_id, outcome, HTTPStatus.NO_CONTENT)
@@ -184,11 +195,11 @@ def read_item(id: ItemId, request: Request, collection: TheCollection) -> Stored
     "/v1/items/{id:path}",
     summary="Change what is said of an item",
     responses=describe(404, 409, *_WRITES),
+    openapi_extra=_takes(ItemPatch),
     dependencies=[needs("write"), Depends(check_origin), Depends(check_charset)],
 )
 async def change_item(
     id: ItemId,  # noqa: A002
-    body: ItemPatch,
     request: Request,
     service: TheService,
     collection: TheCollection,
@@ -198,7 +209,7 @@ async def change_item(
     The picture and its row stay as they are.
     """
     writing = _writing(collection)
-    patch = body.model_dump(exclude_unset=True)
+    patch = (await _read(request, ItemPatch)).model_dump(exclude_unset=True)
     (outcome,) = await _written(request, service.settings, writing, Change(id, patch))
     _raise_if(outcome)
     return await asyncio.to_thread(read_item, id, request, collection)
@@ -249,6 +260,17 @@ def _wanted(
         ProblemError: If it is none that may be added.
     """
     return wanted_of(as_message(request, said, NewItem), settings, sent)
+
+
+async def _read(request: Request, message: type[Message]) -> Message:
+    """Read a message; beside the event loop, for it may be long.
+
+    Raises:
+        RequestValidationError: If it is none.
+        ProblemError: If it is no JSON.
+    """
+    _check_json(request, _JSON)
+    return await asyncio.to_thread(as_message, request, await read_json(request), message)
 
 
 async def _written(

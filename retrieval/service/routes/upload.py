@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -81,7 +82,7 @@ async def search_by_pictures(
     collection.refresher.check()
     collection.pictures.check()  # before the pictures are taken
     async with read_form(request, files=2 * MAX_PICTURES, fields=1) as form:
-        body = _body(request, form)
+        body = _body(request, form, service.settings.body_bytes)
         pictures = await _pictures(form, service.settings.pixels)
     addresses = Addresses(
         request.scope.get("root_path", ""), request.query_params.get("collection")
@@ -91,13 +92,19 @@ async def search_by_pictures(
     return Response(given, media_type="application/json")
 
 
-def _body(request: Request, form: FormData) -> SearchRequest:
+def _body(request: Request, form: FormData, most_bytes: int) -> SearchRequest:
     unknown = sorted(set(form) - {"image", "without_image", "request"})
     if unknown:
         raise _wrong(f"expected the parts image, without_image and request, got {unknown[0][:40]}")
     sent = form.get("request", "{}")
     if isinstance(sent, UploadFile):
         raise _wrong("expected the part request to be text, got a file")
+    if len(sent.encode("utf-8", "surrogatepass")) > most_bytes:  # it is read on the event loop
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "request_too_large",
+            f"expected the part request to have at most {most_bytes} bytes, got more. Send less.",
+        )
     try:
         parsed = from_json(sent, allow_inf_nan=False)
     except ValueError as error:
