@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from retrieval.records import Record, is_gone
+from retrieval.records import Record, is_gone, read_metadata
 
 __all__ = ["Answer", "Hit", "Order", "Place", "hit_at"]
 
@@ -30,7 +30,7 @@ class _ParsedOnDemand:
     def __get__(self, hit: "Hit", _: type["Hit"]) -> dict[str, Any]:
         given = hit.__dict__["metadata"]
         if isinstance(given, str):
-            given = hit.__dict__["metadata"] = json.loads(given)
+            given = hit.__dict__["metadata"] = read_metadata(given)
         return cast("dict[str, Any]", given)
 
     def __set__(self, hit: "Hit", given: dict[str, Any] | str) -> None:
@@ -84,7 +84,9 @@ class Hit:
     def metadata_json(self) -> str:
         """The metadata as JSON text of one object."""
         given = self.__dict__["metadata"]
-        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        if isinstance(given, str) and not ("Infinity" in given or "NaN" in given):
+            return given  # as nearly all of it: parsing it would take longer than a search
+        return json.dumps(self.metadata, ensure_ascii=False)
 
 
 # Most hits of a busy service are sent on without anybody looking into these two.
