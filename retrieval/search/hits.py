@@ -158,7 +158,7 @@ def hit_at(place: Place, records: dict[int, Record], read: dict[int, str]) -> Hi
     Args:
         place: Of a picture among ``records``; what it folds may be gone.
         records: By row.
-        read: By row, the text that was read in pictures.
+        read: By row, the text that was read in pictures, empty where there was none.
     """
     record = records[place.row]
     picture = record.picture
@@ -172,6 +172,6 @@ def hit_at(place: Place, records: dict[int, Record], read: dict[int, str]) -> Hi
         metadata=picture.metadata,  # type: ignore[arg-type]
         folded=tuple(hit_at(each, records, read) for each in place.folded if each.row in records),
         probability=place.probability,
-        recognised=read.get(place.row),
+        recognised=read.get(place.row) or None,
         word_score=place.word_score,
     )
