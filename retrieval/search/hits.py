@@ -52,7 +52,7 @@ class Hit:
         caption: The picture's caption from ``metadata.jsonl``, if any.
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
         folded: Pictures that are near-duplicates of this one, where the query folds them: those
-            found with it, best first, with the ranks they would have had.
+            found with it among the best 4,000 hits, best first, with the ranks they would have had.
         probability: That it is right, in [0, 1]; None where the index has no calibration, or the
             query is more than one text, see :mod:`retrieval.search.relevance`.
         recognised: The text that was read in the picture, if any.
