@@ -46,13 +46,15 @@ def hits_table(hits: "list[Hit]") -> Table:
 
 def facets_table(field: str, counts: "list[Facet]") -> Table:
     """How many pictures have each value of a field."""
+    from retrieval.records import displayed_text
+
     table = Table(box=None, pad_edge=False)
     table.add_column("pictures", justify="right")
     table.add_column(escape(field), overflow="fold")
     for count in counts:
         value = count.value
         shown = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(f"{count.count:,}", escape(printable(Path(shown))))
+        table.add_row(f"{count.count:,}", escape(displayed_text(shown)))
     return table
 
 

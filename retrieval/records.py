@@ -17,11 +17,14 @@ __all__ = [
     "displayed_id",
     "displayed_text",
     "is_gone",
+    "kept_mtime",
+    "read_metadata",
 ]
 
 _SEPARATOR = os.fsencode(os.sep)
 # Characters that would break a line, a terminal or the order of the text around them.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_MOST_NS = 2**63 - 1  # what a catalogue's column holds
 _UNSAFE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -75,8 +78,7 @@ class Record:
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata, parsed."""
-        parsed: dict[str, Any] = json.loads(self.picture.metadata)
-        return parsed
+        return read_metadata(self.picture.metadata)
 
 
 class Failure(NamedTuple):
@@ -138,6 +140,25 @@ def is_gone(path: Path | bytes | None) -> bool:
     except OSError:
         return False
     return False
+
+
+def kept_mtime(status: os.stat_result) -> int:
+    """Give a file's modification time as catalogues keep it, in nanoseconds since 1970.
+
+    One before 1677 or after 2262, as broken clocks and cameras set it, becomes the nearest that 64
+    bits hold.
+    """
+    return max(-_MOST_NS, min(status.st_mtime_ns, _MOST_NS))
+
+
+def read_metadata(text: str) -> dict[str, Any]:
+    """Parse stored metadata.
+
+    Earlier versions stored numbers too large for a float as ``Infinity``, which JSON has no word
+    for: they are null.
+    """
+    parsed: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+    return parsed
 
 
 def breaks_text(char: str) -> bool:

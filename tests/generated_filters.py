@@ -34,13 +34,15 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 IDS = ["a.png", "b.png", "2024/a.png", "2024/b.png", "2024/05/a.png", "20240/a.png", "2024.png"]
+IDS += ["2024//a.png", "//a.png", "2024/", "/"]
+FOLDERS = ["2024", "2024/05", "", "2024/", "/"]
 DATES = st.sampled_from(["2023", 2024, "2024-05", "2024-05-10", "2024-05-10T00", "9999", "0001"])
 
 OWN_VALUES = {
     "date": DATES,
     "width": st.integers(0, 4) | st.sampled_from([1.5, 2.0]),
     "height": st.integers(0, 4),
-    **dict.fromkeys(("path", "folder"), st.sampled_from([*IDS, "2024", "2024/05", ""])),
+    **dict.fromkeys(("path", "folder"), st.sampled_from([*IDS, *FOLDERS])),
     "caption": TEXTS,
 }
 ALIKE = {NULL: st.none(), BOOLEAN: st.booleans(), NUMBER: NUMBERS, TEXT: TEXTS}

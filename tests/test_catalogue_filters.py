@@ -1,5 +1,6 @@
 """Filters in the catalogue against brute force over its pictures."""
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from older_catalogues import as_schema_1, without_followers
 
 from retrieval.catalogue import CATALOGUE_NAME, Catalogue, Facet
+from retrieval.catalogue.fields import FOLDER
 from retrieval.catalogue.filters import Filters
 from retrieval.catalogue.followers import FIELDS as FOLLOWER
 from retrieval.errors import QueryError
@@ -177,7 +179,7 @@ def test_a_catalogue_without_the_table_gives_the_same(shared, question, field):
 
     with_table = answers(Filters(shared.connection))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retrieval.catalogue.filters.has_follower", lambda *_: False)
+        patch.setattr("retrieval.catalogue.filters.has_fields", lambda *_: False)
         assert answers(Filters(shared.connection)) == with_table
 
 
@@ -253,6 +255,34 @@ def test_a_picture_without_a_file_has_no_date(catalogue):
     assert found("exists(date)") == [1]
     assert found("not date = 1970") == [0]
     assert catalogue.filters.facets("date") == [Facet(1970, 1)]
+
+
+def test_a_folder_is_what_stands_before_the_last_slash(catalogue):
+    ids = ["a//b", "s3://k", "//x", "a/", "a//", "/", "x/y", "x"]
+    rows = dict(zip(ids, put(catalogue, [picture(one) for one in ids]), strict=True))
+    folders = {facet.value: facet.count for facet in catalogue.filters.facets("folder")}
+    assert folders == {"a/": 2, "s3:/": 1, "/": 1, "a": 1, "": 2, "x": 1}
+    where = Compare("folder", "=", "s3:/")
+    assert catalogue.filters.rows(where).tolist() == [rows["s3://k"]]
+
+
+def test_fields_as_they_were_made_before_are_read_until_somebody_writes(
+    catalogue, tmp_path, monkeypatch
+):
+    put(catalogue, [picture("a//b", {"n": 1})])
+    catalogue.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / CATALOGUE_NAME)) as db, db:
+        old = "rtrim(rtrim(image_id, replace(image_id, '/', '')), '/')"
+        db.execute("DROP INDEX fields_folder")
+        db.execute(f"CREATE INDEX fields_folder ON images ({old})")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'follower_fields'")
+    with monkeypatch.context() as patched, Catalogue.open(tmp_path) as reader:
+        patched.setattr(Filters, "_all_fields", None)  # it need not read all pictures
+        assert reader.filters.facets("n") == [Facet(1, 1)]
+        assert reader.filters.facets("folder") == [Facet("a/", 1)]
+    with Catalogue.create_or_open(tmp_path, fingerprint="f", embed_dim=2) as writer:
+        sql = f"EXPLAIN QUERY PLAN SELECT row FROM images WHERE {FOLDER} = ?"
+        assert "INDEX fields_folder" in writer.connection.read(sql, ("a/",))[0][-1]
 
 
 class TestRefusals:

@@ -13,7 +13,7 @@ from clip_text import Encoder
 from clip_text_cli import hits, wiring
 from clip_text_cli import main as cli
 from clip_text_cli.index import making
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue import Catalogue, Facet
 from retrieval.search.relevance import calibration_of
 
 ROOT = Path(__file__).parents[1]
@@ -308,6 +308,13 @@ def test_evaluate_names_missing_pictures(run, tmp_path):
     code, _, err = run("evaluate", tmp_path / "val.jsonl")
     assert code == 1
     assert "gone.jpg" in err
+
+
+def test_values_are_shown_as_they_are():
+    values = ["", "a//b/", "./c", "https://x/", "行\n二", 5]
+    table = hits.facets_table("folder", [Facet(value, 1) for value in values])
+    shown = ["", "a//b/", "./c", "https://x/", r"行\n二", "5"]
+    assert list(table.columns[1].cells) == shown
 
 
 def test_paths_are_printable():

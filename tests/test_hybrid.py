@@ -15,6 +15,7 @@ from retrieval.filters.language import parse_where
 from retrieval.ingest import IndexWriter, Item, index_folder, recognise_texts
 from retrieval.search import Blend, Query, Searcher
 from retrieval.search.hybrid import blend_of, join
+from retrieval.stores import copy_index
 
 
 def worded(*pairs: tuple[int, float]) -> Worded:
@@ -259,7 +260,17 @@ class TestReadText:
         assert report.read == 2
         assert seen == [f"{i}.png" for i in range(6)]
         with Catalogue.open(index_dir) as catalogue:
-            assert len(catalogue.records_and_texts(range(1, 7))[1]) == 4
+            texts = catalogue.records_and_texts(range(1, 7))[1]
+            assert list(texts.values()) == ["字"] * 4 + [""] * 2
+
+    def test_a_copy_knows_which_pictures_have_no_text(self, folder):
+        index_dir, copy = folder.parent / "index", folder.parent / "copy"
+        recognise_texts(folder, index_dir, lambda path: "字" if path.name == "0.png" else "")
+        copy_index(index_dir, copy)
+        assert recognise_texts(folder, copy, lambda _: "read again").read == 0
+        with Searcher.open(copy, FakeEncoder()) as searcher:
+            read = {hit.image_id: hit.recognised for hit in searcher.search("x", 6)}
+        assert read == {"0.png": "字"} | dict.fromkeys(f"{i}.png" for i in range(1, 6))
 
     def test_what_cannot_be_read_is_told_and_tried_again(self, folder):
         index_dir = folder.parent / "index"

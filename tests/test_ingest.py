@@ -17,7 +17,7 @@ from retrieval.errors import (
     IndexLockedError,
     IndexMismatchError,
 )
-from retrieval.ingest import Progress, index_folder
+from retrieval.ingest import IndexWriter, Progress, index_folder
 from retrieval.ingest.walk import Walk
 from retrieval.records import displayed, displayed_id
 from retrieval.search import Searcher
@@ -67,6 +67,34 @@ def test_a_touched_file_is_hashed_but_not_decoded(bench):
     with Catalogue.open(bench.index_dir) as catalogue:
         record = catalogue.find(os.fsencode(bench.folder / "2.png"))
         assert record.picture.mtime_ns == DAY
+
+
+@pytest.mark.parametrize("mtime_ns", [2**63 + 10**12, -(2**63) - 10**12])
+def test_a_time_that_64_bits_do_not_hold_becomes_the_nearest(bench, mtime_ns):
+    broken = bench.folder / "broken.png"
+    broken.write_bytes(b"none")
+    for path in (bench.folder / "2.png", broken):
+        os.utime(path, ns=(0, mtime_ns))
+    for counts in (
+        {"added": 6, "failed": 1, "encoded": 6},
+        {"unchanged": 6, "failed": 1},
+    ):
+        bench.run()
+        assert bench.counts() == counts
+    with IndexWriter.open(bench.index_dir, bench.encoder) as writer:
+        row = writer.add("item", path=save_picture_at(bench.folder.parent / "i.png", 50, mtime_ns))
+    with Catalogue.open(bench.index_dir) as catalogue:
+        stored = catalogue.find(os.fsencode(bench.folder / "2.png"))
+        nearest = max(-(2**63 - 1), min((bench.folder / "2.png").stat().st_mtime_ns, 2**63 - 1))
+        assert stored.picture.mtime_ns == nearest
+        assert catalogue.records([row])[row].picture.mtime_ns == nearest
+        assert catalogue.failure(os.fsencode(broken)).mtime_ns == nearest
+
+
+def save_picture_at(path, seed, mtime_ns):
+    save_picture(path, seed)
+    os.utime(path, ns=(0, mtime_ns))
+    return path
 
 
 def test_a_changed_file_is_encoded_again_in_its_row(bench):
@@ -201,6 +229,7 @@ def test_bad_lines_are_told_by_number_and_passed_over(bench):
         {"file_name": 5},
         {"file_name": "1.png", "caption": ["list", 5]},
         '{"file_name": "1.png", "score": NaN}',
+        '{"file_name": "1.png", "score": [{"x": -1e999}]}',
         '{"file_name": "1.png", "caption": "\\ud83d"}',
         "[" * 100_000,
         {"file_name": "gone.png", "caption": "no such picture"},
@@ -212,7 +241,7 @@ def test_bad_lines_are_told_by_number_and_passed_over(bench):
     bench.run()
     assert bench.captions() == {"0.png": ("乙", {}), "2.png": ("丙", {})}
     told = [note.split(":")[0] for note in bench.report.notes]
-    bad = [*range(2, 10), 11, 12]
+    bad = [*range(2, 11), 12, 13]
     assert told == [f"metadata.jsonl line {n}" for n in bad] + ["metadata.jsonl"]
     assert "1 lines name no picture here, as gone.png" in bench.report.notes[-1]
     assert all("\n" not in note for note in bench.report.notes)

@@ -305,6 +305,25 @@ def test_pictures_below_a_link_stay_where_it_is_not_followed_or_not_mounted(link
     assert linked.counts() == {"unchanged": 6, "removed": 1}
 
 
+def test_a_picture_behind_a_link_stays_where_its_drive_is_not_mounted(bench, tmp_path):
+    save_picture(tmp_path / "drive" / "a.png", 40)
+    (bench.folder / "a.png").symlink_to(tmp_path / "drive" / "a.png")
+    bench.run()
+    before = bench.contents()
+    away = (tmp_path / "drive").rename(tmp_path / "away")
+    for _ in range(2):
+        bench.run()
+        assert bench.counts() == {"unchanged": 6, "failed": 1}
+        assert bench.report.failures == [(bench.folder / "a.png", "No such file or directory")]
+    away.rename(tmp_path / "drive")
+    bench.run()
+    assert bench.counts() == {"unchanged": 7}
+    assert bench.contents() == before
+    (bench.folder / "a.png").unlink()
+    bench.run()
+    assert bench.counts() == {"unchanged": 6, "removed": 1}
+
+
 def test_a_link_to_a_folder_within_is_not_a_second_way_to_it(bench):
     save_picture(bench.folder / "real" / "a.png", 40)
     (bench.folder / "best").symlink_to(bench.folder / "real")

@@ -210,6 +210,17 @@ def test_what_becomes_broken_is_forgotten_and_what_cannot_be_read_now_is_kept(be
     assert set(bench.records()) == {"b"}
 
 
+@pytest.mark.parametrize("first", ["broken", "good"])
+def test_an_id_that_comes_broken_and_good_stays(first, bench):
+    broken, good = Item("a", data=b"broken"), item("a")
+    items = [broken, good] if first == "broken" else [good, broken]
+    assert bench.run(*items, prune=True) == {"added": 1, "failed": 1, "encoded": 1}
+    row = bench.records()["a"].row
+    for _ in range(2):
+        assert bench.run(*items, prune=True) == {"unchanged": 1, "failed": 1}
+        assert bench.records()["a"].row == row
+
+
 def test_pictures_whose_files_are_out_of_reach_stay(bench, tmp_path):
     files = [save_picture(tmp_path / "images" / f"{n}.png", n) for n in range(3)]
     items = [Item(file.name, file) for file in files]

@@ -149,6 +149,32 @@ def test_a_file_is_never_a_copy_of_itself(photos, index_dir):
     assert {best for best, _ in names(find_duplicates(index_dir))} == {"0.png", "1.png"}
 
 
+def test_links_are_no_copies_of_what_they_lead_to(tmp_path):
+    folder = tmp_path / "p"
+    real = smooth(folder / "m" / "real.png", 1)
+    (folder / "a.png").symlink_to(real)
+    (folder / "z.png").symlink_to(real)
+    os.link(real, folder / "n.png")
+    index_folder(folder, tmp_path / "index", ENCODER)
+    with IndexWriter.open(tmp_path / "index", ENCODER) as writer:
+        (tmp_path / "way").symlink_to(folder)
+        writer.add("over", path=tmp_path / "way" / "m" / "real.png")
+    assert find_duplicates(tmp_path / "index").groups == []
+    smooth(folder / "b.png", 1, (32, 32))
+    index_folder(folder, tmp_path / "index", ENCODER)
+    (group,) = find_duplicates(tmp_path / "index").groups
+    assert (group.best.path, len(group.copies)) == (real, 1)
+    assert group.extra_bytes == (folder / "b.png").stat().st_size
+
+
+def test_files_written_since_they_were_indexed_are_in_no_group(index_dir, photos):
+    smooth(photos / "small" / "1.png", 77)
+    os.utime(photos / "0.png", ns=(0, 10**18))
+    found = find_duplicates(index_dir)
+    assert (found.groups, found.gone) == ([], [])
+    assert [record.picture.image_id for record in found.changed] == ["0.png", "small/1.png"]
+
+
 def test_what_has_no_file_is_kept_only_where_nothing_has_one(photos, index_dir):
     with IndexWriter.open(index_dir, ENCODER) as writer:
         writer.add("bytes", data=(photos / "2.png").read_bytes())

@@ -89,6 +89,11 @@ def test_duplicates_as_json(run, index_dir, photos):
     assert json.loads(out) == {**told, "at": 0.95}
     _, out, err = run("index", "duplicates", "--index", index_dir)
     assert "1 of these files are missing" in err
+    smooth(photos / "small" / "0.png", 99)
+    _, out, err = run("index", "duplicates", "--index", index_dir, "--json")
+    assert json.loads(out)["changed"] == [str(photos / "small" / "0.png")]
+    _, out, err = run("index", "duplicates", "--index", index_dir)
+    assert "1 of these files were written since they were indexed" in err
 
 
 def test_many_groups_are_cut_short(run, tmp_path):

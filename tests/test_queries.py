@@ -319,6 +319,38 @@ class TestFolding:
             second = Query(query.terms, fold=0.98, top_k=1, offset=1)
             assert [(h.rank, h.row) for h in searcher.search(second)] == [(2, 5)]
 
+    @pytest.mark.parametrize("gone", [{1000}, set(range(50))])
+    @pytest.mark.parametrize("diversity", [None, 0.01])
+    def test_looks_on_behind_any_number_of_near_duplicates(self, monkeypatch, diversity, gone):
+        monkeypatch.setattr("retrieval.search.reranking.LISTED", 50)
+        monkeypatch.setattr("retrieval.search.reranking._PAGE", 40)
+        # 500 of one picture, 500 of another, then three of a third and two of a fourth
+        degrees = [*np.linspace(0, 1, 500), *np.linspace(40, 41, 500), 80, 80, 80, 120, 120]
+        features = angles(*degrees)
+        hits = [Place(i + 1, 1.0 - i / 2000, i) for i in range(len(features))]
+        read = []
+
+        def features_of(rows):
+            read.extend(rows)
+            return {row: features[row] for row in rows if row not in gone}
+
+        def ranked(top_k, offset=0):
+            query = Query((TextTerm("x"),), None, top_k, offset, 0.98, diversity)
+            return rank(query, lambda k: hits[:k], features_of)
+
+        whole = ranked(10)
+        shown = [0, 500, 1001, 1003] if 1000 in gone else [50, 500, 1000, 1003]
+        assert [hit.rank for hit in whole] == [1, 2, 3, 4]
+        assert {hit.row: len(hit.folded) for hit in whole} == {
+            row: 49 if row == 0 else 0 for row in shown
+        }
+        assert diversity or [hit.row for hit in whole] == shown
+        assert ranked(1, 2) == whole[2:3]
+        read.clear()
+        if diversity is None:
+            assert ranked(2) == whole[:2]
+            assert max(read) < 600  # no further than it had to
+
 
 class TestDiversity:
     def test_orders_by_marginal_relevance(self):

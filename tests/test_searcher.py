@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from fakes import FakeEncoder, as_stored, save_picture
 from indexing_process import start_process
@@ -260,6 +261,19 @@ def test_an_index_sealed_meanwhile_is_taken_over(searcher, index_dir, folder, en
     compact(index_dir)
     assert searcher.refresh() is True
     assert len(searcher) == len(searcher.search("猫", 50)) == COUNT + 1
+
+
+def test_infinite_numbers_of_before_are_null(searcher, index_dir):
+    database = sqlite3.connect(index_dir / "catalogue.sqlite")
+    stored = '{"a": [Infinity, -Infinity], "b": "Infinity", "c": NaN, "d": 1}'
+    database.execute("UPDATE images SET metadata = ?", (stored,))
+    database.commit()
+    database.close()
+    expected = {"a": [None, None], "b": "Infinity", "c": None, "d": 1}
+    sent, parsed = searcher.search("x", top_k=2)
+    assert orjson.loads(sent.metadata_json) == expected  # as strict as browsers are
+    assert parsed.metadata == expected
+    assert searcher.record(parsed.row).metadata == expected
 
 
 def test_hit_path(searcher, folder):

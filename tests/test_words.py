@@ -234,7 +234,7 @@ class TestTransactions:
             catalogue.keep_recognised(b"/p/c", "")
         assert rows_of(catalogue, "地滑") == rows_of(catalogue, "wet") == [1, 2]
         text = "小心地滑\nWET FLOOR"
-        assert catalogue.records_and_texts([1, 2, 3, 99])[1] == {1: text, 2: text}
+        assert catalogue.records_and_texts([1, 2, 3, 99])[1] == {1: text, 2: text, 3: ""}
         assert [path for _, path in catalogue.words.unread(b"/p")] == [
             b"/p/" + name for name in (b"d", b"e", b"f", b"g")
         ]

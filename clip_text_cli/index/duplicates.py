@@ -90,6 +90,12 @@ def duplicates(
             "they are in now, or, if they are gone for good, again the one they were in.",
             soft_wrap=True,
         )
+    if found.changed:
+        err.print(
+            f"{len(found.changed):,} of these files were written since they were indexed, and were "
+            "left out. Index them again.",
+            soft_wrap=True,
+        )
     if sheet is not None and found.groups:
         err.print(f"drawn in {sheet}", markup=False, soft_wrap=True)
 
@@ -129,6 +135,7 @@ def _as_json(found: "Duplicates") -> dict[str, Any]:
         "pictures": found.pictures,
         "could_go": {"pictures": found.extra_pictures, "bytes": found.extra_bytes},
         "missing": [_name(record) for record in found.gone],
+        "changed": [_name(record) for record in found.changed],
         "groups": [
             {
                 "keep": _record_as_json(group.best),

@@ -6,17 +6,19 @@ those of a range or of texts with one beginning. What every picture has beside i
 from ``images`` by an index for each.
 """
 
+import dataclasses
 import sqlite3
 from collections import defaultdict
 
-from retrieval.catalogue.follower import Follower
+from retrieval.catalogue.follower import Follower, has_follower
 from retrieval.filters.values import values_of
 from retrieval.records import Picture
 
-__all__ = ["FIELDS", "FOLDER"]
+__all__ = ["FIELDS", "FOLDER", "has_fields"]
 
-FOLDER = "rtrim(rtrim(image_id, replace(image_id, '/', '')), '/')"
-"""What stands before the last / of an image_id, in SQL: what is no / is taken from its end."""
+_UP_TO_LAST = "rtrim(image_id, replace(image_id, '/', ''))"  # what is no / is taken from the end
+FOLDER = f"substr({_UP_TO_LAST}, 1, length({_UP_TO_LAST}) - 1)"
+"""What stands before the last / of an image_id, in SQL."""
 
 _CREATE = (
     "CREATE TABLE field_names (name INTEGER PRIMARY KEY, field TEXT NOT NULL UNIQUE)",
@@ -89,4 +91,12 @@ def _stored(db: sqlite3.Connection, first: int, last: int) -> dict[int, object]:
     return dict(stored)
 
 
-FIELDS = Follower("fields", 1, _CREATE, _DROP, _written, _said, _stored)
+FIELDS = Follower("fields", 2, _CREATE, _DROP, _written, _said, _stored)
+
+# Its index of folders took off all the / that are last. What reads the others is quick with it.
+_BEFORE = dataclasses.replace(FIELDS, version=1)
+
+
+def has_fields(db: sqlite3.Connection) -> bool:
+    """Tell whether a catalogue has the table of fields, as it is made now or was made before."""
+    return has_follower(db, FIELDS) or has_follower(db, _BEFORE)

@@ -23,8 +23,7 @@ from retrieval.catalogue.conditions import (
     statements_of,
 )
 from retrieval.catalogue.connection import Connection
-from retrieval.catalogue.fields import FIELDS
-from retrieval.catalogue.follower import has_follower
+from retrieval.catalogue.fields import has_fields
 from retrieval.filters.matching import FieldsOf
 from retrieval.filters.tree import (
     And,
@@ -204,7 +203,7 @@ class Filters:
         self._counted.clear()
         self._size = 1 + (self._connection.read("SELECT max(row) FROM images")[0][0] or 0)
         self._known, self._names = {}, {}
-        self._has_table = has_follower(self._connection.db, FIELDS)
+        self._has_table = has_fields(self._connection.db)
         if self._has_table:
             for field, name, kind in self._connection.read(_KINDS):
                 self._known.setdefault(field, set()).add(kind)

@@ -227,8 +227,8 @@ class CatalogueReader:
         """Read the pictures of these rows, and the text that was read in them, at once.
 
         Returns:
-            The pictures as :meth:`records` gives them, and, by row, the text of those in which
-            there was any.
+            The pictures as :meth:`records` gives them, and, by row, the text of those that were
+            read, empty where there was none.
         """
         if not self._keeps_texts:  # once it does, it always will
             self._keeps_texts = self.words.keeps_texts()
@@ -236,7 +236,7 @@ class CatalogueReader:
             return self.records(rows), {}
         selected = self._of_rows(_SELECT_WITH_TEXT, rows)
         records = {values[0]: _record(values[:-1]) for values in selected}
-        return records, {values[0]: values[-1] for values in selected if values[-1]}
+        return records, {values[0]: values[-1] for values in selected if values[-1] is not None}
 
     def count_under(self, folder: bytes) -> int:
         """Count the pictures of folders below a folder."""

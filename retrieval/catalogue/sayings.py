@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from retrieval.catalogue.connection import Connection
-from retrieval.catalogue.fields import FIELDS
-from retrieval.catalogue.follower import has_follower
+from retrieval.catalogue.fields import has_fields
 from retrieval.catalogue.store import ReadableStore
 from retrieval.filters.values import TEXT
 
@@ -58,7 +57,7 @@ def read_sayings(connection: Connection, most: int) -> list[Saying]:
             Saying(text, "caption", count)
             for text, count in connection.read(_CAPTIONS, (_LONGEST, most))
         ]
-        if has_follower(connection.db, FIELDS):
+        if has_fields(connection.db):
             said += [
                 Saying(text, "tag", count, field)
                 for field, text, count in connection.read(_TAGS, (TEXT, _LONGEST, size, most))

@@ -186,7 +186,7 @@ class ReadableStore(Protocol):
         ...
 
     def records_and_texts(self, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
-        """Read the pictures of these rows, and the text that was read in them."""
+        """Read the pictures of these rows, and the text that was read in them, perhaps empty."""
         ...
 
     def rows(self) -> Rows:

@@ -76,8 +76,8 @@ def values_of(metadata: str) -> dict[str, set[Value]]:
     """Read what values each field of a picture's metadata has.
 
     Keys of objects in one another are joined by dots. An array's elements are values of the field
-    that the array stands under, its objects' fields likewise. Empty arrays and objects, and NaN,
-    are no value.
+    that the array stands under, its objects' fields likewise. Empty arrays and objects, NaN and
+    infinite numbers are no value.
 
     Args:
         metadata: JSON text of one object; anything else has no fields.
@@ -99,7 +99,7 @@ def values_of(metadata: str) -> dict[str, set[Value]]:
             waiting += [(f"{name}.{key}", below) for key, below in value.items()]
         elif isinstance(value, list):
             waiting += [(name, element) for element in value]
-        elif not (isinstance(value, float) and math.isnan(value)):
+        elif not isinstance(value, float) or math.isfinite(value):
             scalar = _storable(value) if isinstance(value, str) else value
             fields[_storable(name)].add(as_value(scalar))
     return dict(fields)

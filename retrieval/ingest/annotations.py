@@ -14,6 +14,7 @@ where it fits exactly one file.
 import codecs
 import io
 import json
+import math
 import os
 import stat
 import unicodedata
@@ -225,7 +226,8 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
 def _parse(line: bytes) -> tuple[str, Annotation]:
     """Read one line's file name and what it says; ValueError with a reason if it is of no use."""
     try:
-        entry: Any = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        text = line.decode("utf-8")
+        entry: Any = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         _refuse("JSON", "a nesting too deep")
     if not isinstance(entry, dict):
@@ -254,6 +256,14 @@ def _usual(name: str) -> str:
 
 def _parent(path: bytes) -> bytes:
     return os.path.dirname(path)  # noqa: PTH120  (bytes)
+
+
+def _finite(number: str) -> float:
+    """Read a number; one too large would become infinite, which JSON has no word for."""
+    value = float(number)
+    if math.isinf(value):
+        _refuse("a number of at most 1.8e308", number[:80])
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import BinaryIO, Generic, TypeVar
 from retrieval.catalogue.store import Store
 from retrieval.pictures import shown_size
 from retrieval.protocols import Feature, Pixels
-from retrieval.records import Record
+from retrieval.records import Record, kept_mtime
 
 __all__ = [
     "EXHAUSTED",
@@ -39,7 +39,7 @@ _PIECE = 1 << 20
 # The machine's trouble, not the file's: the run must stop, and nothing be set aside.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
-# There is nothing behind the name any more, as with a link to a deleted file.
+# There is nothing behind the name any more.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 _KINDS = (
@@ -139,10 +139,12 @@ def look_at_file(seen: Examined[T], path: bytes, gone: Verdict = Verdict.BROKEN)
         status = os.stat(path)  # noqa: PTH116  (bytes)
     except OSError as error:
         verdict = gone if error.errno in _GONE else Verdict.UNREADABLE
+        if error.errno == errno.ENOENT and os.path.islink(path):  # noqa: PTH114  (bytes)
+            verdict = Verdict.UNREADABLE  # what it leads to may be on a drive that is not mounted
         return replace(seen, verdict=verdict, reason=reason_of(error))
     except ValueError as error:  # a path with NUL in it
         return replace(seen, verdict=gone, reason=reason_of(error))
-    seen = replace(seen, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    seen = replace(seen, size=status.st_size, mtime_ns=kept_mtime(status))
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "another")
         return replace(seen, verdict=Verdict.BROKEN, reason=f"expected a file, got {kind}.")
@@ -171,7 +173,7 @@ def read_content(
         content = seen.load()
         if isinstance(content, Path):
             status = content.stat()  # a while after the glance
-            seen = replace(seen, size=status.st_size, mtime_ns=status.st_mtime_ns)
+            seen = replace(seen, size=status.st_size, mtime_ns=kept_mtime(status))
             hashed = replace(seen, content_hash=hash_file(content))
         else:
             hashed = replace(seen, content_hash=hash_bytes(content), size=len(content))
@@ -206,13 +208,13 @@ def check_at_rest(path: Path, size: int | None, mtime_ns: int | None) -> None:
     Args:
         path: The file, read by now.
         size: Bytes before it was read.
-        mtime_ns: Modification time before it was read, in nanoseconds.
+        mtime_ns: Modification time before it was read, as :func:`kept_mtime` gives it.
 
     Raises:
         OSError: If it has another size or time now, or is gone.
     """
     status = path.stat()
-    if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+    if (status.st_size, kept_mtime(status)) != (size, mtime_ns):
         raise OSError("It was written while it was read.")
 
 

@@ -15,7 +15,7 @@ from retrieval.ingest.examine import EXHAUSTED, check_at_rest, hash_file, reason
 from retrieval.ingest.report import Pace
 from retrieval.precision import precision_of
 from retrieval.protocols import Encoder, Pixels
-from retrieval.records import Picture, Record
+from retrieval.records import Picture, Record, kept_mtime
 
 __all__ = ["Reencoding", "Tally"]
 
@@ -147,7 +147,7 @@ def _read(picture: Picture, encoder: Encoder) -> Pixels | str:
         ):
             return _CHANGED
         pixels = encoder.load_pixels(path)
-        check_at_rest(path, status.st_size, status.st_mtime_ns)
+        check_at_rest(path, status.st_size, kept_mtime(status))
     except (OSError, ValueError, ImportError) as error:
         if getattr(error, "errno", None) in EXHAUSTED:
             raise

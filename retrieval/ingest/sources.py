@@ -115,6 +115,7 @@ class _DataSet:
         self._catalogue = catalogue
         self._width = catalogue.embed_dim
         self._is_whole = True
+        self._broken: set[int] = set()  # rows of items that were no picture
         self.report = IngestReport()
 
     def glances(self, items: Iterable[Item | Unreadable]) -> Iterator[Examined[_Subject]]:
@@ -211,13 +212,17 @@ class _DataSet:
         if record and self._catalogue.sources.of(record.row) == self._name:
             if examined.verdict is Verdict.UNREADABLE:
                 self._catalogue.sources.assign(record.row, self._name)
-            elif not self._catalogue.sources.is_seen(record.row):
-                self._catalogue.remove([record.row])
+            else:  # another item of that id may come yet
+                self._broken.add(record.row)
         self._fail(examined.subject, examined.reason)
 
     def finish(self, *, prune: bool, allow_empty: bool) -> None:
         """Forget what is gone, or tell of it."""
         gone = self._catalogue.sources.unseen(self._name)
+        if broken := self._broken.intersection(gone):
+            with self._catalogue.transaction():
+                self._catalogue.remove(sorted(broken))
+            gone = [row for row in gone if row not in broken]
         if gone and not self.report.done and not allow_empty:
             raise ItemError(
                 f"expected pictures in {self._name}, of which {len(gone)} are in the index, got "

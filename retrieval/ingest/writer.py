@@ -26,7 +26,7 @@ from retrieval.ingest.items import (
 from retrieval.pictures import shown_size
 from retrieval.precision import precision_of
 from retrieval.protocols import Encoder, Feature, Pixels
-from retrieval.records import Picture, Record, displayed
+from retrieval.records import Picture, Record, displayed, kept_mtime
 from retrieval.stores import Location, StoreAddress, open_for_writing
 from retrieval.stores.opening import Sealer
 
@@ -358,7 +358,7 @@ class IndexWriter:
         else:
             status = source.stat()  # before it is read, as for files of folders
             picture = picture._replace(
-                size=status.st_size, mtime_ns=status.st_mtime_ns, content_hash=hash_file(source)
+                size=status.st_size, mtime_ns=kept_mtime(status), content_hash=hash_file(source)
             )
         assert picture.content_hash is not None
         if known := self._catalogue.find_content(picture.content_hash):

@@ -1,5 +1,6 @@
 """Pictures that are there more than once: the same file again, and others that look like it."""
 
+import os
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from retrieval.index.scoring import Positions
 from retrieval.overview.looks import LEAST_CORRELATION, read_looks
 from retrieval.overview.selection import feature_pages, records_of, selected
 from retrieval.protocols import Rows, Scores
-from retrieval.records import Picture, Record, is_gone
+from retrieval.records import Picture, Record, kept_mtime
 from retrieval.stores import Location, open_for_reading
 
 __all__ = ["ALIKE", "ALIKE_UNSEEN", "Copy", "Duplicates", "Group", "find_duplicates"]
@@ -76,12 +77,14 @@ class Duplicates:
         pictures: How many were looked at.
         groups: Those with most bytes to gain first.
         gone: Pictures near to others whose files are not there any more; they are in no group.
+        changed: The same of files that were written since they were indexed.
     """
 
     at: float
     pictures: int
     groups: list[Group]
     gone: list[Record] = field(default_factory=list)
+    changed: list[Record] = field(default_factory=list)
 
     @property
     def extra_pictures(self) -> int:
@@ -105,7 +108,8 @@ def find_duplicates(
     """Group the pictures of an index that are the same or look alike; nothing is deleted.
 
     Each copy of a group is as near as ``at`` to the picture that would stay, and looks like it
-    in its pixels. Works while another process writes: what that changes meanwhile is left out.
+    in its pixels. Links to one file, symbolic or hard, are that one file. Works while another
+    process writes: what that changes meanwhile is left out.
 
     Args:
         index_dir: Where the index is, a folder or on a server; files are opened here.
@@ -134,15 +138,14 @@ def find_duplicates(
         with catalogue.snapshot():
             involved = np.setdiff1d(rows[leaders.near], _changed(catalogue, generation))
             known = {record.row: record for record in records_of(catalogue, involved)}
-    gone = [record for record in known.values() if is_gone(record.path)]
-    files = _one_a_file(known, {record.row for record in gone})
+    files, gone, changed = _one_a_file(known)
     count = len(rows)
     if len(files):  # led anew: some may be gone, and others look otherwise
         rows, halves, order = _only(files, rows, halves, order)
         agrees = _agreeing(rows, known, partial(tell, "reading")) if pixels and at < 1.0 else None
         leaders = find_leaders(halves, order, near, agrees=agrees)
     groups = _groups(rows, leaders, known) if len(files) else []
-    return Duplicates(near, count, groups, gone)
+    return Duplicates(near, count, groups, gone, changed)
 
 
 def _untold(what: str, done: int, total: int) -> None:
@@ -180,17 +183,60 @@ def _halves(catalogue: ReadableStore, rows: Rows, place: Location) -> Halves:
     return halves
 
 
-def _one_a_file(known: dict[int, Record], gone: set[int]) -> Rows:
-    """Choose the rows that are not gone, one for each file: an item may have that of a folder."""
-    paths: set[bytes] = set()
-    chosen = []
-    for row in sorted(known.keys() - gone):
-        path = known[row].picture.path
-        if path is None or path not in paths:
-            chosen.append(row)
-        if path is not None:
-            paths.add(path)
-    return np.array(chosen, np.int64)
+def _one_a_file(known: dict[int, Record]) -> tuple[Rows, list[Record], list[Record]]:
+    """Choose rows, one for each file: an item may have that of a folder, a link that of another.
+
+    Args:
+        known: Pictures by row.
+
+    Returns:
+        The chosen rows, ascending; the pictures whose files are gone; those whose files are others
+        since they were indexed.
+    """
+    chosen: dict[object, int] = {}
+    gone, changed = [], []
+    for row, record in sorted(known.items()):
+        picture, file = record.picture, _file_of(record)
+        if file is None:
+            gone.append(record)
+        elif isinstance(file, os.stat_result) and _differs(file, picture):
+            changed.append(record)
+        else:
+            key: object = file
+            if isinstance(file, os.stat_result):
+                # some file systems number no files
+                key = (file.st_dev, file.st_ino) if file.st_ino else picture.path
+            other = chosen.setdefault(key, row)
+            if other != row and _linked(picture) < _linked(known[other].picture):
+                chosen[key] = row
+    return np.array(sorted(chosen.values()), np.int64), gone, changed
+
+
+def _file_of(record: Record) -> os.stat_result | bytes | int | None:
+    """Look at a picture's file: None if it is gone; what else tells it apart if it is not seen."""
+    path = record.picture.path
+    if path is None:
+        return record.row
+    try:
+        return os.stat(path)  # noqa: PTH116  (as the file system spells it)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:  # out of reach, but not thereby gone
+        return path
+
+
+def _differs(file: os.stat_result, picture: Picture) -> bool:
+    """Say whether a file is another than when it was indexed; of some nothing is known."""
+    if picture.mtime_ns is None:
+        return False
+    return (file.st_size, kept_mtime(file)) != (picture.size, picture.mtime_ns)
+
+
+def _linked(picture: Picture) -> tuple[bool, bool]:
+    """Say whether a picture's path is a link, and whether it leads over any: the file has one."""
+    path = picture.path
+    assert path is not None
+    return os.path.islink(path), os.path.realpath(path) != path  # noqa: PTH114  (bytes)
 
 
 def _best_first(rows: Rows, records: Iterable[Record]) -> Positions:

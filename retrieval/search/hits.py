@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from retrieval.records import Record, is_gone
+from retrieval.records import Record, is_gone, read_metadata
 
 __all__ = ["Answer", "Hit", "Order", "Place", "hit_at"]
 
@@ -30,7 +30,7 @@ class _ParsedOnDemand:
     def __get__(self, hit: "Hit", _: type["Hit"]) -> dict[str, Any]:
         given = hit.__dict__["metadata"]
         if isinstance(given, str):
-            given = hit.__dict__["metadata"] = json.loads(given)
+            given = hit.__dict__["metadata"] = read_metadata(given)
         return cast("dict[str, Any]", given)
 
     def __set__(self, hit: "Hit", given: dict[str, Any] | str) -> None:
@@ -52,7 +52,7 @@ class Hit:
         caption: The picture's caption from ``metadata.jsonl``, if any.
         metadata: The other keys of the picture's line in ``metadata.jsonl``.
         folded: Pictures that are near-duplicates of this one, where the query folds them: those
-            found with it, best first, with the ranks they would have had.
+            found with it among the best 4,000 hits, best first, with the ranks they would have had.
         probability: That it is right, in [0, 1]; None where the index has no calibration, or the
             query is more than one text, see :mod:`retrieval.search.relevance`.
         recognised: The text that was read in the picture, if any.
@@ -84,7 +84,9 @@ class Hit:
     def metadata_json(self) -> str:
         """The metadata as JSON text of one object."""
         given = self.__dict__["metadata"]
-        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        if isinstance(given, str) and not ("Infinity" in given or "NaN" in given):
+            return given  # as nearly all of it: parsing it would take longer than a search
+        return json.dumps(self.metadata, ensure_ascii=False)
 
 
 # Most hits of a busy service are sent on without anybody looking into these two.
@@ -156,7 +158,7 @@ def hit_at(place: Place, records: dict[int, Record], read: dict[int, str]) -> Hi
     Args:
         place: Of a picture among ``records``; what it folds may be gone.
         records: By row.
-        read: By row, the text that was read in pictures.
+        read: By row, the text that was read in pictures, empty where there was none.
     """
     record = records[place.row]
     picture = record.picture
@@ -170,6 +172,6 @@ def hit_at(place: Place, records: dict[int, Record], read: dict[int, str]) -> Hi
         metadata=picture.metadata,  # type: ignore[arg-type]
         folded=tuple(hit_at(each, records, read) for each in place.folded if each.row in records),
         probability=place.probability,
-        recognised=read.get(place.row),
+        recognised=read.get(place.row) or None,
         word_score=place.word_score,
     )

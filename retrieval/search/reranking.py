@@ -1,6 +1,7 @@
 """What becomes of hits once they are found: near-duplicates folded, the rest made diverse."""
 
 from collections.abc import Callable, Iterable
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from retrieval.protocols import Feature, Features, Scores
 from retrieval.search.hits import Place
 from retrieval.search.query import MAX_RANKED, Query
 
-__all__ = ["DIVERSIFIED", "diversify", "fold", "rank"]
+__all__ = ["DIVERSIFIED", "LISTED", "diversify", "fold", "rank"]
 
 DIVERSIFIED = 200
 """Of so many of the best hits maximal marginal relevance changes the order, whatever is asked."""
@@ -18,7 +19,11 @@ DIVERSIFIED = 200
 _LEAST_FOLDED = 100
 
 _WIDER = 4
-_MOST_CANDIDATES = 4 * MAX_RANKED
+
+LISTED = 4 * MAX_RANKED
+"""Of so many of the best hits those that are folded are listed; of the others they are left out."""
+
+_PAGE = 4096  # hits whose features are looked at together
 
 
 def rank(
@@ -29,7 +34,8 @@ def rank(
     """Find the hits of a query that folds or diversifies, and pass over the first.
 
     What it gives for an offset goes on where a smaller one ends: neither the folding of a hit nor
-    its place depends on how many are asked for.
+    its place depends on how many are asked for. It looks on until as many are shown as are asked
+    for, to the end of the index.
 
     Args:
         query: What is asked.
@@ -44,17 +50,14 @@ def rank(
     candidates = needed if query.fold is None else max(2 * needed, _LEAST_FOLDED)
     while True:
         found = find(candidates)
-        known = features_of([hit.row for hit in found])
-        hits = [hit for hit in found if hit.row in known]
-        shown = hits if query.fold is None else _folded(hits, known, query.fold)
-        if len(shown) >= needed or len(found) < candidates or candidates >= _MOST_CANDIDATES:
+        shown, rows = _shown(found, features_of, query.fold, needed)
+        if len(shown) >= needed or len(found) < candidates:
             break
-        candidates = min(candidates * _WIDER, _MOST_CANDIDATES)
+        candidates *= _WIDER
     if query.diversity and shown:
         first, rest = shown[:DIVERSIFIED], shown[DIVERSIFIED:]
         scores = np.array([hit.score for hit in first], np.float32)
-        features = np.stack([known[hit.row] for hit in first])
-        order = diversify(scores, features, query.diversity)
+        order = diversify(scores, rows[: len(first)], query.diversity)
         shown = [*(first[place] for place in order), *rest]
     page = shown[query.offset : wanted]
     return [hit._replace(rank=place) for place, hit in enumerate(page, start=query.offset + 1)]
@@ -114,10 +117,51 @@ def diversify(scores: Scores, features: Features, diversity: float) -> list[int]
     return order
 
 
-def _folded(hits: list[Place], known: dict[int, Feature], at: float) -> list[Place]:
-    if not hits:
-        return []
-    into = fold(np.stack([known[hit.row] for hit in hits]), at)
+def _shown(
+    hits: list[Place],
+    features_of: Callable[[Iterable[int]], dict[int, Feature]],
+    at: float | None,
+    needed: int,
+) -> tuple[list[Place], Features]:
+    """Fold hits, or none: those that are left, and their unit rows.
+
+    Of what stands behind the first :data:`LISTED`, no more is looked at than is needed.
+    """
+    shown, features = _with_features(hits[:LISTED], features_of)
+    if at is not None:
+        into = fold(features, at)
+        shown = _folded(shown, into)
+        features = features[into == np.arange(len(into))]
+    for start in range(LISTED, len(hits), _PAGE):
+        if len(shown) >= needed:
+            break
+        more, rows = _with_features(hits[start : start + _PAGE], features_of)
+        if not more:
+            continue
+        if at is not None and shown:
+            is_new = (rows @ features.T).max(axis=1) < at
+            more, rows = list(compress(more, is_new)), rows[is_new]
+        if at is not None:
+            is_first = fold(rows, at) == np.arange(len(rows))
+            more, rows = list(compress(more, is_first)), rows[is_first]
+        features = np.concatenate([features, rows]) if shown else rows
+        shown += more
+    return shown, features
+
+
+def _with_features(
+    hits: list[Place], features_of: Callable[[Iterable[int]], dict[int, Feature]]
+) -> tuple[list[Place], Features]:
+    """Read the unit rows of hits, and leave out those that are gone."""
+    known = features_of([hit.row for hit in hits])
+    there = [hit for hit in hits if hit.row in known]
+    if not there:
+        return [], np.empty((0, 0), np.float32)
+    return there, np.stack([known[hit.row] for hit in there])
+
+
+def _folded(hits: list[Place], into: NDArray[np.int64]) -> list[Place]:
+    """Put hits under those that they are folded into."""
     under: dict[int, list[Place]] = {}
     for place, of in enumerate(into.tolist()):
         members = under.setdefault(of, [])

@@ -147,7 +147,7 @@ class _Copying:
         """Write what was read in pictures, once for each content."""
         read = {records[row].picture.content_hash: text for row, text in texts.items()}
         if not self._store.words.keeps_texts():
-            self._report.left_out += len(read)
+            self._report.left_out += sum(bool(text) for text in read.values())
             return
         for content_hash, text in read.items():
             if content_hash is not None:

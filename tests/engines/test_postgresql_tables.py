@@ -243,6 +243,24 @@ def test_what_was_read_in_pictures_stays_with_their_content(store):
     assert store.read("SELECT FROM {recognised}") == []
 
 
+def test_what_was_read_in_pictures_goes_where_their_content_changes(store):
+    first, second = put(store, [picture("a", content_hash=b"x"), picture("b", content_hash=b"x")])
+    with store.transaction():
+        store.keep_recognised(b"x", "灯塔")
+    with store.transaction():
+        store.replace(first, picture("a", content_hash=b"y"), FEATURE)
+    assert store.records_and_texts([first, second])[1] == {second: "灯塔"}
+    with store.transaction():  # the last of that content goes, and another comes
+        store.replace(second, picture("b", content_hash=b"y"), FEATURE)
+        third = store.add(picture("c", content_hash=b"x"), FEATURE)
+    assert store.records_and_texts([third])[1] == {third: "灯塔"}
+    with store.transaction():
+        store.replace(third, picture("c", content_hash=b"z"), FEATURE)
+    assert store.read("SELECT FROM {recognised}") == []
+    (again,) = put(store, [picture("d", content_hash=b"x")])
+    assert store.records_and_texts([again])[1] == {}
+
+
 def test_rows_are_not_given_twice(table, store):
     rows = put(store, [item("a"), item("b")])
     with store.transaction():

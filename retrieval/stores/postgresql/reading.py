@@ -227,14 +227,17 @@ class Reading:
         return {values[0]: record_of(values) for values in self._of_rows(_SELECT, rows)}
 
     def records_and_texts(self, rows: Iterable[int]) -> tuple[dict[int, Record], dict[int, str]]:
-        """Read the pictures of these rows, and the text that was read in them, at once."""
+        """Read the pictures of these rows, and the text that was read in them, at once.
+
+        It is empty of those in which there was none, and absent of those that were not read.
+        """
         sql = (
             f"SELECT i.row, {COLUMNS}, r.text FROM {{pictures}} i "  # noqa: S608
             "LEFT JOIN {recognised} r USING (content_hash)"
         )
         selected = self._of_rows(sql, rows)
         records = {values[0]: record_of(values[:-1]) for values in selected}
-        return records, {values[0]: values[-1] for values in selected if values[-1]}
+        return records, {values[0]: values[-1] for values in selected if values[-1] is not None}
 
     def count_under(self, folder: bytes) -> int:
         """Count the pictures of folders below a folder."""

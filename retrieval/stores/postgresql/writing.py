@@ -214,13 +214,7 @@ class Transaction:
             values,
         ).fetchall()
         self.changed_features |= bool(done)
-        hashes = list({content_hash for (content_hash,) in done if content_hash is not None})
-        if self._keeps_texts and hashes:
-            self._run(
-                "DELETE FROM {recognised} r WHERE r.content_hash = ANY(%s::bytea[]) AND NOT "
-                "EXISTS (SELECT FROM {pictures} i WHERE i.content_hash = r.content_hash)",
-                (hashes,),
-            )
+        self._forget_texts({content_hash for (content_hash,) in done})
         return len(done)
 
     def forget_failures(self, low: bytes, high: bytes) -> None:
@@ -267,14 +261,17 @@ class Transaction:
         self._has_changes = False
         final: dict[int, Picture] = {}
         changed: list[int] = []
+        before: set[bytes | None] = set()  # contents of what is changed
         for step in steps:
             step.pictures = [(self._moved.get(row, row), one) for row, one in step.pictures]
             if step.is_new:
                 final.update(self._insert(step.pictures, changed))
             else:
+                before |= self._contents_of([row for row, _ in step.pictures])
                 self._change(step)
                 final.update(step.pictures)
                 changed += [row for row, _ in step.pictures]
+        self._forget_texts(before)
         if self._features:
             features = {self._moved.get(row, row): one for row, one in self._features.items()}
             vectors = [HalfVector(np.frombuffer(one, HALF)) for one in features.values()]
@@ -337,6 +334,23 @@ class Transaction:
                     self._run(_REPLACE, (row, *values))
                 else:
                     self._run(_DESCRIBE, (*values, row))
+
+    def _contents_of(self, rows: list[int]) -> set[bytes | None]:
+        """Read which contents pictures have, where text may have been read in them."""
+        if not self._keeps_texts:
+            return set()
+        sql = "SELECT content_hash FROM {pictures} WHERE row = ANY(%s::bigint[])"
+        return {content_hash for (content_hash,) in self._run(sql, (rows,)).fetchall()}
+
+    def _forget_texts(self, contents: set[bytes | None]) -> None:
+        """Forget what was read in pictures of some contents, where no picture has them now."""
+        hashes = [content_hash for content_hash in contents if content_hash is not None]
+        if self._keeps_texts and hashes:
+            self._run(
+                "DELETE FROM {recognised} r WHERE r.content_hash = ANY(%s::bytea[]) AND NOT "
+                "EXISTS (SELECT FROM {pictures} i WHERE i.content_hash = r.content_hash)",
+                (hashes,),
+            )
 
     def _store_fields(self, pictures: dict[int, Picture]) -> None:
         lines = [
