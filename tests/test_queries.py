@@ -319,6 +319,19 @@ class TestFolding:
             second = Query(query.terms, fold=0.98, top_k=1, offset=1)
             assert [(h.rank, h.row) for h in searcher.search(second)] == [(2, 5)]
 
+    def test_does_not_read_a_large_index_whole_for_a_query_that_folds_all(self):
+        hits = [Place(i + 1, 1.0 - i / 100_000, i) for i in range(50_000)]
+        asked, same = [], angles(0)[0]
+
+        def find(k):
+            asked.append(k)
+            return hits[:k]
+
+        query = Query((TextTerm("x"),), None, 10, 0, 0.01)
+        (only,) = rank(query, find, lambda rows: dict.fromkeys(rows, same))
+        assert only.row == 0
+        assert max(asked) == 16_384
+
     @pytest.mark.parametrize("gone", [{1000}, set(range(50))])
     @pytest.mark.parametrize("diversity", [None, 0.01])
     def test_looks_on_behind_any_number_of_near_duplicates(self, monkeypatch, diversity, gone):

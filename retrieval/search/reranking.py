@@ -19,6 +19,9 @@ DIVERSIFIED = 200
 _LEAST_FOLDED = 100
 
 _WIDER = 4
+# A query whose every hit folds into the first would read all features of a large index: a second of
+# the processor's time for these.
+_MOST_CANDIDATES = 16_384
 
 LISTED = 4 * MAX_RANKED
 """Of so many of the best hits those that are folded are listed; of the others they are left out."""
@@ -35,7 +38,7 @@ def rank(
 
     What it gives for an offset goes on where a smaller one ends: neither the folding of a hit nor
     its place depends on how many are asked for. It looks on until as many are shown as are asked
-    for, to the end of the index.
+    for, to 16,384 hits at least.
 
     Args:
         query: What is asked.
@@ -48,12 +51,13 @@ def rank(
     wanted = query.offset + query.top_k
     needed = max(wanted, DIVERSIFIED) if query.diversity else wanted
     candidates = needed if query.fold is None else max(2 * needed, _LEAST_FOLDED)
+    most = max(_MOST_CANDIDATES, _WIDER * needed)
     while True:
         found = find(candidates)
         shown, rows = _shown(found, features_of, query.fold, needed)
-        if len(shown) >= needed or len(found) < candidates:
+        if len(shown) >= needed or len(found) < candidates or candidates >= most:
             break
-        candidates *= _WIDER
+        candidates = min(candidates * _WIDER, most)
     if query.diversity and shown:
         first, rest = shown[:DIVERSIFIED], shown[DIVERSIFIED:]
         scores = np.array([hit.score for hit in first], np.float32)
