@@ -36,8 +36,8 @@ def command(
 
         clip-text tokens captions.txt --compat cn_clip
     """
-    texts = read_texts(file)
-    report = wiring.load_own(model, compat, tokens_only=True).text_report(texts)
+    encoder = wiring.load_own(model, compat, tokens_only=True)
+    report = encoder.text_report(read_texts(file))
     if json:
         print_json(as_json(report))
         return

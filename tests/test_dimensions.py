@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import save_picture
-from models import shared_checkpoint
+from models import shared_checkpoint, tiny_checkpoint
 
 from clip_text.encoder import Encoder
 from clip_text.errors import DimensionsError
@@ -149,8 +149,9 @@ def test_an_encoder_is_cut_to_the_index_that_it_built_alone(photos, tmp_path):
     # narrower than an index of a model as wide, or of another model: that is told elsewhere
     cut = WHOLE.truncated(9)
     assert as_indexed(cut, tmp_path / "whole") is cut
-    other = Encoder(shared_checkpoint(), "cpu")
-    other.__dict__["_model_fingerprint"] = "f" * 32
+    other = Encoder(tiny_checkpoint(seed=7), "cpu")
+    assert other.embed_dim == WHOLE.embed_dim
+    assert other.fingerprint != WHOLE.fingerprint
     assert as_indexed(other, tmp_path / "index") is other
 
 
