@@ -255,7 +255,7 @@ class TestTwo:
             for thread in threads:
                 thread.join()
         balancer.end()
-        assert wrong == []
+        assert wrong == [], two[1].log.read_text()[-3000:]
         assert balancer.failed > 0  # it had been asked when it died, or was asked then
         with open_for_reading(as_location(place)) as store:
             there = Counter(record.picture.image_id for record in store)

@@ -39,12 +39,13 @@ _WRITE_SECONDS = 15.0
 _MAKE_SECONDS = 60.0  # to make a collection and to load it
 _PATIENCE_SECONDS = 6.0  # from the first failure of a read, with what is tried again
 _FIRST_PAUSE = 0.1
+_COMING_BACK_SECONDS = 3.0
 _OLDEST = (2, 3)
 
 _NO_COLLECTION, _NOT_LOADED, _NO_DATABASE = 100, 101, 800
 # not ready, unavailable, not loaded yet, and nodes, channels and segments on their way
 _PASSING = frozenset(
-    {1, 2, _NOT_LOADED, 103, 400, 500, 501, 503, 600, 601, 602, 900, 901, 902, 1000}
+    {1, 2, 4, 8, _NOT_LOADED, 103, 400, 500, 501, 503, 600, 601, 602, 900, 901, 902, 1000}
 )
 _PASSING_TEXT = re.compile(
     r"not ready|unavailable|not available|no available|not servic|connection refused|EOF"
@@ -356,9 +357,15 @@ class Server:
         Asked meanwhile, 2.3 serves the collection before it has its pictures: as an empty one.
         """
         with self._loading:
-            told = self.run(self._client.get_load_state, name, timeout=_READ_SECONDS)
-            if getattr(told["state"], "name", "") != "Loading":
-                self.run(self._client.load_collection, name, timeout=_MAKE_SECONDS)
+            deadline = time.monotonic() + _COMING_BACK_SECONDS
+            while True:  # a server that has just started does not know yet that it will load it
+                told = self.run(self._client.get_load_state, name, timeout=_READ_SECONDS)
+                if getattr(told["state"], "name", "") in {"Loading", "Loaded"}:
+                    return
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_FIRST_PAUSE)
+            self.run(self._client.load_collection, name, timeout=_MAKE_SECONDS)
 
     def _as_ours(self, error: Exception) -> RetrievalError:
         code = getattr(error, "code", None)
