@@ -53,10 +53,9 @@ def load_encoder(
     import clip_text
 
     wanted = checked_runtime(runtime)
-    if (queries_only or rows_only) and compat is None:
-        family = kept_form(model, wanted, in_number=not queries_only)
-        if family and (kept := _kept_starter(family)):
-            return kept if dimensions is None else kept.truncated(dimensions)
+    may_stand = (queries_only or rows_only) and compat is None
+    if may_stand and (kept := _standing_for(model, wanted, in_number=not queries_only)):
+        return kept if dimensions is None else kept.truncated(dimensions)
     return clip_text.load_encoder(
         model,
         compat=compat,
@@ -86,10 +85,9 @@ def load_own(model: str, compat: Compat | None = None, *, tokens_only: bool = Fa
             f"expected a model with this package's tokeniser, got {library}, which has another "
             "library's. Name a Chinese-CLIP, or leave --model out."
         )
-    if tokens_only and compat is None:
-        family = kept_form(model, checked_runtime(None), in_number=False)
-        if family and (kept := _kept_starter(family)):
-            return kept
+    may_stand = tokens_only and compat is None
+    if may_stand and (kept := _standing_for(model, checked_runtime(None), in_number=False)):
+        return kept
     return Encoder.from_pretrained(model, compat=compat)
 
 
@@ -158,6 +156,12 @@ def checked_runtime(runtime: RuntimeName | None) -> str:
         return asked_for(runtime)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _standing_for(model: str, runtime: str, *, in_number: bool) -> "Encoder | None":
+    """Load the exported form that stands for a model; None where none does, or can be had."""
+    family = kept_form(model, runtime, in_number=in_number)
+    return _kept_starter(family) if family else None
 
 
 def _kept_starter(family: "Family") -> "Encoder | None":

@@ -57,27 +57,30 @@ def _cpu_info() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def _flags(info: dict[str, str]) -> list[str]:
+    """Instructions that a core has, as x86 or Arm names them."""
+    return (info.get("flags") or info.get("Features") or "").split()
+
+
 @cache
 def describe_processor() -> str:
     """Say what a measurement or a compiled model is good for: model, instructions, cores."""
     info = _cpu_info()
     model = info.get("model name") or platform.processor() or platform.machine()
-    flags = " ".join(sorted((info.get("flags") or info.get("Features") or "").split()))
+    flags = " ".join(sorted(_flags(info)))
     digest = hashlib.blake2b(flags.encode(), digest_size=8).hexdigest()
     return f"{platform.system()} {platform.machine()} {model} {digest} x{available_cores()}"
 
 
 def has_bf16() -> bool:
     """Say whether the processor computes with bfloat16 itself, by AVX512-BF16, AMX or Arm's."""
-    info = _cpu_info()
-    flags = set((info.get("flags") or info.get("Features") or "").split())
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_flags(_cpu_info()))
 
 
 def saturates_int8() -> bool:
     """Say whether products of int8 may overflow: x86 without VNNI adds pairs of them in 16 bits."""
-    flags = set(_cpu_info().get("flags", "").split())
-    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+    flags = _flags(_cpu_info())
+    return "avx2" in flags and {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags)
 
 
 def may_have_gpu() -> bool:

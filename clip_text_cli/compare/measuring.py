@@ -170,7 +170,7 @@ def measure_model(job: Job, progress: Progress, *, may_choose: bool = False) -> 
 
     def make(folder: Path) -> None:
         nonlocal made
-        _encode(encoder, collection, job, runtimes, folder, progress)
+        _encode(encoder, collection, job, runtimes, size, folder, progress)
         made = True
 
     folder = job.keep / digest(key)[:16]
@@ -215,6 +215,7 @@ def _encode(
     collection: "RetrievalSet",
     job: Job,
     runtimes: dict[str, str | None],
+    size: tuple[int | None, int | None],
     folder: Path,
     progress: Progress,
 ) -> None:
@@ -222,7 +223,6 @@ def _encode(
     import numpy as np
 
     from clip_text.evaluation.pace import encode_paced
-    from clip_text.model_info import model_size
     from clip_text.runtimes.processor import available_cores
     from clip_text.storage import write_json
 
@@ -234,7 +234,7 @@ def _encode(
         allow_unreadable=not job.source.is_labelled,
         progress=progress,
     )
-    parameters, disk_bytes = model_size(job.model, encoder)
+    parameters, disk_bytes = size
     facts = Facts(
         fingerprint=encoder.fingerprint,
         embed_dim=encoder.embed_dim,

@@ -241,7 +241,7 @@ def thumbnail(row: int, size: int, collection: str | None) -> Call[bytes]:
 def add(item: NewItem, collection: str | None) -> Call[Item]:
     """Add a picture: by a form where its bytes are sent, else as JSON; twice is as once."""
     params = {"collection": collection}
-    said = {name: value for name, value in item.items() if value is not None}
+    said = _said(item)
     if "image" not in said:
         return Call("POST", "/v1/items", _item, params, said)
     del said["image"]
@@ -313,8 +313,12 @@ def _embed(
     return Call("POST", "/v1/embeddings", _rows, body=body)
 
 
+def _said(item: NewItem) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if value is not None}
+
+
 def _in_json(item: NewItem) -> dict[str, Any]:
-    said = {name: value for name, value in item.items() if value is not None}
+    said = _said(item)
     return said if "image" not in said else {**said, "image": _base64(item["image"])}
 
 

@@ -17,17 +17,7 @@ from clip_text_client.answers import (
     Suggestion,
 )
 from clip_text_client.calls import ABSENT, Absent, Call, NewItem, Picture, SearchOptions
-from clip_text_client.errors import unwritable
-from clip_text_client.way import (
-    LOCAL,
-    Way,
-    checked,
-    given,
-    headers,
-    proxy_of,
-    read,
-    unreachable,
-)
+from clip_text_client.way import LOCAL, Way, asking, checked, given, headers, proxy_of, read
 
 __all__ = ["Client"]
 
@@ -240,10 +230,6 @@ class Client:
         self.close()
 
     def _ask(self, call: Call[Given]) -> Given:
-        try:
+        with asking():
             response = self._http.request(call.method, call.path, **self._way.options(call))
-        except httpx.RequestError as error:
-            raise unreachable(error) from error
-        except UnicodeEncodeError as error:
-            raise unwritable(error) from error
         return given(call, response)

@@ -1,7 +1,8 @@
 """How requests go out and answers come in, for both clients."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -9,18 +10,18 @@ import httpx
 from httpx_retries import Retry
 
 from clip_text_client.calls import Call
-from clip_text_client.errors import ClientError, UnreachableError, error_of
+from clip_text_client.errors import ClientError, UnreachableError, error_of, unwritable
 
 __all__ = [
     "LOCAL",
     "Way",
+    "asking",
     "checked",
     "given",
     "headers",
     "proxy_of",
     "read",
     "read_async",
-    "unreachable",
 ]
 
 Given = TypeVar("Given")
@@ -109,13 +110,19 @@ def given(call: Call[Given], response: httpx.Response) -> Given:
         ) from error
 
 
-def unreachable(error: httpx.RequestError) -> UnreachableError:
-    """Say that no answer came, or none that can be read."""
-    reason = str(error) or type(error).__name__
-    return UnreachableError(
-        f"expected an answer of the service, got none: {reason}. Check its address, and whether it "
-        "runs."
-    )
+@contextmanager
+def asking() -> Iterator[None]:
+    """Say in our words that no answer came, none that can be read, or that nothing can be sent."""
+    try:
+        yield
+    except httpx.RequestError as error:
+        reason = str(error) or type(error).__name__
+        raise UnreachableError(
+            f"expected an answer of the service, got none: {reason}. Check its address, and "
+            "whether it runs."
+        ) from error
+    except UnicodeEncodeError as error:
+        raise unwritable(error) from error
 
 
 def headers(api_key: str | None) -> dict[str, str]:
